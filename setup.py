@@ -1,0 +1,46 @@
+"""The compiled extensions and their compiler directives; all else stands in pyproject.toml."""
+
+import os
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+DEBUG = os.environ.get("FASTGW_DEBUG") == "1"
+
+# One entry per compiled module, in the order of the rooms (docs/architecture.md).
+MODULES = [
+    "fastgw._router",
+    "fastgw._uri",
+    "fastgw.dp._metrics",
+    "fastgw.dp._head",
+    "fastgw.dp._wheel",
+    "fastgw.dp._proxy",
+]
+
+extensions = [
+    Extension(
+        name,
+        [f"src/{name.replace('.', '/')}.pyx"],
+        extra_compile_args=["-O0", "-g"] if DEBUG else ["-O2", "-fno-plt"],
+        define_macros=[("CYTHON_TRACE_NOGIL", "1")] if DEBUG else [],
+    )
+    for name in MODULES
+    if os.path.exists(f"src/{name.replace('.', '/')}.pyx")
+]
+
+setup(
+    ext_modules=cythonize(
+        extensions,
+        include_path=["src"],
+        annotate=DEBUG,
+        compiler_directives={
+            "language_level": 3,
+            "freethreading_compatible": False,
+            "linetrace": DEBUG,
+            "boundscheck": True,
+            "wraparound": False,
+            "cdivision": True,
+            "embedsignature": False,
+        },
+    ),
+)

@@ -1,0 +1,1 @@
+"""The control plane: Admin API, storage, publisher, hub and cluster port."""

@@ -1,0 +1,1 @@
+"""What a configuration is: entities, their rules, and the immutable snapshot made of them."""

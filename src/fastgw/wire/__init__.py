@@ -1,0 +1,1 @@
+"""The protocol between control plane and data plane, without any I/O."""
