@@ -1,0 +1,171 @@
+"""Load settings: parse what the sources gave, check what takes more than one property, freeze.
+
+All faults are raised together, each naming its source; what is accepted without effect becomes one warning
+per kind, never one per name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from fastgw.errors import SettingsError
+from fastgw.settings.listen import Listen
+from fastgw.settings.sources import Gathered, gather
+from fastgw.settings.table import PROPERTIES, Role, Settings, default_prefix
+
+_COMMANDS: Final[Mapping[str, str]] = {"control_plane": "fastgw cp", "data_plane": "fastgw dp"}
+_REQUIRED_LISTENS: Final[Mapping[Role, tuple[str, ...]]] = {
+    "control_plane": ("admin_listen", "cluster_listen"),
+    "data_plane": ("proxy_listen",),
+}
+# cluster_listen is TLS always; the doors of these speak plain HTTP in this version.
+_PLAIN_LISTENS: Final = ("admin_listen", "proxy_listen", "status_listen")
+
+
+def load_settings(
+    role: Role,
+    *,
+    file: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+    flags: Mapping[str, str] | None = None,
+) -> Settings:
+    """Read the settings of a process in *role*: defaults < file < environment < flags.
+
+    Raises:
+        SettingsError: all faults at once, joined by "; ", each with its source.
+    """
+    gathered = gather(file, environ, flags or {})
+    faults, warnings = gathered.faults, _source_warnings(gathered)
+    values = _parse(gathered)
+    _check_role(role, gathered, faults)
+    values["role"] = role
+    values["sqlite_path"] = values["prefix"] / values["sqlite_path"]
+    _check_listens(role, gathered, values, faults, warnings)
+    if role == "control_plane" and values["database"] == "off":
+        faults.append(
+            f"{_source(gathered, 'database')}: a control plane needs a database: sqlite or postgres"
+        )
+    if bool(values["cluster_cert"]) != bool(values["cluster_cert_key"]):
+        given = "cluster_cert" if values["cluster_cert"] else "cluster_cert_key"
+        faults.append(f"{_source(gathered, given)}: cluster_cert and cluster_cert_key go together")
+    if faults:
+        raise SettingsError("; ".join(faults))
+    return Settings(**values, warnings=tuple(warnings))
+
+
+def require_cluster_pair(settings: Settings) -> None:
+    """Raise SettingsError unless the cluster key pair is named; for the processes that use the link."""
+    if not settings.cluster_cert:
+        raise SettingsError(
+            "cluster_cert and cluster_cert_key must be provided: make a pair with 'fastgw hybrid gen-cert' "
+            "and give the same two files to the control plane and to every data plane"
+        )
+
+
+def _parse(gathered: Gathered) -> dict[str, Any]:
+    """Parse every property; one that is wrong is reported and takes its default for the checks to come."""
+    values: dict[str, Any] = {}
+    for item in PROPERTIES:
+        default = default_prefix() if item.name == "prefix" else item.default
+        given = gathered.values.get(item.name)
+        if given is not None:
+            if given.text.startswith("{vault://"):
+                gathered.faults.append(f"{given.source}: {item.name}: references to vaults are not served")
+            else:
+                try:
+                    values[item.name] = item.parse(given.text)
+                    continue
+                except ValueError as error:
+                    reason = "the value is wrong" if item.secret else str(error)
+                    gathered.faults.append(f"{given.source}: {item.name}: {reason}")
+        values[item.name] = item.parse(default) if default else _EMPTY.get(item.name, "")
+    return values
+
+
+_EMPTY: Final[Mapping[str, Any]] = {"cluster_dp_labels": {}, "declarative_config": None}
+
+
+def _source(gathered: Gathered, name: str) -> str:
+    given = gathered.values.get(name)
+    return given.source if given else f"default of {name}"
+
+
+def _check_role(role: Role, gathered: Gathered, faults: list[str]) -> None:
+    given = gathered.values.get("role")
+    if given is None or given.text == role:
+        return
+    if given.text == "traditional":
+        reason = (
+            "the role traditional does not exist here: run 'fastgw cp' and 'fastgw dp', "
+            "or 'fastgw quickstart' for both at once"
+        )
+    elif given.text in _COMMANDS:
+        reason = f"role {given.text} contradicts this command ('{_COMMANDS[given.text]}' runs it)"
+    else:
+        reason = f"role {given.text!r} is not one of control_plane, data_plane"
+    faults.append(f"{given.source}: {reason}")
+
+
+def _check_listens(
+    role: Role, gathered: Gathered, values: dict[str, Any], faults: list[str], warnings: list[str]
+) -> None:
+    without_effect: list[str] = []
+    left_out: list[str] = []
+    for item in PROPERTIES:
+        if item.parse is not Listen.parse or role not in item.roles:
+            continue
+        listens: tuple[Listen, ...] = values[item.name]
+        for listen in listens:
+            flags = (*(("http2",) if listen.http2 else ()), *listen.idle_flags)
+            without_effect += [f"{flag} ({item.name})" for flag in flags]
+            if listen.proxy_protocol:
+                faults.append(
+                    f"{_source(gathered, item.name)}: {item.name}: proxy_protocol of {listen} is not served "
+                    "in this version, remove the flag"
+                )
+        if item.name in _PLAIN_LISTENS:
+            left_out += [f"{listen} ({item.name})" for listen in listens if listen.ssl]
+            values[item.name] = tuple(listen for listen in listens if not listen.ssl)
+        if not values[item.name] and item.name in _REQUIRED_LISTENS[role]:
+            why = "has only ssl listeners, which this version does not serve" if listens else "is off"
+            faults.append(
+                f"{_source(gathered, item.name)}: {item.name} {why}, and a {role.replace('_', ' ')} needs one"
+            )
+    if without_effect:
+        warnings.append(f"listen flags without effect in this version: {_listed(without_effect)}")
+    if left_out:
+        warnings.append(f"no TLS at these doors in this version, left out: {_listed(left_out)}")
+    if role == "control_plane":
+        exposed = [str(listen) for listen in values["admin_listen"] if not listen.is_loopback]
+        if exposed:
+            warnings.append(
+                f"the Admin API on {_listed(exposed)} is reachable from other machines and asks for no "
+                "credentials: keep it behind a firewall, or set admin_listen to 127.0.0.1:8001"
+            )
+
+
+def _source_warnings(gathered: Gathered) -> list[str]:
+    warnings = []
+    if gathered.kong_variables:
+        warnings.append(
+            f"taken from KONG_ variables, as no FASTGW_ variable is set: {_listed(gathered.kong_variables)}"
+        )
+    if gathered.meaningless:
+        warnings.append(
+            f"properties of Kong without meaning in this version: {_listed(gathered.meaningless)}"
+        )
+    formats = [
+        name
+        for name in ("admin_access_log", "proxy_access_log", "admin_error_log", "proxy_error_log")
+        if name in gathered.values and len(gathered.values[name].text.split()) > 1
+    ]
+    if formats:
+        warnings.append(f"only the path counts, the words after it have no effect: {_listed(formats)}")
+    return warnings + gathered.likely_typos
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(names))

@@ -1,0 +1,211 @@
+"""Parsers of property values: text in, value out, ValueError with the rest of the sentence when wrong.
+
+Sizes and times are written as nginx writes them (`10m`, `1h30m`), since Kong's users do.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import math
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+LOG_LEVELS: Final = ("debug", "info", "notice", "warn", "error", "crit", "alert", "emerg")
+
+_SIZE = re.compile(r"(\d{1,15})([kmg]?)", re.IGNORECASE)
+_TIME = re.compile(r"(\d{1,10})(ms|s|m|h|d|)")
+_TIME_UNITS_S: Final = {"ms": 0.001, "s": 1, "": 1, "m": 60, "h": 3600, "d": 86400}
+_LABEL_KEY = re.compile(r"[a-z0-9](?:[\w.:-]{0,61}[a-z0-9])?", re.IGNORECASE | re.ASCII)
+_RESERVED_LABELS: Final = ("kong", "konnect", "insomnia", "mesh", "kic")
+
+_LATENCIES: Final = (
+    "x-kong-proxy-latency",
+    "x-kong-response-latency",
+    "x-kong-admin-latency",
+    "x-kong-upstream-latency",
+)
+_HEADER_GROUPS: Final = {"server_tokens": ("server", "via"), "latency_tokens": _LATENCIES}
+_HEADERS: Final = ("server", "via", *_LATENCIES, "x-kong-upstream-status", "x-kong-request-id")
+
+
+def text(value: str) -> str:
+    return value
+
+
+def boolean(value: str) -> bool:
+    lowered = value.lower()
+    if lowered in ("on", "true"):
+        return True
+    if lowered in ("off", "false"):
+        return False
+    raise ValueError(f"{value!r} is neither 'on' nor 'off'")
+
+
+def integer(low: int, high: int) -> Callable[[str], int]:
+    """Make a parser of whole numbers from *low* to *high*."""
+
+    def parse(value: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,18}", value) or not low <= int(value) <= high:
+            raise ValueError(f"{value!r} is not a whole number from {low} to {high}")
+        return int(value)
+
+    return parse
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    """Make a parser that takes one of *choices*, in any case."""
+
+    def parse(value: str) -> str:
+        if value.lower() not in choices:
+            raise ValueError(f"{value!r} is not one of {', '.join(choices)}")
+        return value.lower()
+
+    return parse
+
+
+def size_bytes(value: str) -> int:
+    """Read bytes as nginx writes them: `8192`, `8k`, `10m`, `1g`."""
+    match = _SIZE.fullmatch(value)
+    if match is None:
+        raise ValueError(f"{value!r} is not a size such as 8192, 8k or 10m")
+    return int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[match[2].lower()]
+
+
+def seconds(value: str) -> float:
+    """Read seconds as nginx writes times: `60`, `75s`, `1h30m`, `500ms`."""
+    first = value.split()[0]  # nginx: "keepalive_timeout 75s 60s", the second is only announced
+    total_s, at = 0.0, 0
+    while at < len(first):
+        match = _TIME.match(first, at)
+        if match is None:
+            raise ValueError(f"{value!r} is not a time such as 60, 75s or 1h30m")
+        total_s += int(match[1]) * _TIME_UNITS_S[match[2]]
+        at = match.end()
+    return total_s
+
+
+def path(value: str) -> Path:
+    """Read a path, relative to the working directory, `~` expanded."""
+    return Path(os.path.abspath(Path(value).expanduser()))
+
+
+def path_in_prefix(value: str) -> Path:
+    """Read a path that stays relative here: the loader resolves it against the prefix."""
+    return Path(value).expanduser()
+
+
+def log_file(value: str) -> str:
+    """Read where a log goes; nginx's format name after the path is left to the loader."""
+    if value.startswith(("syslog:", "memory:")):
+        raise ValueError(f"{value!r}: only a file, /dev/stdout or /dev/stderr is served")
+    return value.split()[0]
+
+
+def access_log(value: str) -> str:
+    destination = log_file(value)
+    return "off" if destination.lower() == "off" else destination
+
+
+def error_log(value: str) -> str:
+    destination = log_file(value)
+    if destination.lower() == "off":
+        raise ValueError("an error log cannot be off: raise log_level, or send it to /dev/null")
+    return destination
+
+
+def host_port(value: str) -> str:
+    """Read `host:port`, an IPv6 address in brackets; kept as text, resolved afresh at each dial."""
+    host, colon, port = value.rpartition(":")
+    if not colon or not host or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+        raise ValueError(f"{value!r} is not 'host:port'")
+    if host.startswith("[") and host.endswith("]"):
+        try:
+            ipaddress.IPv6Address(host[1:-1])
+        except ValueError:
+            raise ValueError(f"{host} in {value!r} is not an IPv6 address") from None
+    elif ":" in host or "/" in host or any(character.isspace() for character in host):
+        raise ValueError(f"{value!r} is not 'host:port' (an IPv6 address stands in brackets, no scheme)")
+    return value
+
+
+def labels(value: str) -> dict[str, str]:
+    """Read `key:value,…`, at most ten. Source: Kong's `cluster_dp_labels`."""
+    result: dict[str, str] = {}
+    for part in value.split(","):
+        key, colon, content = part.strip().partition(":")
+        if not colon or not _LABEL_KEY.fullmatch(key) or not _LABEL_KEY.fullmatch(content):
+            raise ValueError(
+                f"{part.strip()!r} is not 'key:value' with 1 to 63 letters, digits or inner _ . : - in each"
+            )
+        if key.lower().startswith(_RESERVED_LABELS):
+            raise ValueError(f"key {key!r} begins with a reserved word ({', '.join(_RESERVED_LABELS)})")
+        result[key] = content
+    if len(result) > 10:
+        raise ValueError(f"{len(result)} labels, at most 10 are allowed")
+    return result
+
+
+def header_tokens(value: str) -> frozenset[str]:
+    """Read Kong's `headers`: names and groups, expanded to lower-case header names.
+
+    As in Kong, `off` counts only as the first element and is passed over later.
+    """
+    tokens = [token.strip().lower() for token in value.split(",")]
+    if tokens[0] == "off":
+        return frozenset()
+    result: set[str] = set()
+    for token in tokens:
+        if token in _HEADER_GROUPS:
+            result.update(_HEADER_GROUPS[token])
+        elif token in _HEADERS:
+            result.add(token)
+        elif token != "off":
+            known = ", ".join((*_HEADER_GROUPS, *_HEADERS))
+            raise ValueError(f"{token!r} is not one of {known}, off")
+    return frozenset(result)
+
+
+def pem_or_path(value: str) -> str:
+    """Read a path, PEM text, or base64 of PEM text; the last is decoded to PEM text here.
+
+    `\\n` written out, as some tools put PEM text in one line, becomes a line feed.
+    """
+    if "-----BEGIN" in value:
+        return value.replace("\\n", "\n")
+    if len(value) > 128:  # the shortest PEM block in base64 is longer, and no usual path is all base64
+        try:
+            decoded = base64.b64decode("".join(value.split()), validate=True)
+        except (binascii.Error, ValueError):
+            return value
+        if b"-----BEGIN" in decoded:
+            return decoded.decode("latin-1")
+    return value
+
+
+def available_cores() -> int:
+    """Count the cores this process may use: its affinity, and the CPU quota of its cgroup (v2) if any."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
+        if quota != "max":
+            cores = min(cores, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError):
+        pass  # no cgroup v2: the affinity stands
+    return max(cores, 1)
+
+
+def worker_count(value: str) -> int:
+    if value.lower() == "auto":
+        return available_cores()
+    return integer(1, 1024)(value)
+
+
+def connection_count(value: str) -> int:
+    if value.lower() == "auto":
+        return 16384
+    return integer(8, 2**20)(value)

@@ -1,0 +1,185 @@
+"""The one table of properties, written as the dataclass that holds their values.
+
+Each field of `Settings` is a property: annotated with the type that readers see, made by `_property` with
+its default as a user would write it, its parser, its help, and the roles that read it. Nothing stands here
+that no process reads; `PROPERTIES` is the same table as data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from fastgw.settings import parsers
+from fastgw.settings.listen import Listen
+
+Role = Literal["control_plane", "data_plane"]
+
+CP: Final[tuple[Role, ...]] = ("control_plane",)
+DP: Final[tuple[Role, ...]] = ("data_plane",)
+BOTH: Final[tuple[Role, ...]] = ("control_plane", "data_plane")
+
+_WHOLE: Final = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Property:
+    """One property: what `Settings` says about the field of the same name."""
+
+    name: str
+    default: str
+    """As a user would write it; empty when there is none."""
+    parse: Callable[[str], Any]
+    """Raises ValueError with the rest of the sentence "the value is wrong: …"."""
+    help: str
+    roles: tuple[Role, ...]
+    aliases: tuple[str, ...] = ()
+    secret: bool = False
+
+
+def default_prefix() -> str:
+    """Say where state is kept by default: a system directory for root, else the user's state directory."""
+    if os.geteuid() == 0:
+        return "/var/lib/fastgw"
+    return os.path.join(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "fastgw")
+
+
+def _property(
+    default: str,
+    parse: Callable[[str], Any],
+    help: str,
+    roles: tuple[Role, ...] = BOTH,
+    *,
+    aliases: tuple[str, ...] = (),
+    secret: bool = False,
+) -> Any:
+    metadata = {"default": default, "parse": parse, "help": help, "roles": roles}
+    return dataclasses.field(metadata={**metadata, "aliases": aliases, "secret": secret})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Settings:
+    """The settings of one process; `repr()` masks secrets."""
+
+    role: Role = _property("", parsers.text, "control_plane or data_plane; must agree with the command")
+    prefix: Path = _property("", parsers.path, "directory that holds state and logs")
+    log_level: str = _property("notice", parsers.one_of(*parsers.LOG_LEVELS), "least level that is logged")
+
+    admin_listen: tuple[Listen, ...] = _property("127.0.0.1:8001", Listen.parse, "Admin API", CP)
+    proxy_listen: tuple[Listen, ...] = _property("0.0.0.0:8000 reuseport", Listen.parse, "proxy", DP)
+    cluster_listen: tuple[Listen, ...] = _property(
+        "0.0.0.0:8005", Listen.parse, "where data planes connect; always TLS", CP
+    )
+    status_listen: tuple[Listen, ...] = _property(
+        "127.0.0.1:8007", Listen.parse, "/status, /status/ready and /metrics of a data plane, or off", DP
+    )
+
+    admin_access_log: str = _property("logs/admin_access.log", parsers.access_log, "path, or off", CP)
+    admin_error_log: str = _property("logs/error.log", parsers.error_log, "the control plane's log", CP)
+    proxy_access_log: str = _property("logs/access.log", parsers.access_log, "path, or off", DP)
+    proxy_error_log: str = _property("logs/error.log", parsers.error_log, "the data plane's log", DP)
+
+    database: str = _property(
+        "sqlite", parsers.one_of("sqlite", "postgres", "off"), "sqlite or postgres; off on a data plane", CP
+    )
+    sqlite_path: Path = _property("fastgw.db", parsers.path_in_prefix, "relative to the prefix", CP)
+    pg_host: str = _property("127.0.0.1", parsers.text, "name, address, or directory of the socket", CP)
+    pg_port: int = _property("5432", parsers.integer(1, 65535), "", CP)
+    pg_user: str = _property("kong", parsers.text, "", CP)
+    pg_password: str = _property("", parsers.text, "empty for none", CP, secret=True)
+    pg_database: str = _property("kong", parsers.text, "", CP)
+    pg_timeout: int = _property("5000", parsers.integer(1, _WHOLE), "milliseconds, for connecting too", CP)
+    pg_ssl: bool = _property("off", parsers.boolean, "talk TLS to PostgreSQL, or not at all", CP)
+    pg_ssl_verify: bool = _property("off", parsers.boolean, "verify PostgreSQL's certificate", CP)
+
+    cluster_control_plane: str = _property(
+        "127.0.0.1:8005", parsers.host_port, "the control plane to connect to", DP
+    )
+    cluster_cert: str = _property("", parsers.pem_or_path, "path, PEM text, or base64 of PEM text")
+    cluster_cert_key: str = _property("", parsers.pem_or_path, "the same forms as cluster_cert", secret=True)
+    cluster_mtls: str = _property("shared", parsers.one_of("shared"), "one key pair on both sides")
+    cluster_dp_labels: dict[str, str] = _property("", parsers.labels, "key:value, at most ten", DP)
+    cluster_max_payload: int = _property(
+        "16777216", parsers.integer(4194304, _WHOLE), "bytes of one message, compressed"
+    )
+    cluster_data_plane_purge_delay: int = _property(
+        "1209600", parsers.integer(60, _WHOLE), "seconds until a data plane not seen is forgotten", CP
+    )
+    declarative_config: Path | None = _property(
+        "", parsers.path, "serve this file and connect to no control plane", DP
+    )
+
+    workers: int = _property(
+        "auto",
+        parsers.worker_count,
+        "worker processes; auto is one per core",
+        DP,
+        aliases=("nginx_worker_processes", "nginx_main_worker_processes"),
+    )
+    worker_connections: int = _property(
+        "16384",
+        parsers.connection_count,
+        "downstream connections of one worker",
+        DP,
+        aliases=("nginx_events_worker_connections",),
+    )
+    upstream_keepalive_pool_size: int = _property(
+        "512", parsers.integer(0, 65536), "idle connections kept per target; 0 keeps none", DP
+    )
+    upstream_keepalive_max_requests: int = _property(
+        "10000", parsers.integer(0, _WHOLE), "requests on one upstream connection; 0 is without end", DP
+    )
+    upstream_keepalive_idle_timeout: float = _property(
+        "60", parsers.seconds, "seconds that an upstream connection stays idle; 0 is without end", DP
+    )
+    headers: frozenset[str] = _property(
+        "server_tokens, latency_tokens, x-kong-request-id",
+        parsers.header_tokens,
+        "headers that are added to answers, or off",
+    )
+    nginx_http_client_max_body_size: int = _property(
+        "0", parsers.size_bytes, "bytes of a request body; 0 is unlimited", DP
+    )
+    nginx_http_keepalive_timeout: float = _property(
+        "75", parsers.seconds, "seconds that a downstream connection stays idle", DP
+    )
+    nginx_http_keepalive_requests: int = _property(
+        "10000", parsers.integer(1, _WHOLE), "requests on one downstream connection", DP
+    )
+    nginx_http_client_header_timeout: float = _property(
+        "10", parsers.seconds, "seconds from the first byte of a head to its last", DP
+    )
+    nginx_http_client_body_timeout: float = _property(
+        "60", parsers.seconds, "seconds between two reads of a request body", DP
+    )
+    nginx_http_send_timeout: float = _property(
+        "60", parsers.seconds, "seconds between two writes to a downstream", DP
+    )
+    proxy_request_line_bytes: int = _property("8192", parsers.integer(256, 2**20), "longest request line", DP)
+    proxy_head_bytes: int = _property("32768", parsers.integer(1024, 2**20), "largest request head", DP)
+    proxy_head_fields: int = _property("100", parsers.integer(8, 1000), "most header fields in a head", DP)
+
+    warnings: tuple[str, ...] = ()
+    """One line each, logged once by the process when it starts."""
+
+    def log_destination(self, value: str) -> str | None:
+        """Resolve a log property against the prefix; None when it is off."""
+        return None if value == "off" else os.path.join(self.prefix, value)
+
+    def __repr__(self) -> str:
+        shown = (
+            f"{item.name}='***'"
+            if item.secret and getattr(self, item.name)
+            else f"{item.name}={getattr(self, item.name)!r}"
+            for item in PROPERTIES
+        )
+        return f"Settings({', '.join(shown)})"
+
+
+PROPERTIES: Final[tuple[Property, ...]] = tuple(
+    Property(name=field.name, **field.metadata) for field in dataclasses.fields(Settings) if field.metadata
+)
