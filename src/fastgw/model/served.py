@@ -1,0 +1,89 @@
+"""What Kong's schema allows and the data plane does not proxy yet: refused, never stored and ignored.
+
+One row per such use. When the data plane learns it, its row goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from fastgw.model.faults import Fault, Faults
+
+
+@dataclass(frozen=True, slots=True)
+class Unserved:
+    """`refuse` takes a valid, non-null value of a field and returns the fault, or None when it is served."""
+
+    field: str
+    refuse: Callable[[Any], Fault | None]
+
+
+def _whole(what: str) -> Callable[[Any], Fault | None]:
+    """Refuse any value that asks for something; `[]`, `{}` and false ask for nothing."""
+    return lambda value: f"fastgw does not serve {what} yet: leave it null" if value else None
+
+
+def _unserved_protocol(protocol: str) -> str | None:
+    return None if protocol == "http" else f"fastgw does not proxy to '{protocol}' services yet: use http"
+
+
+def _unserved_protocols(protocols: list[str]) -> Fault | None:
+    faults = [
+        None if protocol in ("http", "https") else f"fastgw does not serve '{protocol}' routes yet: use http"
+        for protocol in protocols
+    ]
+    if any(faults):
+        return faults
+    if "http" not in protocols:
+        return "fastgw does not serve routes for https alone yet: add http"
+    return None
+
+
+def _unserved_paths(paths: list[str]) -> Fault | None:
+    faults = [
+        "fastgw does not serve regex paths yet: use a prefix" if path.startswith("~") else None
+        for path in paths
+    ]
+    return faults if any(faults) else None
+
+
+UNSERVED: Final[Mapping[str, tuple[Unserved, ...]]] = {
+    "services": (
+        Unserved("protocol", _unserved_protocol),
+        Unserved("client_certificate", _whole("client certificates towards services")),
+        Unserved("tls_verify", lambda value: "fastgw does not serve TLS towards services yet: leave it null"),
+        Unserved(
+            "tls_verify_depth", lambda value: "fastgw does not serve TLS towards services yet: leave it null"
+        ),
+        Unserved("ca_certificates", _whole("TLS towards services")),
+    ),
+    "routes": (
+        Unserved("protocols", _unserved_protocols),
+        Unserved("headers", _whole("matching by headers")),
+        Unserved("snis", _whole("matching by SNI")),
+        Unserved("sources", _whole("matching by source address")),
+        Unserved("destinations", _whole("matching by destination address")),
+        Unserved("paths", _unserved_paths),
+    ),
+}
+
+
+def unserved_faults(entity: str, row: Mapping[str, Any]) -> Faults:
+    """The faults of a valid *row* of *entity* that asks for what is not served yet; empty without any."""
+    faults: Faults = {}
+    for unserved in UNSERVED.get(entity, ()):
+        value = row[unserved.field]
+        fault = None if value is None else unserved.refuse(value)
+        if fault is not None:
+            faults[unserved.field] = trimmed(fault)
+    return faults
+
+
+def trimmed(fault: Fault) -> Fault:
+    """*fault* without the good places at the end of a list, as Kong shows it."""
+    if isinstance(fault, list):
+        while fault and fault[-1] is None:
+            fault.pop()
+    return fault
