@@ -1,9 +1,9 @@
 """What commands share: the options that lead to settings, and loading them.
 
-    @click.command()
-    @settings_options
-    def cp(conf: Path | None, sets: Mapping[str, str]) -> None:
-        settings = load("control_plane", conf, sets)
+@click.command()
+@settings_options
+def cp(conf: Path | None, sets: Mapping[str, str]) -> None:
+    settings = load("control_plane", conf, sets)
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ def _keep_prefix(context: click.Context, _parameter: click.Parameter, value: str
         context.meta["fastgw.prefix"] = value
 
 
-def _parse_sets(context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+def _parse_sets(
+    context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+) -> dict[str, str]:
     sets: dict[str, str] = {}
     if "fastgw.prefix" in context.meta:
         sets["prefix"] = context.meta["fastgw.prefix"]

@@ -113,7 +113,9 @@ def _gather_environment(gathered: Gathered, environ: Mapping[str, str]) -> None:
         elif not is_kong_name(name):
             # Images and charts set variables with this prefix that are no properties (KONG_VERSION).
             if near := closest(name):
-                gathered.likely_typos.append(f"{variable} is unknown and ignored (did you mean KONG_{near.upper()}?)")
+                gathered.likely_typos.append(
+                    f"{variable} is unknown and ignored (did you mean KONG_{near.upper()}?)"
+                )
             continue
         _add(gathered, name, given.text, given.source)
     for name, given in ours.items():
@@ -130,7 +132,7 @@ def _variables(gathered: Gathered, environ: Mapping[str, str], prefix: str) -> I
             continue
         source = f"environment variable {variable}"
         whole = name.removesuffix("_file")
-        if name in _CANONICAL or whole == name or not (whole in _CANONICAL or is_kong_name(whole)):
+        if whole == name or whole not in _CANONICAL:
             yield name, Given(value, source)
         elif environ.get(prefix + whole.upper(), "").strip():
             gathered.faults.append(f"{source}: {prefix}{whole.upper()} is set as well, give one of the two")
