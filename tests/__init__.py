@@ -1,0 +1,1 @@
+"""The tests; the layout mirrors src/fastgw."""
