@@ -1,9 +1,9 @@
 """What an entity's table is written in: fields, their types and rules, and checks over several fields.
 
 Everything else (validation, storage columns, Admin paths, forms) is derived from these declarations, so
-they hold data only. The words are those of Kong's schemas (`between`, `one_of`, `len_min`, ...), because users
-meet them again under `/schemas`. The rules of one field are tried in the order in which they stand in `Field`;
-the first that is broken gives the message.
+they hold data only. The words are those of Kong's schemas (`between`, `one_of`, `len_min`, ...), because
+users meet them again under `/schemas`. The rules of one field are tried in the order in which they stand in
+`Field`; the first that is broken gives the message.
 
 A *variant* is Kong's sub-schema: a route's first known protocol chooses other declarations for some fields.
 """

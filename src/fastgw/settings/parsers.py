@@ -133,6 +133,15 @@ def host_port(value: str) -> str:
     return value
 
 
+def origins(value: str) -> tuple[str, ...]:
+    """Read comma-separated origins as browsers send them: `https://admin.example.com:8443`."""
+    found = tuple(part.strip() for part in value.split(",")) if value else ()
+    for origin in found:
+        if not re.fullmatch(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?", origin):
+            raise ValueError(f"{origin!r} is no origin such as https://admin.example.com")
+    return found
+
+
 def labels(value: str) -> dict[str, str]:
     """Read `key:value,…`, at most ten. Source: Kong's `cluster_dp_labels`."""
     result: dict[str, str] = {}

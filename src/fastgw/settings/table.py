@@ -80,6 +80,9 @@ class Settings:
 
     admin_access_log: str = _property("logs/admin_access.log", parsers.access_log, "path, or off", CP)
     admin_error_log: str = _property("logs/error.log", parsers.error_log, "the control plane's log", CP)
+    admin_cors_origins: tuple[str, ...] = _property(
+        "", parsers.origins, "origins of pages that may read and write through the Admin API", CP
+    )
     proxy_access_log: str = _property("logs/access.log", parsers.access_log, "path, or off", DP)
     proxy_error_log: str = _property("logs/error.log", parsers.error_log, "the data plane's log", DP)
 

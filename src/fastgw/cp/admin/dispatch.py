@@ -1,0 +1,170 @@
+"""Paths to endpoints: a table of patterns and methods, and the order in which a request is checked.
+
+1. Path known? else 404. 2. Content type of POST, PUT, PATCH? else 415. 3. Method offered? else 405.
+4. Body readable? else 400, 408 or 413. Then the endpoint. OPTIONS and HEAD exist wherever they make sense
+without being declared.
+
+The path is matched on its raw bytes, segment by segment, each decoded once afterwards, so that `%2F` can
+stand in a name; a web framework's router sees the decoded path and could not tell. Source:
+kong/api/init.lua.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from fastgw.cp.admin import answers
+from fastgw.cp.admin.answers import Answer, json_response
+from fastgw.cp.admin.bodies import Body, check_content_type, parse_urlencoded, read_body, unescape
+from fastgw.errors import ForeignViolation, ReferencedViolation, UniqueViolation, ValidationError
+from fastgw.obs.logs import get_logger
+
+log = get_logger(__name__)
+
+_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request, as an endpoint sees it."""
+
+    request: Request
+    #: What stands in the places of the pattern, decoded.
+    captured: tuple[str, ...]
+    #: The same as it was sent.
+    raw_captured: tuple[str, ...]
+    #: First value of each query argument.
+    arguments: Mapping[str, Any]
+    body: Body
+
+    @property
+    def actor(self) -> str:
+        """Who stands in the journal: the address of the peer."""
+        client = self.request.client
+        return client.host if client else "unknown"
+
+
+Endpoint = Callable[[Call], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A path pattern, such as `/services/{services}/routes`, and an endpoint for each method."""
+
+    pattern: str
+    endpoints: Mapping[str, Endpoint]
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """All methods on offer, sorted."""
+        implied = {"OPTIONS", "HEAD"} if "GET" in self.endpoints else {"OPTIONS"}
+        return tuple(sorted(implied | set(self.endpoints)))
+
+
+class _Node:
+    """One segment of the patterns."""
+
+    __slots__ = ("any", "named", "resource")
+
+    def __init__(self) -> None:
+        self.named: dict[str, _Node] = {}
+        self.any: _Node | None = None
+        self.resource: Resource | None = None
+
+
+class Dispatcher:
+    """The ASGI application over a table of resources."""
+
+    def __init__(self, resources: Iterable[Resource]) -> None:
+        self._root = _Node()
+        for resource in resources:
+            node = self._root
+            for segment in filter(None, resource.pattern.split("/")):
+                if segment.startswith("{"):
+                    node.any = node.any or _Node()
+                    node = node.any
+                else:
+                    node = node.named.setdefault(segment, _Node())
+            node.resource = resource
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        response = await self._respond(request)
+        await response(scope, receive, send)
+
+    async def _respond(self, request: Request) -> Response:
+        try:
+            return await self._dispatch(request)
+        except Answer as answer:
+            found = answer
+        except ValidationError as error:
+            found = answers.schema_violation(error)
+        except UniqueViolation as error:
+            found = answers.unique_violation(error)
+        except ForeignViolation as error:
+            found = answers.foreign_violation(error)
+        except ReferencedViolation as error:
+            found = answers.referenced_violation(error)
+        except Exception:
+            log.exception("%s %s failed", request.method, request.url.path)
+            found = answers.unexpected()
+        return json_response(found.body, found.status)
+
+    async def _dispatch(self, request: Request) -> Response:
+        resource, captured = self._find(request.scope["raw_path"])
+        method = request.method
+        if method == "OPTIONS":
+            return _options(resource, request)
+        if method in _WITH_BODY:
+            check_content_type(request)
+        endpoint = resource.endpoints.get("GET" if method == "HEAD" else method)
+        if endpoint is None:
+            raise answers.message(405, "Method not allowed")
+        arguments: dict[str, Any] = {}
+        for name, value in parse_urlencoded(request.scope["query_string"]):
+            arguments.setdefault(name, value)
+        return await endpoint(
+            Call(
+                request=request,
+                captured=tuple(unescape(raw) for raw in captured),
+                raw_captured=tuple(raw.decode("latin-1") for raw in captured),
+                arguments=arguments,
+                body=await read_body(request) if method in _WITH_BODY else Body(),
+            )
+        )
+
+    def _find(self, raw_path: bytes) -> tuple[Resource, list[bytes]]:
+        """The resource of a path and the segments in its places; a slash at the end does not count."""
+        node = self._root
+        captured = []
+        path = raw_path.partition(b"?")[0].removeprefix(b"/").removesuffix(b"/")
+        for raw in path.split(b"/") if path else ():
+            following = node.named.get(unescape(raw))
+            if following is None and node.any is not None and raw:
+                following = node.any
+                captured.append(raw)
+            if following is None:
+                raise answers.not_found()
+            node = following
+        if node.resource is None:
+            raise answers.not_found()
+        return node.resource, captured
+
+
+def _options(resource: Resource, request: Request) -> Response:
+    methods = ", ".join(resource.methods)
+    asked = request.headers.get("access-control-request-headers", "Content-Type")
+    return Response(
+        status_code=204,
+        headers={
+            "Allow": methods,
+            "Access-Control-Allow-Methods": methods,
+            "Access-Control-Allow-Headers": asked,
+        },
+    )

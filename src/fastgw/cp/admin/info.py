@@ -1,0 +1,143 @@
+"""`/` and `/status`: what node this is and how it fares.
+
+Source: kong/api/routes/kong.lua and kong/api/routes/health.lua, release 3.9.1.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from starlette.responses import Response
+
+from fastgw import KONG_VERSION, __version__
+from fastgw.cp.admin.answers import json_response, message
+from fastgw.cp.admin.dispatch import Call, Resource
+from fastgw.cp.admin.guard import Requests
+from fastgw.cp.storage.contract import Storage
+from fastgw.errors import StorageError
+from fastgw.settings import PROPERTIES, Settings
+
+_UNITS: Final = {"b": (1, "B"), "k": (2**10, "KiB"), "m": (2**20, "MiB"), "g": (2**30, "GiB")}
+
+
+def info_resources(
+    *, storage: Storage, settings: Settings, requests: Requests, node_id: str, started_at: float
+) -> Iterator[Resource]:
+    info = _Info(storage, settings, requests, node_id, started_at)
+    yield Resource("/", {"GET": info.root})
+    yield Resource("/status", {"GET": info.status})
+
+
+class _Info:
+    def __init__(
+        self, storage: Storage, settings: Settings, requests: Requests, node_id: str, started_at: float
+    ) -> None:
+        self._storage = storage
+        self._requests = requests
+        self._configuration = {
+            prop.name: "******" if prop.secret and getattr(settings, prop.name) else _plain(value)
+            for prop in PROPERTIES
+            for value in (getattr(settings, prop.name),)
+        }
+        self._node_id = node_id
+        self._started_at = started_at
+
+    async def root(self, call: Call) -> Response:
+        """What node this is. `version` is the Kong release whose interface we keep: its tools read it."""
+        return json_response(
+            {
+                "tagline": "Welcome to fastgw",
+                "version": KONG_VERSION,
+                "edition": "community",
+                "fastgw": {
+                    "version": __version__,
+                    "storage": self._storage.dialect,
+                    "started_at": int(self._started_at),
+                    "uptime_s": int(time.time() - self._started_at),
+                },
+                "hostname": socket.gethostname(),
+                "node_id": self._node_id,
+                "timers": {"running": 0, "pending": 0},
+                "plugins": {"available_on_server": {}, "enabled_in_cluster": []},
+                "lua_version": f"none ({platform.python_implementation()} {platform.python_version()})",
+                "configuration": self._configuration,
+                "pids": {"master": os.getpid(), "workers": [os.getpid()]},
+            }
+        )
+
+    async def status(self, call: Call) -> Response:
+        """How the node fares.
+
+        The server's counts are of requests: a request being answered counts as one connection, since the
+        server under this application tells nothing of idle ones.
+        """
+        unit, scale = _unit(call.arguments.get("unit")), _scale(call.arguments.get("scale"))
+        try:
+            await self._storage.ping()
+            reachable = True
+        except StorageError:
+            reachable = False
+        active, total = self._requests.active, self._requests.total
+        return json_response(
+            {
+                "memory": {
+                    "workers_lua_vms": [
+                        {"http_allocated_gc": _size(_resident_bytes(), unit, scale), "pid": os.getpid()}
+                    ],
+                    "lua_shared_dicts": {},
+                },
+                "server": {
+                    "connections_active": active,
+                    "connections_reading": 0,
+                    "connections_writing": active,
+                    "connections_waiting": 0,
+                    "connections_accepted": total,
+                    "connections_handled": total,
+                    "total_requests": total,
+                },
+                "database": {"reachable": reachable},
+            }
+        )
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON shows it."""
+    if isinstance(value, bool | int | float | str | dict) or value is None:
+        return value
+    if isinstance(value, frozenset):
+        return sorted(value)
+    if isinstance(value, tuple):
+        return [str(item) for item in value]
+    return str(value)
+
+
+def _unit(given: Any) -> str:
+    unit = str(given).lower() if given is not None else "m"
+    if unit not in _UNITS:
+        raise message(400, f"invalid unit '{given}' (expected 'k/K', 'm/M', or 'g/G')")
+    return unit
+
+
+def _scale(given: Any) -> int:
+    if given is None:
+        return 2
+    if not isinstance(given, str) or not re.fullmatch("[0-9]", given):
+        raise message(400, f"invalid scale '{given}' (expected 0 to 9)")
+    return int(given)
+
+
+def _size(size_bytes: int, unit: str, scale: int) -> str | int:
+    divisor, name = _UNITS[unit]
+    return size_bytes if unit == "b" else f"{size_bytes / divisor:.{scale}f} {name}"
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
