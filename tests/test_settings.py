@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 from typing import get_args
 
@@ -11,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgw.errors import SettingsError
-from fastgw.settings import PROPERTIES, Listen, Property, Role, Settings, load_settings, require_cluster_pair
+from fastgw.settings import (
+    PROPERTIES,
+    Listen,
+    Property,
+    Role,
+    Settings,
+    find_role,
+    load_settings,
+    require_cluster_pair,
+)
 
 
 def load(role: Role = "control_plane", file: Path | None = None, /, **environ: str) -> Settings:
@@ -179,10 +187,10 @@ def test_all_faults_are_named_at_once_with_their_sources() -> None:
 
 
 def test_secrets_are_masked() -> None:
-    key = "-----BEGIN PRIVATE KEY-----\\nabc\\n-----END PRIVATE KEY-----"
+    key = "-----BEGIN PRIVATE KEY-----\nabc\n-----END PRIVATE KEY-----"
     settings = load(FASTGW_PG_PASSWORD="hunter2", FASTGW_CLUSTER_CERT="/c.crt", FASTGW_CLUSTER_CERT_KEY=key)
     assert settings.pg_password == "hunter2"
-    assert settings.cluster_cert_key == key.replace("\\n", "\n")
+    assert settings.cluster_cert_key == key
     assert "hunter2" not in repr(settings)
     assert "BEGIN" not in repr(settings)
     assert "pg_password='***'" in repr(settings)
@@ -351,6 +359,14 @@ def test_the_same_role_is_fine_and_what_the_other_role_reads_does_not_matter() -
     assert load("data_plane", FASTGW_STATUS_LISTEN="off").status_listen == ()
 
 
+def test_commands_for_both_roles_find_the_role() -> None:
+    assert find_role(environ={}) is None
+    assert find_role(environ={"KONG_ROLE": "data_plane"}) == "data_plane"
+    assert find_role(environ={"KONG_ROLE": "data_plane"}, flags={"role": "control_plane"}) == "control_plane"
+    with pytest.raises(SettingsError, match="role 'boss' is not one of"):
+        find_role(environ={"FASTGW_ROLE": "boss"})
+
+
 def test_the_cluster_pair_is_asked_for_by_those_who_use_it() -> None:
     with pytest.raises(SettingsError, match="fastgw hybrid gen-cert"):
         require_cluster_pair(load())
@@ -372,6 +388,7 @@ def test_the_cluster_pair_is_asked_for_by_those_who_use_it() -> None:
         ("upstream_keepalive_idle_timeout", "500ms", 0.5),
         ("nginx_http_keepalive_timeout", "75s 60s", 75.0),
         ("nginx_http_client_max_body_size", "1g", 1 << 30),
+        ("admin_cors_origins", "https://a.com, http://[::1]:8002", ("https://a.com", "http://[::1]:8002")),
         ("cluster_control_plane", "[::1]:8005", "[::1]:8005"),
         ("pg_ssl", "true", True),
         ("pg_ssl", "off", False),
@@ -399,6 +416,8 @@ def test_values(name: str, text: str, value: object) -> None:
         ("headers", "Serv"),
         ("nginx_http_client_max_body_size", "10x"),
         ("nginx_http_keepalive_timeout", "soon"),
+        ("admin_cors_origins", "a.com"),
+        ("admin_cors_origins", "https://a.com/"),
         ("cluster_control_plane", "host"),
         ("cluster_control_plane", "host:0"),
         ("cluster_control_plane", "https://host:8005"),
@@ -418,14 +437,6 @@ def test_values(name: str, text: str, value: object) -> None:
 def test_wrong_values_name_property_and_source(name: str, text: str) -> None:
     with pytest.raises(SettingsError, match=f"^flag --set {name}: {name}: "):
         load_settings("data_plane", environ={}, flags={name: text})
-
-
-def test_a_certificate_may_be_base64_of_pem() -> None:
-    pem = "-----BEGIN CERTIFICATE-----\n" + "QUJD" * 40 + "\n-----END CERTIFICATE-----\n"
-    text = base64.b64encode(pem.encode()).decode()
-    settings = load(FASTGW_CLUSTER_CERT=text, FASTGW_CLUSTER_CERT_KEY="/" + "a" * 200)
-    assert settings.cluster_cert == pem
-    assert settings.cluster_cert_key == "/" + "a" * 200
 
 
 # -- listen strings -------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ which are accepted so that a Kong user's environment starts unchanged, and named
 """
 
 from fastgw.settings.listen import Listen
-from fastgw.settings.load import load_settings, require_cluster_pair
-from fastgw.settings.table import PROPERTIES, Property, Role, Settings
+from fastgw.settings.load import find_role, load_settings, require_cluster_pair
+from fastgw.settings.table import PROPERTIES, Property, Role, Settings, default_prefix
 
 __all__ = [
     "PROPERTIES",
@@ -19,6 +19,8 @@ __all__ = [
     "Property",
     "Role",
     "Settings",
+    "default_prefix",
+    "find_role",
     "load_settings",
     "require_cluster_pair",
 ]

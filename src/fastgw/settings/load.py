@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast, get_args
 
 from fastgw.errors import SettingsError
 from fastgw.settings.listen import Listen
@@ -54,6 +54,29 @@ def load_settings(
     if faults:
         raise SettingsError("; ".join(faults))
     return Settings(**values, warnings=tuple(warnings))
+
+
+def find_role(
+    *,
+    file: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+    flags: Mapping[str, str] | None = None,
+) -> Role | None:
+    """Say which role the sources name, for commands that serve both; None when they name none.
+
+    Raises:
+        SettingsError: a role that does not exist.
+    """
+    gathered = gather(file, environ, flags or {})
+    given = gathered.values.get("role")
+    if given is None:
+        return None
+    for role in get_args(Role):
+        if given.text == role:
+            return cast("Role", role)
+    faults: list[str] = []
+    _check_role("control_plane", gathered, faults)
+    raise SettingsError(faults[0])
 
 
 def require_cluster_pair(settings: Settings) -> None:

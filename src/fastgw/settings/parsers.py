@@ -5,8 +5,6 @@ Sizes and times are written as nginx writes them (`10m`, `1h30m`), since Kong's 
 
 from __future__ import annotations
 
-import base64
-import binascii
 import ipaddress
 import math
 import os
@@ -177,23 +175,6 @@ def header_tokens(value: str) -> frozenset[str]:
             known = ", ".join((*_HEADER_GROUPS, *_HEADERS))
             raise ValueError(f"{token!r} is not one of {known}, off")
     return frozenset(result)
-
-
-def pem_or_path(value: str) -> str:
-    """Read a path, PEM text, or base64 of PEM text; the last is decoded to PEM text here.
-
-    `\\n` written out, as some tools put PEM text in one line, becomes a line feed.
-    """
-    if "-----BEGIN" in value:
-        return value.replace("\\n", "\n")
-    if len(value) > 128:  # the shortest PEM block in base64 is longer, and no usual path is all base64
-        try:
-            decoded = base64.b64decode("".join(value.split()), validate=True)
-        except (binascii.Error, ValueError):
-            return value
-        if b"-----BEGIN" in decoded:
-            return decoded.decode("latin-1")
-    return value
 
 
 def available_cores() -> int:

@@ -102,8 +102,8 @@ class Settings:
     cluster_control_plane: str = _property(
         "127.0.0.1:8005", parsers.host_port, "the control plane to connect to", DP
     )
-    cluster_cert: str = _property("", parsers.pem_or_path, "path, PEM text, or base64 of PEM text")
-    cluster_cert_key: str = _property("", parsers.pem_or_path, "the same forms as cluster_cert", secret=True)
+    cluster_cert: str = _property("", parsers.text, "path, PEM text, or base64 of PEM text")
+    cluster_cert_key: str = _property("", parsers.text, "the same forms as cluster_cert", secret=True)
     cluster_mtls: str = _property("shared", parsers.one_of("shared"), "one key pair on both sides")
     cluster_dp_labels: dict[str, str] = _property("", parsers.labels, "key:value, at most ten", DP)
     cluster_max_payload: int = _property(
