@@ -26,7 +26,8 @@ cdef enum:
     METHOD_ANY = 0xFFFFFFFF           # the route lists no methods
 
 
-cdef enum HostKind:
+# How a route names hosts.
+cdef enum:
     HOST_EXACT = 0                    # key: the name, without port and brackets
     HOST_SUFFIX = 1                   # `*.a.com`, key: `.a.com`
     HOST_PREFIX = 2                   # `a.*`, key: `a.`
@@ -56,7 +57,7 @@ cdef struct TableHeader:
     uint32_t nodes_offset
     uint32_t nodes_end
     uint32_t any_host_root            # Node: routes without hosts
-    HostIndex hosts[3]                # by HostKind
+    HostIndex hosts[3]                # by HOST_* kind
 
 
 cdef struct Candidate:
@@ -108,7 +109,7 @@ cdef struct FoundRoute:
 
 
 cdef class Table:
-    cdef Py_buffer view               # holds the block's owner; obj is NULL until opened
+    cdef Py_buffer view               # holds the block's owner; buf is NULL until opened
     cdef const uint8_t* block
     cdef const TableHeader* header
 

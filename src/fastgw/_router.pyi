@@ -4,8 +4,10 @@ Precedence is that of Kong's `traditional_compatible` flavour for hosts, paths a
 kinds set, then hosts all plain, then the longer path, then the older route, then the smaller key.
 """
 
-from collections.abc import Buffer, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
+
+from typing_extensions import Buffer
 
 class Considered(NamedTuple):
     """One candidate of `Table.explain`: what it asks for, and what of that holds.
