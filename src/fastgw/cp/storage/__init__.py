@@ -1,1 +1,41 @@
-"""Where entities, versions and the journal live: one contract, SQLite and PostgreSQL behind it."""
+"""Where entities, versions and the journal live: one contract, SQLite and PostgreSQL behind it.
+
+1. `contract` is the page for callers.
+2. `schema` derives tables and statements from the entity table; `session` reads and writes with them.
+3. `migrations` brings a database to the form that this program needs.
+4. `base` is all of the contract that is SQL; `sqlite` and `postgres` add connections, locks and waking up.
+"""
+
+from __future__ import annotations
+
+from fastgw.cp.storage.base import SqlStorage
+from fastgw.cp.storage.contract import (
+    Change,
+    DataPlaneRow,
+    Reader,
+    Row,
+    Storage,
+    TagFilter,
+    Writer,
+)
+from fastgw.cp.storage.sqlite import SqliteStorage
+from fastgw.errors import StorageError
+from fastgw.settings import Settings
+
+__all__ = [
+    "Change",
+    "DataPlaneRow",
+    "Reader",
+    "Row",
+    "Storage",
+    "TagFilter",
+    "Writer",
+    "make_storage",
+]
+
+
+def make_storage(settings: Settings) -> SqlStorage:
+    """Make the storage that *settings* name; nothing is opened yet."""
+    if settings.database == "sqlite":
+        return SqliteStorage(settings.sqlite_path)
+    raise StorageError(f"database {settings.database} cannot hold a control plane's configuration")

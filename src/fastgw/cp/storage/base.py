@@ -1,0 +1,178 @@
+"""What both storages have in common: everything that is SQL, and nothing that is a connection.
+
+A subclass gives three kinds of transactions: `_view` (reading, consistent), `_transaction` (writing outside
+the versions) and `_versioned` (writing, with the version row locked), and calls `_signal` when a version
+stands.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, ClassVar, Final
+
+import msgspec
+
+from fastgw.cp.storage.contract import (
+    CHANGES_LIMIT,
+    Change,
+    DataPlaneRow,
+    Reader,
+    Row,
+    Storage,
+    Writer,
+)
+from fastgw.cp.storage.migrations import MIGRATIONS, Migration, Migrator
+from fastgw.cp.storage.schema import Dialect, Schema, decode_row
+from fastgw.cp.storage.session import Connection, JournalLimits, SqlReader, SqlWriter
+from fastgw.cp.storage.version_signal import VersionSignal
+from fastgw.model.entities import ENTITIES, Entity
+
+WRITE_TURN_S: Final = 30.0
+"""How long a writer waits for the writers before it in this process."""
+
+# Rows are decoded on the event loop, so they come in slices that take a few milliseconds at most.
+_LOAD_SLICE: Final = 500
+
+_PUT_DATA_PLANE: Final = (
+    "INSERT INTO data_planes (id, last_seen, doc) VALUES ($1, $2, $3) ON CONFLICT (id) DO UPDATE "
+    "SET last_seen = excluded.last_seen, doc = excluded.doc WHERE data_planes.last_seen <= excluded.last_seen"
+)
+
+_FETCH_CHANGES: Final = (
+    "SELECT version, seq, at, actor, entity, entity_id, op, after FROM journal "
+    "WHERE version > $1 AND seq > $2 ORDER BY seq LIMIT $3"
+)
+
+_encode: Final = msgspec.json.Encoder().encode
+_decode_data_plane: Final = msgspec.json.Decoder(DataPlaneRow).decode
+
+
+class SqlStorage(Storage):
+    """A storage whose transactions are `Connection`s."""
+
+    dialect: ClassVar[Dialect]
+
+    def __init__(
+        self,
+        *,
+        entities: Mapping[str, Entity] = ENTITIES,
+        migrations: Sequence[Migration] = MIGRATIONS,
+        limits: JournalLimits | None = None,
+    ) -> None:
+        """Arguments other than the defaults are for tests."""
+        self._schema = Schema(entities)
+        self._migrations = migrations
+        self._limits = limits or JournalLimits()
+        self._signal = VersionSignal()
+
+    @abstractmethod
+    def _view(self) -> AbstractAsyncContextManager[Connection]:
+        """Open a read-only transaction that sees one state."""
+
+    @abstractmethod
+    def _transaction(self) -> AbstractAsyncContextManager[Connection]:
+        """Open a writing transaction that touches neither entities nor versions."""
+
+    @abstractmethod
+    def _versioned(self, actor: str) -> AbstractAsyncContextManager[SqlWriter]:
+        """Open a writing transaction with the version row locked; `finish`es the writer and commits."""
+
+    @abstractmethod
+    def migrator(self) -> Migrator:
+        """Make the runner of this database's migrations; the storage need not be open."""
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[Reader]:
+        async with self._view() as connection:
+            yield SqlReader(self._schema, connection)
+
+    def write(self, actor: str) -> AbstractAsyncContextManager[Writer]:
+        return self._versioned(actor)
+
+    async def version(self) -> int:
+        async with self._view() as connection:
+            return (await _read_state(connection))[0]
+
+    async def load_all(self) -> tuple[int, dict[str, list[Row]]]:
+        async with self._view() as connection:
+            version, _, _ = await _read_state(connection)
+            entities: dict[str, list[Row]] = {}
+            for name, table in self._schema.tables.items():
+                rows: list[Row] = []
+                after: str | None = None
+                while True:
+                    sql, arguments = table.page(_LOAD_SLICE, after, None, None)
+                    documents = await connection.fetch(sql, *arguments)
+                    rows += [decode_row(document) for (document,) in documents]
+                    if len(documents) < _LOAD_SLICE:
+                        break
+                    after = rows[-1]["id"]
+                entities[name] = rows
+            return version, entities
+
+    async def changes_since(self, version: int, limit: int = CHANGES_LIMIT) -> list[Change] | None:
+        async with self._view() as connection:
+            current, _, trimmed = await _read_state(connection)
+            if not trimmed <= version <= current:
+                return None
+            changes: list[Change] = []
+            last_seq = 0
+            while len(changes) <= limit:
+                wanted = min(_LOAD_SLICE, limit + 1 - len(changes))
+                found = await connection.fetch(_FETCH_CHANGES, version, last_seq, wanted)
+                changes += map(_change, found)
+                if len(found) < wanted:
+                    return changes
+                last_seq = changes[-1].seq
+        # One more than wanted was read: the version that it belongs to is left out, as a part is no use.
+        cut = changes[-1].version
+        return [change for change in changes if change.version < cut] or None
+
+    async def wait_version_above(self, version: int, timeout_s: float) -> int:
+        return await self._signal.wait_above(version, timeout_s)
+
+    async def put_data_planes(self, rows: Sequence[DataPlaneRow]) -> None:
+        if not rows:
+            return
+        # By id, so that two control planes that write the same rows cannot wait for each other in a circle.
+        records = [(row.id, row.last_seen, _encode(row).decode()) for row in sorted(rows, key=lambda r: r.id)]
+        async with self._transaction() as connection:
+            await connection.execute_many(_PUT_DATA_PLANE, records)
+
+    async def list_data_planes(
+        self, size: int, after: str | None = None
+    ) -> tuple[list[DataPlaneRow], str | None]:
+        async with self._view() as connection:
+            documents = await connection.fetch(
+                "SELECT doc FROM data_planes WHERE id > $1 ORDER BY id LIMIT $2", after or "", size + 1
+            )
+        rows = [_decode_data_plane(document) for (document,) in documents[:size]]
+        return rows, rows[-1].id if len(documents) > size else None
+
+    async def purge_data_planes(self, before_s: int) -> int:
+        async with self._transaction() as connection:
+            gone = await connection.fetch(
+                "DELETE FROM data_planes WHERE last_seen < $1 RETURNING id", before_s
+            )
+        return len(gone)
+
+    async def cluster_id(self) -> str:
+        async with self._view() as connection:
+            ((cluster_id,),) = await connection.fetch("SELECT id FROM cluster")
+            return str(cluster_id)
+
+    async def ping(self) -> None:
+        await self.version()
+
+
+async def _read_state(connection: Connection) -> tuple[int, int, int]:
+    """Read version, seq and trimmed."""
+    ((version, seq, trimmed),) = await connection.fetch("SELECT version, seq, trimmed FROM cluster")
+    return int(version), int(seq), int(trimmed)
+
+
+def _change(record: Sequence[Any]) -> Change:
+    version, seq, at, actor, entity, id_, op, after = record
+    return Change(version, seq, at, actor, entity, id_, op, None if after is None else decode_row(after))

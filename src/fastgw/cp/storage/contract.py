@@ -1,0 +1,226 @@
+"""What the control plane may ask of a storage, and what every storage promises.
+
+Contract. A write is one transaction: rows, version + 1 and the journal are kept together or not at all.
+Versions come from one locked row, so the order of commits is the order of versions, without gaps. A read sees
+one consistent state. Both storages, SQLite and PostgreSQL, pass the same test suite.
+
+The one complication: a version is only worth something to a reader who knows that none is missing. So
+`changes_since` gives whole versions or says that it cannot (None), and then `load_all` is the way.
+
+Every method may raise `StorageUnavailable`: the database does not answer within its deadline or refuses us.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import msgspec
+
+Row = dict[str, Any]
+"""An entity in the Admin API's shape: every field present, null is None, a reference is {"id": "<uuid>"}."""
+
+Operation = Literal["create", "update", "delete"]
+
+CHANGES_LIMIT = 10_000
+
+
+class Change(NamedTuple):
+    """One journal row."""
+
+    version: int
+    seq: int
+    """Grows by one from change to change, over all versions."""
+    at: float
+    """Unix seconds, by the database's clock, at which the transaction began."""
+    actor: str
+    entity: str
+    id: str
+    op: Operation
+    after: Row | None
+    """The row as it was written; None for a delete."""
+
+
+class TagFilter(NamedTuple):
+    """Rows that carry all of the tags, or any of them."""
+
+    tags: tuple[str, ...]
+    mode: Literal["all", "any"]
+
+
+class DataPlaneRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a data plane; kept outside the journal, so that heartbeats make no versions."""
+
+    id: str
+    hostname: str
+    ip: str
+    last_seen: int
+    """Unix seconds; a row never replaces one that was seen later."""
+    version: str | None = None
+    """The program's version, not the configuration's."""
+    config_hash: str | None = None
+    sync_status: str = "unknown"
+    applied_version: int | None = None
+    wanted_version: int | None = None
+    last_error: str | None = None
+    labels: dict[str, str] | None = None
+    cert_expiry: int | None = None
+    """Unix seconds at which the data plane's certificate ends."""
+    connected: bool = False
+
+
+class Reader(ABC):
+    """One consistent view; valid inside its `async with` only, for one task at a time."""
+
+    @abstractmethod
+    async def get(self, entity: str, id_: str) -> Row | None:
+        """Fetch the row with this id."""
+
+    @abstractmethod
+    async def get_by(self, entity: str, field: str, value: str) -> Row | None:
+        """Fetch the row that holds *value* in *field*, which is unique."""
+
+    @abstractmethod
+    async def page(
+        self,
+        entity: str,
+        *,
+        size: int,
+        after: str | None = None,
+        parent: tuple[str, str] | None = None,
+        tags: TagFilter | None = None,
+    ) -> tuple[list[Row], str | None]:
+        """Fetch up to *size* rows in ascending order of id, and the `after` of the next page.
+
+        Args:
+            after: only ids above this one; it need not exist.
+            parent: (reference field, id): only rows that point there.
+
+        Returns:
+            The second value is None when there is nothing more.
+        """
+
+    @abstractmethod
+    async def count(self, entity: str) -> int:
+        """Count the rows of *entity*."""
+
+
+class Writer(Reader):
+    """A transaction. Reads in it see its own writes; writers wait for each other, so what was read holds.
+
+    A violation raises before anything is written and leaves the transaction usable.
+    """
+
+    at: float
+    """Unix seconds by the database's clock: the one for created_at and updated_at."""
+    version: int
+    """Inside: the version that a change will make. After exit: the version that stands."""
+    changed: bool
+    """Whether a row has been changed; if none, the version stays."""
+
+    @abstractmethod
+    async def insert(self, entity: str, row: Row) -> None:
+        """Add *row*.
+
+        Raises:
+            UniqueViolation: its id or a unique field is taken.
+            ForeignViolation: a reference points nowhere.
+        """
+
+    @abstractmethod
+    async def update(self, entity: str, row: Row) -> bool:
+        """Replace the row of the same id; False when there is none. An equal row is no change.
+
+        Raises:
+            UniqueViolation: a unique field is taken by another row.
+            ForeignViolation: a reference points nowhere.
+        """
+
+    @abstractmethod
+    async def delete(self, entity: str, id_: str) -> bool:
+        """Remove the row, and those that point to it by a cascading reference; False when there is none.
+
+        Raises:
+            ReferencedViolation: a row points to it (or to one of the others) by a restricting reference.
+        """
+
+
+class Storage(ABC):
+    """One database, opened once by one process."""
+
+    dialect: ClassVar[str]
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connect and check that the schema is this program's.
+
+        Raises:
+            NeedsBootstrap: the database is empty.
+            PendingMigrations: its schema is older (or newer) than this program.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Let go of every connection; waiting callers return."""
+
+    @abstractmethod
+    def read(self) -> AbstractAsyncContextManager[Reader]:
+        """Open one consistent view."""
+
+    @abstractmethod
+    def write(self, actor: str) -> AbstractAsyncContextManager[Writer]:
+        """Open a transaction: commits at exit, rolls back when an exception leaves it.
+
+        Args:
+            actor: who asked for it, for the journal.
+        """
+
+    @abstractmethod
+    async def version(self) -> int:
+        """Read the version that stands; 0 before the first change."""
+
+    @abstractmethod
+    async def load_all(self) -> tuple[int, dict[str, list[Row]]]:
+        """Load the version and every row, by entity, in ascending order of id, in one consistent view."""
+
+    @abstractmethod
+    async def changes_since(self, version: int, limit: int = CHANGES_LIMIT) -> list[Change] | None:
+        """Load what happened after *version*, oldest first: whole versions, at most *limit* changes.
+
+        Returns:
+            None when the journal cannot tell: it is trimmed beyond *version*, the next version alone holds
+            more than *limit* changes, or *version* lies in the future (the database was put back to an
+            earlier state).
+        """
+
+    @abstractmethod
+    async def wait_version_above(self, version: int, timeout_s: float) -> int:
+        """Wait until a version above *version* stands; return what stands then, or after *timeout_s*.
+
+        Wakes at once for commits of this process and of others. While the database is away it waits. Should
+        the database be put back to an earlier state, every waiter wakes and is told the lower version.
+        """
+
+    @abstractmethod
+    async def put_data_planes(self, rows: Sequence[DataPlaneRow]) -> None:
+        """Store these rows in one go; the caller batches."""
+
+    @abstractmethod
+    async def list_data_planes(
+        self, size: int, after: str | None = None
+    ) -> tuple[list[DataPlaneRow], str | None]:
+        """Fetch a page by ascending id, as `Reader.page` does."""
+
+    @abstractmethod
+    async def purge_data_planes(self, before_s: int) -> int:
+        """Forget data planes last seen before this Unix second; return how many."""
+
+    @abstractmethod
+    async def cluster_id(self) -> str:
+        """Read the UUID that was given to this database when it was bootstrapped."""
+
+    @abstractmethod
+    async def ping(self) -> None:
+        """Ask the database for a sign of life."""

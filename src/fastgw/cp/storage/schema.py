@@ -1,0 +1,203 @@
+"""Tables and statements for entities, derived from the entity table; the same SQL text for both databases.
+
+A table holds the whole row as JSON in `doc`. What the database itself must know has columns beside it: the
+id, unique fields, and references to entities that exist. The reserved `ws_id` and `expires_at` wait for
+workspaces and for rows that expire.
+
+The one complication: a table has to grow with its entity. So DDL is convergent: `statements_to_reach` looks
+at the columns that are there and adds what is missing, with the values that the documents hold. A new table
+takes the same way, from no columns at all.
+
+Parameters are written `$1`, `$2`, ..., which both databases understand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, Final, Literal
+
+import msgspec
+
+from fastgw.cp.storage.contract import Row, TagFilter
+from fastgw.model.entities import Entity
+from fastgw.model.fields import Field
+
+Dialect = Literal["sqlite", "postgres"]
+
+DEFAULT_WORKSPACE_ID: Final = "0dc6f45b-8f8d-40d2-a504-473544ee190b"
+"""The one that Kong's own data planes assume; all rows are in it."""
+
+# Byte order, whatever the locale of the server: pages go by ascending id.
+TEXT: Final[Mapping[Dialect, str]] = {"sqlite": "TEXT", "postgres": 'TEXT COLLATE "C"'}
+REAL: Final[Mapping[Dialect, str]] = {"sqlite": "REAL", "postgres": "DOUBLE PRECISION"}
+
+encode_row: Final = msgspec.json.Encoder().encode
+decode_row: Final = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class Table:
+    """One entity's table: its columns and the statements that use it."""
+
+    __slots__ = ("_columns", "delete", "entity", "fetch", "foreign", "insert", "name", "unique", "update")
+
+    def __init__(self, entity: Entity, known: Collection[str]) -> None:
+        """Derive the table of *entity*; references to entities outside *known* get no column."""
+        self.entity = entity
+        self.name = f'"{entity.name}"'
+        self.unique = tuple(name for name in entity.unique_fields if name != "id")
+        self.foreign: dict[str, Field] = {
+            name: field for name, field in entity.foreign_fields.items() if field.reference in known
+        }
+        self._columns = (*self.unique, *self.foreign)
+        given = ("id", "created_at", "doc", *self._columns)
+        marks = ", ".join(f"${n}" for n in range(1, len(given) + 1))
+        self.insert = f"INSERT INTO {self.name} ({', '.join(map(_quoted, given))}) VALUES ({marks})"
+        sets = ", ".join(f"{_quoted(column)} = ${n}" for n, column in enumerate(given[1:], 2))
+        self.update = f"UPDATE {self.name} SET {sets} WHERE id = $1"
+        self.delete = f"DELETE FROM {self.name} WHERE id = $1"
+        self.fetch = f"SELECT doc FROM {self.name} WHERE id = $1"
+
+    def values(self, row: Row) -> tuple[Any, ...]:
+        """Arguments for `insert` and `update`."""
+        created_at = row.get("created_at")
+        return (
+            row["id"],
+            None if created_at is None else float(created_at),
+            encode_row(row).decode(),
+            *(row.get(name) for name in self.unique),
+            *(reference_of(row, name) for name in self.foreign),
+        )
+
+    def fetch_by(self, field: str) -> str:
+        if field not in self.unique:
+            raise LookupError(f"{self.entity.name}.{field} is not unique")
+        return f"SELECT doc FROM {self.name} WHERE {_quoted(field)} = $1"
+
+    def check(self, row: Row, *, is_new: bool) -> tuple[str, list[Any]]:
+        """Make the query that names what stands against writing *row*: rows of (what, field).
+
+        `what` is "unique" or "foreign"; for an update also "missing" (no row of that id) or "same" (it is
+        equal, so that there is nothing to do).
+        """
+        parts: list[str] = []
+        arguments: list[Any] = [row["id"]]
+
+        def argument(value: Any) -> str:
+            arguments.append(value)
+            return f"${len(arguments)}"
+
+        def part(what: str, field: str, condition: str) -> None:
+            parts.append(f"SELECT '{what}', '{field}' WHERE {condition}")
+
+        own = f"EXISTS (SELECT 1 FROM {self.name} WHERE id = $1"
+        if is_new:
+            part("unique", "id", f"{own})")
+        else:
+            part("missing", "id", f"NOT {own})")
+            part("same", "doc", f"{own} AND doc = {argument(encode_row(row).decode())})")
+        for name in self.unique:
+            if row.get(name) is not None:
+                holder = f"SELECT 1 FROM {self.name} WHERE {_quoted(name)} = {argument(row[name])}"
+                part("unique", name, f"EXISTS ({holder} AND id <> $1)")
+        for name, field in self.foreign.items():
+            target = reference_of(row, name)
+            # A row may point to itself, also while it is being made.
+            if target is not None and (field.reference, target) != (self.entity.name, row["id"]):
+                found = f"SELECT 1 FROM {_quoted(field.reference or '')} WHERE id = {argument(target)}"
+                part("foreign", name, f"NOT EXISTS ({found})")
+        return " UNION ALL ".join(parts), arguments
+
+    def page(
+        self, size: int, after: str | None, parent: tuple[str, str] | None, tags: TagFilter | None
+    ) -> tuple[str, list[Any]]:
+        """Make the query for up to *size* documents in ascending order of id."""
+        conditions: list[str] = []
+        arguments: list[Any] = []
+
+        def argument(value: Any) -> str:
+            arguments.append(value)
+            return f"${len(arguments)}"
+
+        if after is not None:
+            conditions.append(f"id > {argument(after)}")
+        if parent is not None:
+            field, parent_id = parent
+            if field not in self.foreign:
+                raise LookupError(f"{self.entity.name}.{field} is not a reference to a known entity")
+            conditions.append(f"{_quoted(field)} = {argument(parent_id)}")
+        if tags is not None:
+            tagged = f"SELECT entity_id FROM entity_tags WHERE entity = {argument(self.entity.name)} AND tag"
+            if tags.mode == "any":
+                marks = ", ".join(argument(tag) for tag in tags.tags)
+                conditions.append(f"id IN ({tagged} IN ({marks}))")
+            else:
+                conditions += [f"id IN ({tagged} = {argument(tag)})" for tag in tags.tags]
+        where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
+        limit = argument(size)
+        return f"SELECT doc FROM {self.name} {where}ORDER BY id LIMIT {limit}", arguments
+
+    def statements_to_reach(self, present: Collection[str], dialect: Dialect) -> Iterator[str]:
+        """Yield the DDL from a table with the columns *present* (none: no table) to this one."""
+        text, real = TEXT[dialect], REAL[dialect]
+        if not present:
+            yield (
+                f"CREATE TABLE {self.name} (id {text} PRIMARY KEY, "
+                f"ws_id {text} NOT NULL DEFAULT '{DEFAULT_WORKSPACE_ID}', "
+                f"created_at {real}, expires_at {real}, doc TEXT NOT NULL)"
+            )
+        for name in self._columns:
+            if name in present:
+                continue
+            column, index = _quoted(name), _quoted(f"{self.entity.name}_{name}")
+            if name in self.foreign:
+                target = _quoted(self.foreign[name].reference or "")
+                yield f"ALTER TABLE {self.name} ADD COLUMN {column} {text} REFERENCES {target} (id)"
+                yield f"UPDATE {self.name} SET {column} = {_in_document((name, 'id'), dialect)}"
+                yield f"CREATE INDEX {index} ON {self.name} ({column}, id)"
+            else:
+                yield f"ALTER TABLE {self.name} ADD COLUMN {column} {text}"
+                yield f"UPDATE {self.name} SET {column} = {_in_document((name,), dialect)}"
+                yield f"CREATE UNIQUE INDEX {index} ON {self.name} ({column}, ws_id)"
+
+
+class Referrer:
+    """A reference seen from where it points: rows of `table` point to the entity by `field`."""
+
+    __slots__ = ("cascades", "field", "select", "table")
+
+    def __init__(self, table: Table, field: str) -> None:
+        self.table = table
+        self.field = field
+        self.cascades = table.foreign[field].on_delete == "cascade"
+        pointing = f"SELECT id FROM {table.name} WHERE {_quoted(field)} = $1"
+        # One is enough to refuse; and a row that points to itself does not hold itself back.
+        self.select = pointing if self.cascades else f"{pointing} AND id <> $1 LIMIT 1"
+
+
+class Schema:
+    """The tables of all entities, and who points to whom."""
+
+    __slots__ = ("referrers", "tables")
+
+    def __init__(self, entities: Mapping[str, Entity]) -> None:
+        self.tables = {name: Table(entity, entities.keys()) for name, entity in entities.items()}
+        self.referrers: dict[str, list[Referrer]] = {name: [] for name in entities}
+        for table in self.tables.values():
+            for name, field in table.foreign.items():
+                self.referrers[field.reference or ""].append(Referrer(table, name))
+
+
+def reference_of(row: Row, field: str) -> str | None:
+    """Take the id out of a foreign field."""
+    value = row.get(field)
+    return None if value is None else value["id"]
+
+
+def _in_document(path: tuple[str, ...], dialect: Dialect) -> str:
+    if dialect == "sqlite":
+        return f"json_extract(doc, '$.{'.'.join(path)}')"
+    return f"doc::json #>> '{{{','.join(path)}}}'"
+
+
+def _quoted(identifier: str) -> str:
+    return f'"{identifier}"'

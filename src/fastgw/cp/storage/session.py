@@ -1,0 +1,236 @@
+"""Reader and Writer, written once for both databases on top of a connection that can fetch and execute.
+
+A writer asks first what stands against a change (one query), so that a violation is raised with its field
+named and the transaction stays usable; the constraints in the database are the net below. That holds because
+only one writer is at work at a time, in all processes: its storage took the version row's lock.
+
+Journal rows gather in the writer and go out in slices; `finish` writes the rest, trims, and moves the
+version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple, Protocol
+
+from fastgw.cp.storage.contract import Operation, Reader, Row, TagFilter, Writer
+from fastgw.cp.storage.schema import Schema, Table, decode_row, encode_row, reference_of
+from fastgw.errors import ForeignViolation, ReferencedViolation, UniqueViolation
+
+KEEP_VERSIONS: Final = 10_000
+KEEP_CHANGES: Final = 500_000
+"""The journal's bound where single versions are large, such as imports."""
+_TRIM_EVERY: Final = 100
+_JOURNAL_SLICE: Final = 1_000
+
+_INSERT_JOURNAL: Final = (
+    "INSERT INTO journal (seq, version, at, actor, entity, entity_id, op, after) "
+    "VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"
+)
+_INSERT_TAG: Final = "INSERT INTO entity_tags (entity, tag, entity_id) VALUES ($1, $2, $3)"
+_DELETE_TAGS: Final = "DELETE FROM entity_tags WHERE entity = $1 AND entity_id = $2"
+
+
+class Connection(Protocol):
+    """One connection, inside a transaction that its owner began and will end."""
+
+    async def fetch(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]: ...
+
+    async def execute(self, sql: str, *arguments: Any) -> None: ...
+
+    async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None: ...
+
+
+class JournalLimits(NamedTuple):
+    """How much of the journal is kept; smaller in tests."""
+
+    keep_versions: int = KEEP_VERSIONS
+    keep_changes: int = KEEP_CHANGES
+    trim_every: int = _TRIM_EVERY
+
+
+class SqlReader(Reader):
+    """`Reader` over a connection."""
+
+    def __init__(self, schema: Schema, connection: Connection) -> None:
+        self._schema = schema
+        self._connection = connection
+
+    async def get(self, entity: str, id_: str) -> Row | None:
+        return await self._one(self._table(entity).fetch, id_)
+
+    async def get_by(self, entity: str, field: str, value: str) -> Row | None:
+        table = self._table(entity)
+        if field == "id":
+            return await self._one(table.fetch, value)
+        return await self._one(table.fetch_by(field), value)
+
+    async def page(
+        self,
+        entity: str,
+        *,
+        size: int,
+        after: str | None = None,
+        parent: tuple[str, str] | None = None,
+        tags: TagFilter | None = None,
+    ) -> tuple[list[Row], str | None]:
+        if not all(map(_is_storable, (after, *(parent or ()), *(tags.tags if tags else ())))):
+            return [], None
+        sql, arguments = self._table(entity).page(size + 1, after, parent, tags)
+        documents = await self._connection.fetch(sql, *arguments)
+        rows = [decode_row(document) for (document,) in documents[:size]]
+        return rows, rows[-1]["id"] if len(documents) > size else None
+
+    async def count(self, entity: str) -> int:
+        ((number,),) = await self._connection.fetch(f"SELECT count(*) FROM {self._table(entity).name}")
+        return int(number)
+
+    def _table(self, entity: str) -> Table:
+        return self._schema.tables[entity]
+
+    async def _one(self, sql: str, value: str) -> Row | None:
+        if not _is_storable(value):
+            return None
+        found = await self._connection.fetch(sql, value)
+        return decode_row(found[0][0]) if found else None
+
+
+class SqlWriter(SqlReader, Writer):
+    """`Writer` over a connection that holds the version row's lock."""
+
+    def __init__(
+        self,
+        schema: Schema,
+        connection: Connection,
+        *,
+        actor: str,
+        at: float,
+        version: int,
+        seq: int,
+        trimmed: int,
+        limits: JournalLimits,
+    ) -> None:
+        """Continue after *version* and *seq*, which the version row holds, as does *trimmed*."""
+        super().__init__(schema, connection)
+        self.at = at
+        self.version = version + 1
+        self.changed = False
+        self._actor = actor
+        self._seq = seq
+        self._trimmed = trimmed
+        self._limits = limits
+        self._unwritten: list[tuple[Any, ...]] = []
+
+    async def insert(self, entity: str, row: Row) -> None:
+        table = self._table(entity)
+        await self._check(table, row, is_new=True)
+        await self._connection.execute(table.insert, *table.values(row))
+        await self._insert_tags(entity, row)
+        await self._note(entity, row["id"], "create", row)
+
+    async def update(self, entity: str, row: Row) -> bool:
+        table = self._table(entity)
+        obstacle = await self._check(table, row, is_new=False)
+        if obstacle is not None:
+            return obstacle == "same"
+        await self._connection.execute(table.update, *table.values(row))
+        if "tags" in table.entity.fields:
+            await self._connection.execute(_DELETE_TAGS, entity, row["id"])
+            await self._insert_tags(entity, row)
+        await self._note(entity, row["id"], "update", row)
+        return True
+
+    async def delete(self, entity: str, id_: str) -> bool:
+        if not _is_storable(id_) or not await self._connection.fetch(self._table(entity).fetch, id_):
+            return False
+        # All obstacles are looked for before the first row goes.
+        for doomed, doomed_id in await self._find_doomed(entity, id_):
+            await self._connection.execute(doomed.delete, doomed_id)
+            if "tags" in doomed.entity.fields:
+                await self._connection.execute(_DELETE_TAGS, doomed.entity.name, doomed_id)
+            await self._note(doomed.entity.name, doomed_id, "delete", None)
+        return True
+
+    async def finish(self) -> None:
+        """Write what is left of the journal and move the version, if anything changed."""
+        if not self.changed:
+            self.version -= 1
+            return
+        await self._write_journal()
+        if self.version % self._limits.trim_every == 0:
+            await self._trim()
+        await self._connection.execute(
+            "UPDATE cluster SET version = $1, seq = $2, trimmed = $3", self.version, self._seq, self._trimmed
+        )
+
+    async def _check(self, table: Table, row: Row, *, is_new: bool) -> str | None:
+        """Raise the violation that *row* would be; return "missing" or "same" where an update ends there."""
+        sql, arguments = table.check(row, is_new=is_new)
+        found = {(what, field) for what, field in await self._connection.fetch(sql, *arguments)}
+        name = table.entity.name
+        if ("missing", "id") in found:
+            return "missing"
+        for what, field in sorted(found):
+            if what == "foreign":
+                reference = table.foreign[field].reference or ""
+                raise ForeignViolation(name, field, reference, reference_of(row, field) or "")
+        taken = {field: row[field] for what, field in sorted(found) if what == "unique"}
+        if taken:
+            raise UniqueViolation(name, taken)
+        return "same" if found else None
+
+    async def _find_doomed(self, entity: str, id_: str) -> list[tuple[Table, str]]:
+        """List the row and what cascades with it, those that point before those that are pointed to."""
+        order: list[tuple[Table, str]] = []
+        seen: set[tuple[str, str]] = set()
+        stack: list[tuple[str, str, bool]] = [(entity, id_, False)]
+        while stack:
+            name, row_id, is_walked = stack.pop()
+            if is_walked:
+                order.append((self._table(name), row_id))
+            elif (name, row_id) not in seen:
+                seen.add((name, row_id))
+                stack.append((name, row_id, True))
+                for referrer in self._schema.referrers[name]:
+                    pointing = await self._connection.fetch(referrer.select, row_id)
+                    if pointing and not referrer.cascades:
+                        raise ReferencedViolation(name, referrer.table.entity.name)
+                    stack += [(referrer.table.entity.name, pointing_id, False) for (pointing_id,) in pointing]
+        return order
+
+    async def _insert_tags(self, entity: str, row: Row) -> None:
+        tags = row.get("tags")
+        if tags:
+            await self._connection.execute_many(
+                _INSERT_TAG, [(entity, tag, row["id"]) for tag in dict.fromkeys(tags)]
+            )
+
+    async def _note(self, entity: str, id_: str, op: Operation, after: Row | None) -> None:
+        self.changed = True
+        self._seq += 1
+        document = None if after is None else encode_row(after).decode()
+        self._unwritten.append((self._seq, self.version, self.at, self._actor, entity, id_, op, document))
+        if len(self._unwritten) >= _JOURNAL_SLICE:
+            await self._write_journal()
+
+    async def _write_journal(self) -> None:
+        await self._connection.execute_many(_INSERT_JOURNAL, self._unwritten)
+        self._unwritten.clear()
+
+    async def _trim(self) -> None:
+        """Drop versions beyond either bound; a version goes whole or stays whole."""
+        cut = self.version - self._limits.keep_versions
+        beyond = await self._connection.fetch(
+            "SELECT version FROM journal WHERE seq <= $1 ORDER BY seq DESC LIMIT 1",
+            self._seq - self._limits.keep_changes,
+        )
+        if beyond:
+            cut = max(cut, int(beyond[0][0]))
+        if cut > self._trimmed:
+            await self._connection.execute("DELETE FROM journal WHERE version <= $1", cut)
+            self._trimmed = cut
+
+
+def _is_storable(value: str | None) -> bool:
+    """Tell whether a column could hold *value* at all; PostgreSQL's text has no NUL."""
+    return value is None or "\0" not in value
