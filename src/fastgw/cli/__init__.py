@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import click
 
+from fastgw import __version__
 from fastgw.errors import FastgwError
 
 # name -> one line of help; the click object of the same name stands in fastgw.cli.<name>.
@@ -59,6 +60,7 @@ class LazyGroup(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="See 'fastgw COMMAND --help'.",
 )
+@click.version_option(__version__, message="fastgw %(version)s")
 def main() -> None:
     """An API gateway: a control plane with Kong's Admin API, and data planes that proxy.
 

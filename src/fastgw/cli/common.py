@@ -49,6 +49,11 @@ def settings_options(command: _Command) -> _Command:
     )(command)
 
 
+def find_conf(conf: Path | None) -> Path | None:
+    """Say which file of properties counts: the given one, else the default one if it exists."""
+    return DEFAULT_CONF if conf is None and DEFAULT_CONF.exists() else conf
+
+
 def load(role: Role, conf: Path | None, sets: Mapping[str, str], *, warn: bool = True) -> Settings:
     """Load settings from *conf* (or the default file), the environment and `--set`.
 
@@ -58,9 +63,7 @@ def load(role: Role, conf: Path | None, sets: Mapping[str, str], *, warn: bool =
     Raises:
         SettingsError: all faults at once.
     """
-    if conf is None and DEFAULT_CONF.exists():
-        conf = DEFAULT_CONF
-    settings = load_settings(role, file=conf, flags=sets)
+    settings = load_settings(role, file=find_conf(conf), flags=sets)
     if warn:
         for warning in settings.warnings:
             click.echo(f"fastgw: warning: {warning}", err=True)
