@@ -1,0 +1,1 @@
+"""Benchmarks: `load/` compares whole processes under load, `micro/` times single functions. See README.md."""

@@ -1,0 +1,148 @@
+"""wrk and h2load: their command lines, and what they print turned into a LoadResult.
+
+wrk asks again as soon as it is answered, so it finds the cost and the peak; its latencies are those of
+a saturated proxy. h2load with a rate asks by the clock, so its latencies are those that users of a
+half-loaded proxy see.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from bench.load.machine import BenchError, find_tool
+
+_HERE: Final = Path(__file__).parent
+
+
+class LoadResult(msgspec.Struct, frozen=True):
+    """What one run of a generator counted."""
+
+    requests: int
+    """Answered with 2xx."""
+    failed: int
+    """Answered otherwise, or not at all."""
+    duration_s: float
+    p50_us: float
+    p99_us: float
+
+
+class _WrkReport(msgspec.Struct):
+    requests: int
+    bytes: int
+    duration_us: int
+    p50_us: int
+    p99_us: int
+    status_errors: int
+    socket_errors: int
+
+
+def run_wrk(
+    url: str, *, connections: int, seconds: int, core: int, script: str = "wrk_report.lua"
+) -> LoadResult:
+    """Ask *url* as fast as it answers."""
+    options = ["-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "5s", "-s", str(_HERE / script)]
+    return parse_wrk(_run(["wrk", *options, url], core=core, deadline_s=seconds + 20))
+
+
+def parse_wrk(output: str) -> LoadResult:
+    """Read the line that wrk_report.lua adds to wrk's own report."""
+    found = re.search(r"^wrk-report (\{.*\})$", output, re.MULTILINE)
+    if found is None:
+        raise BenchError(f"wrk reported nothing: {output.strip() or '(no output)'}")
+    report = msgspec.json.decode(found[1], type=_WrkReport)
+    return LoadResult(
+        requests=report.requests - report.status_errors,
+        failed=report.status_errors + report.socket_errors,
+        duration_s=report.duration_us / 1e6,
+        p50_us=report.p50_us,
+        p99_us=report.p99_us,
+    )
+
+
+def run_h2load_rate(
+    url: str, *, connections: int, seconds: int, rate: float, core: int, log: Path
+) -> LoadResult:
+    """Ask *url* at *rate* requests per second in all, spread evenly over the connections."""
+    log.unlink(missing_ok=True)
+    options = [
+        f"-c{connections}",
+        "-t1",
+        f"-D{seconds}",
+        f"--rps={rate / connections:.3f}",
+        f"--log-file={log}",
+    ]
+    output = _run(["h2load", "--h1", *options, url], core=core, deadline_s=seconds + 20)
+    return parse_h2load(output, log.read_text())
+
+
+def run_h2load_count(
+    url: str, *, connections: int, requests: int, core: int, log: Path, body: Path | None = None
+) -> LoadResult:
+    """Ask *url* a fixed number of times; each request carries the file *body*, if given."""
+    log.unlink(missing_ok=True)
+    options = [f"-c{connections}", "-t1", f"-n{requests}", f"--log-file={log}"]
+    if body is not None:
+        options += ["-d", str(body)]
+    output = _run(["h2load", "--h1", *options, url], core=core, deadline_s=120)
+    return parse_h2load(output, log.read_text())
+
+
+def parse_h2load(output: str, log: str) -> LoadResult:
+    """Read h2load's report and its log, where each line is: start, status, duration, in microseconds.
+
+    Percentiles come from the log since the report has none.
+    """
+    finished = re.search(r"^finished in ([\d.]+)(us|ms|s|m|h)?,", output, re.MULTILINE)
+    counts = re.search(
+        r"^requests: \d+ total, \d+ started, \d+ done, (\d+) succeeded, (\d+) failed,",
+        output,
+        re.MULTILINE,
+    )
+    status = re.search(r"^status codes: (\d+) 2xx", output, re.MULTILINE)
+    if finished is None or counts is None or status is None:
+        raise BenchError(f"h2load reported nothing: {output.strip()[-500:] or '(no output)'}")
+    unit_s = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}[finished[2] or "s"]
+    # "failed" holds refused connections, time-outs, 4xx and 5xx; a 3xx counts as succeeded there.
+    succeeded, failed = int(counts[1]), int(counts[2])
+    answered = int(status[1])
+    durations_us = sorted(int(line.split("\t")[2]) for line in log.splitlines() if line)
+    return LoadResult(
+        requests=answered,
+        failed=failed + max(0, succeeded - answered),
+        duration_s=float(finished[1]) * unit_s,
+        p50_us=percentile(durations_us, 50),
+        p99_us=percentile(durations_us, 99),
+    )
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """The smallest value that at least *percent* of the *ordered* values do not exceed (nearest rank)."""
+    if not ordered:
+        raise BenchError("no request was answered")
+    rank = -(-len(ordered) * percent // 100)
+    return ordered[max(0, int(rank) - 1)]
+
+
+def _run(command: Sequence[str], *, core: int, deadline_s: float) -> str:
+    program = find_tool(command[0]) or command[0]
+    try:
+        done = subprocess.run(
+            ["taskset", "-c", str(core), program, *command[1:]],
+            capture_output=True,
+            text=True,
+            timeout=deadline_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise BenchError(f"{command[0]} did not end within {deadline_s:g} s") from None
+    if done.returncode != 0:
+        raise BenchError(
+            f"{command[0]} ended with status {done.returncode}: {(done.stderr or done.stdout).strip()}"
+        )
+    return done.stdout
