@@ -11,6 +11,7 @@ import click
 from fastgw.errors import CertificateError
 
 _DEFAULT_PATHS: Final = ("cluster.crt", "cluster.key")
+DEFAULT_DAYS: Final = 1095
 _MAX_DAYS: Final = 36_500
 
 
@@ -26,7 +27,7 @@ def hybrid() -> None:
     "-d",
     "--days",
     type=click.IntRange(1, _MAX_DAYS),
-    default=1095,
+    default=DEFAULT_DAYS,
     show_default=True,
     help="How long the certificate is valid.",
 )
@@ -35,12 +36,27 @@ def gen_cert(cert: Path | None, key: Path | None, days: int) -> None:
 
     Give both paths or none. Files that exist are never overwritten. The key's mode is 0600.
     """
-    from fastgw.tls.generate import generate_cluster_pair
-
     if (cert is None) != (key is None):
         raise click.UsageError("both the certificate's and the key's path are needed, or none of them")
     cert_path = cert or Path(_DEFAULT_PATHS[0])
     key_path = key or Path(_DEFAULT_PATHS[1])
+    write_pair(cert_path, key_path, days)
+    click.echo(f"wrote the certificate {cert_path} and its key {key_path}; copy both to every node")
+
+
+# Kong's spelling, for scripts that have it.
+hybrid.add_command(gen_cert)
+hybrid.add_command(gen_cert, "gen_cert")
+
+
+def write_pair(cert_path: Path, key_path: Path, days: int = DEFAULT_DAYS) -> None:
+    """Make a pair and write it to two new files.
+
+    Raises:
+        CertificateError: a file exists already or cannot be written; neither is left behind then.
+    """
+    from fastgw.tls.generate import generate_cluster_pair
+
     pair = generate_cluster_pair(days)
     _write_new(key_path, pair.key_pem, 0o600)
     try:
@@ -49,12 +65,6 @@ def gen_cert(cert: Path | None, key: Path | None, days: int) -> None:
         # A key without its certificate would only be in the way of the next try.
         key_path.unlink()
         raise
-    click.echo(f"wrote the certificate {cert_path} and its key {key_path}; copy both to every node")
-
-
-# Kong's spelling, for scripts that have it.
-hybrid.add_command(gen_cert)
-hybrid.add_command(gen_cert, "gen_cert")
 
 
 def _write_new(path: Path, content: bytes, mode: int) -> None:
