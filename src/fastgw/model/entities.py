@@ -44,7 +44,7 @@ class Shorthand:
 @dataclass(frozen=True, slots=True)
 class Entity:
     name: str
-    fields: Mapping[str, Field]
+    fields: Mapping[str, Field] = field(repr=False)
     _: KW_ONLY
     #: The unique field that may stand in a path instead of the id.
     endpoint_key: str | None = None
@@ -52,11 +52,11 @@ class Entity:
     admin_path: str
     #: Last segment of the list under a parent (`/services/{s}/routes`).
     nested_name: str
-    checks: tuple[Check, ...] = ()
-    shorthands: Mapping[str, Shorthand] = field(default_factory=dict)
+    checks: tuple[Check, ...] = field(default=(), repr=False)
+    shorthands: Mapping[str, Shorthand] = field(default_factory=dict, repr=False)
     #: The field whose value, or first known element, selects one of `variants`.
     variant_key: str | None = None
-    variants: Mapping[str, Variant] = field(default_factory=dict)
+    variants: Mapping[str, Variant] = field(default_factory=dict, repr=False)
 
     @property
     def unique_fields(self) -> tuple[str, ...]:
