@@ -12,9 +12,14 @@ MODULES = [
     "fastgw._router",
     "fastgw._uri",
     "fastgw.dp._metrics",
-    "fastgw.dp._head",
     "fastgw.dp._wheel",
-    "fastgw.dp._proxy",
+    "fastgw.dp._head",
+    "fastgw.dp._body",
+    "fastgw.dp._runtime",
+    "fastgw.dp._core",
+    "fastgw.dp._exchange",
+    "fastgw.dp._upstream",
+    "fastgw.dp._downstream",
 ]
 
 extensions = [

@@ -1,0 +1,92 @@
+"""What all connections of one worker share, and the byte seam under both sides of the proxy.
+
+Buffers: the loop reads into `read_buffer` and calls the protocol at once, so one buffer serves every
+connection of the worker and an idle connection owns none. What must outlive the call is copied.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+from posix.uio cimport iovec
+
+from fastgw.dp._head cimport Span
+from fastgw.dp._metrics cimport MetricsSegment, WorkerTotals
+from fastgw.dp._runtime cimport Runtime
+from fastgw.dp._wheel cimport Timed, TimerWheel
+
+cdef enum:
+    READ_BYTES = 65536
+    REQUEST_ID_SIZE = 32
+    HIGH_MARK = 65536         # bytes queued towards one side at which the other side is no longer read
+    LOW_MARK = 16384
+
+
+cdef class ProxyCore:
+    cdef:
+        readonly object loop
+        readonly object options
+        readonly TimerWheel wheel
+        readonly MetricsSegment metrics
+        WorkerTotals* totals
+        Runtime runtime           # the one reference that a commit swaps; None before the first
+        readonly object access_log
+        readonly object log
+        readonly dict pools
+        readonly object connector     # opens upstream connections (dp/upstream/)
+        readonly object read_buffer
+        uint8_t* read_pointer
+        uint8_t* out              # scratch for one response head
+        Py_ssize_t out_size
+        list spare_exchanges
+        readonly bint is_draining
+        readonly set downstreams
+        uint64_t random_0
+        uint64_t random_1
+        # Options, unpacked once:
+        int head_bytes_limit
+        int request_line_limit
+        int fields_limit
+        int64_t body_limit        # 0: none
+        int64_t head_timeout_ms
+        int64_t body_timeout_ms
+        int64_t send_timeout_ms
+        int64_t keepalive_timeout_ms
+        int keepalive_requests
+        int connections_limit
+        bint with_latencies
+        bint with_upstream_status
+        bint with_request_id
+        bint with_via
+        bint with_upstream_request_id
+        bytes via_10
+        bytes via_11
+        bytes server
+
+    cdef void write_request_id(self, uint8_t* out) noexcept
+
+
+cdef class Connection(Timed):
+    """A socket under the loop's transport, written to directly while nothing is queued."""
+
+    cdef:
+        ProxyCore core
+        object transport
+        int fd
+        bint is_queued            # the transport may still hold bytes of ours
+        bint is_write_paused      # above HIGH_MARK
+        bint is_read_paused
+        bint is_closed            # nothing may touch fd any more
+
+    cdef bint send(self, const uint8_t* data, Py_ssize_t size) except -1
+    cdef bint send_vector(self, iovec* parts, int count) except -1
+    cdef int pause_reading(self) except -1
+    cdef int resume_reading(self) except -1
+    cdef int abort(self) except -1
+    cdef int close_after_flush(self) except -1
+    cdef bint has_unsent(self) except -1
+
+
+cdef inline Span span_of(bytes value) noexcept:
+    """View of a bytes object; the caller keeps the object alive."""
+    cdef Span span
+    span.data = <const uint8_t*><char*>value
+    span.size = len(value)
+    return span

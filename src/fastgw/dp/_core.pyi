@@ -1,0 +1,30 @@
+import asyncio
+import logging
+from typing import Any
+
+from fastgw.dp._downstream import Downstream
+from fastgw.dp._metrics import MetricsSegment
+from fastgw.dp._runtime import Runtime
+from fastgw.dp._wheel import TimerWheel
+from fastgw.dp.server import ProxyOptions
+from fastgw.dp.upstream.connector import Connector
+from fastgw.obs.accesslog import AccessLog
+
+class ProxyCore:
+    loop: asyncio.AbstractEventLoop
+    options: ProxyOptions
+    current: Runtime | None
+    downstreams: set[Downstream]
+    is_draining: bool
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        options: ProxyOptions,
+        wheel: TimerWheel,
+        metrics: MetricsSegment,
+        access_log: AccessLog | None,
+        log: logging.Logger | Any,
+    ) -> None: ...
+    def swap(self, runtime: Runtime) -> Runtime | None: ...
+    def set_connector(self, connector: Connector) -> None: ...
+    def begin_drain(self) -> None: ...

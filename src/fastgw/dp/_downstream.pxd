@@ -1,0 +1,67 @@
+"""The client's connection: HTTP/1.x requests in, answers out, one request in progress at a time.
+
+States (the table stands in `states.py`):
+
+    DS_CLEAN        between requests, nothing read
+    DS_READ_HEAD    a head has begun
+    DS_READ_BODY    an exchange is in progress, its request body still comes
+    DS_ANSWERING    an exchange is in progress, its request is whole
+    DS_DRAINING     the answer has gone before the request was whole: read it to its end, or to a bound
+    DS_LINGER       our side is closed; what the client still sends is dropped, so that it can read the answer
+    DS_DEAD
+"""
+
+from libc.stdint cimport int64_t, uint8_t
+from posix.uio cimport iovec
+
+from fastgw.dp._body cimport Body, BodyKind
+from fastgw.dp._exchange cimport ClientSide, Exchange
+from fastgw.dp._head cimport Span
+
+cdef enum DownstreamState:
+    DS_CLEAN
+    DS_READ_HEAD
+    DS_READ_BODY
+    DS_ANSWERING
+    DS_DRAINING
+    DS_LINGER
+    DS_DEAD
+
+cdef enum:
+    MAX_DRAIN_BYTES = 262144  # of an unwanted request body, before the connection is given up
+    LINGER_MS = 2000
+    MAX_LEADING_BYTES = 4     # empty lines before a request (RFC 9112 §2.2)
+
+
+cdef class Downstream(ClientSide):
+    cdef:
+        DownstreamState state
+        Exchange exchange
+        bytearray held            # bytes read and not yet taken
+        Py_ssize_t held_looked_at
+        BodyKind out_kind         # how the answer's body goes out
+        bint closes               # after the answer in progress
+        bint has_eof              # the client has closed its side
+        bint is_resume_planned
+        int served                # requests so far
+        int leading_bytes
+        Body draining             # the rest of a request body that nobody wants
+        int64_t drained           # bytes dropped in DS_DRAINING and DS_LINGER
+        int listener_port
+        bytes peer                # address text
+        bytes fixed               # X-Real-IP, X-Forwarded-Proto and -Port: the same for every request
+
+    cdef int _set_state(self, DownstreamState state) except -1
+    cdef int _received(self, uint8_t* data, Py_ssize_t size) except -1
+    cdef Py_ssize_t _take_head(self, uint8_t* data, Py_ssize_t size) except -2
+    cdef Py_ssize_t _wait_for_head(self, uint8_t* data, Py_ssize_t size) except -2
+    cdef Py_ssize_t _drain(self, uint8_t* data, Py_ssize_t size) except -2
+    cdef int _send_body(self, iovec* parts, int count, const uint8_t* body, Py_ssize_t size, bint is_last) except -1
+    cdef Py_ssize_t _take_body(self, uint8_t* data, Py_ssize_t size) except -2
+    cdef int _hold(self, const uint8_t* data, Py_ssize_t size) except -1
+    cdef int _refuse_head(self, int status) except -1
+    cdef int _send_answer(self, int status, str message, bint is_error_page) except -1
+    cdef int _close(self) except -1
+    cdef int _linger(self) except -1
+    cdef int _become_clean(self) except -1
+    cdef int _plan_resume(self) except -1

@@ -1,0 +1,555 @@
+"""The client's connection (see `_downstream.pxd`): heads judged, bodies passed on, answers framed.
+
+Pipelined requests keep their order because only one is ever in progress: what comes behind it is held (at
+most one read) and the socket is not read on until the answer has gone.
+
+Source: RFC 9112; http-security checklist §2, §3.3; docs/life_of_a_request.md.
+"""
+
+from cpython.bytearray cimport PyByteArray_AS_STRING
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport uint32_t, uint64_t
+from posix.uio cimport iovec
+
+from fastgw.dp._body cimport BODY_CHUNKED, BODY_LENGTH, BODY_NONE, BODY_UNTIL_CLOSE, take_joined
+from fastgw.dp._core cimport REQUEST_ID_SIZE, ProxyCore, span_of
+from fastgw.dp._exchange cimport EX_ANSWERING, take_exchange
+from fastgw.dp._head cimport (
+    RequestHead, ResponseHead, ResponseOut, check_request, find_head_end, parse_request_head,
+    read_host, write_interim_head, write_response_head
+)
+from fastgw.dp._wheel cimport monotonic_ms, monotonic_us
+
+from fastgw.dp.answers import REFUSALS, render
+from fastgw.dp.states import DOWNSTREAM_MOVES
+
+cdef extern from "stdio.h" nogil:
+    int snprintf(char* out, size_t size, const char* format, ...)
+
+# Bit n of an entry: state n may follow. Filled from the one table, `states.py`.
+cdef int[7] MOVES
+for _state, _followers in DOWNSTREAM_MOVES.items():
+    MOVES[<int>_state] = sum(1 << follower for follower in _followers)
+
+cdef RequestHead request_head  # scratch: one head is judged at a time
+cdef uint8_t[512] host_text    # the request's host, lower-cased; longer ones are refused
+
+
+cdef class Downstream(ClientSide):
+    def __init__(self, ProxyCore core, bytes scheme, int listener_port):
+        self.core = core
+        self.listener_port = listener_port
+        self.state = DS_CLEAN
+        self.fixed = scheme  # until the peer is known
+
+    cdef int _set_state(self, DownstreamState state) except -1:
+        if not MOVES[<int>self.state] >> <int>state & 1:
+            raise RuntimeError(f"downstream connection: no move from state {self.state} to {state}")
+        if self.state == DS_READ_HEAD:
+            self.core.totals.connections_reading -= 1
+        if state == DS_READ_HEAD:
+            self.core.totals.connections_reading += 1
+        self.state = state
+        return 0
+
+    cdef Span peer_text(self) noexcept:
+        return span_of(self.peer)
+
+    cdef Span fixed_fields(self) noexcept:
+        return span_of(self.fixed)
+
+    # --- called by the transport
+
+    def connection_made(self, transport):
+        cdef ProxyCore core = self.core
+        super().connection_made(transport)
+        core.totals.connections_accepted_total += 1
+        core.totals.connections_active += 1
+        peername = transport.get_extra_info("peername")
+        # A unix socket has no address; Kong's nginx says "unix:" there.
+        self.peer = peername[0].encode() if isinstance(peername, tuple) else b"unix:"
+        scheme, self.fixed = self.fixed, None
+        self.fixed = (
+            b"X-Real-IP: %s\r\nX-Forwarded-Proto: %s\r\nX-Forwarded-Port: %d\r\n"
+            % (self.peer, scheme, self.listener_port))
+        core.downstreams.add(self)
+        if core.totals.connections_active > <uint64_t>core.connections_limit or core.is_draining:
+            core.totals.connections_refused_total += 1
+            self._set_state(DS_DEAD)
+            self.abort()
+            return
+        core.wheel.arm(self, monotonic_ms() + core.head_timeout_ms)
+
+    def buffer_updated(self, Py_ssize_t size):
+        cdef bytearray held
+        try:
+            if self.held is not None:
+                held, self.held = self.held, None
+                held += PyBytes_FromStringAndSize(<const char*>self.core.read_pointer, size)
+                self._received(<uint8_t*>PyByteArray_AS_STRING(held), len(held))
+            else:
+                self._received(self.core.read_pointer, size)
+        except Exception:
+            self._broken("reading")
+
+    def eof_received(self):
+        """The client has closed its side: finish what it asked for, if it asked whole."""
+        try:
+            self.has_eof = True
+            if self.state == DS_ANSWERING:
+                self.closes = True
+                return True
+            if self.exchange is not None:
+                self.exchange.client_gone()
+            if self.state != DS_DEAD:
+                self._close()
+        except Exception:
+            self._broken("reading the end")
+        return False
+
+    def connection_lost(self, exception):
+        self.is_closed = True
+        self.core.totals.connections_active -= 1
+        self.core.downstreams.discard(self)
+        try:
+            if self.exchange is not None:
+                self.exchange.client_gone()
+            self._set_state(DS_DEAD)
+            self.core.wheel.disarm(self)
+        except Exception:
+            self.core.log.exception("downstream connection failed at its end")
+        self.held = None
+        self.transport = None
+
+    def pause_writing(self):
+        """The client reads slower than the upstream sends: read no more from the upstream."""
+        self.is_write_paused = True
+        self.core.wheel.arm(self, monotonic_ms() + self.core.send_timeout_ms)
+        if self.exchange is not None:
+            self.exchange.pause_response()
+
+    def resume_writing(self):
+        self.is_write_paused = False
+        self.deadline_ms = 0
+        if self.exchange is not None:
+            self.exchange.resume_response()
+        elif self.state == DS_CLEAN:
+            self.core.wheel.arm(self, monotonic_ms() + self.core.keepalive_timeout_ms)
+            if self.held is not None:
+                self._plan_resume()
+
+    def _broken(self, str doing):
+        """A fault of ours: log it and drop the connection; other connections go on."""
+        self.core.log.exception("downstream connection failed while %s", doing)
+        self.abort()
+
+    cdef void on_deadline(self, int64_t now_ms) noexcept:
+        try:
+            if self.state == DS_READ_HEAD or (self.state == DS_READ_BODY and not self.is_read_paused):
+                self._time_out()
+            elif self.state == DS_ANSWERING and not self.is_write_paused:
+                pass  # the upstream's own deadlines watch over this exchange
+            elif self.state == DS_READ_BODY and not self.is_write_paused:
+                self.core.wheel.arm(self, now_ms + self.core.body_timeout_ms)
+            else:
+                self._set_state(DS_DEAD)
+                self.is_closed = True
+                if self.transport is not None:
+                    self.transport.abort()
+        except Exception:
+            self._broken("waiting")
+
+    def _time_out(self):
+        """The client is too slow with its request: 408, unless the answer has begun."""
+        self.closes = True
+        if self.exchange is None:
+            self._refuse_head(408)
+        elif self.exchange.state == EX_ANSWERING:
+            self.cut()
+        else:
+            self.exchange.refuse(408, "Request timeout", True)
+
+    # --- requests in
+
+    cdef int _hold(self, const uint8_t* data, Py_ssize_t size) except -1:
+        """Keep bytes for later; `_received` has taken all that went before."""
+        self.held = bytearray(PyBytes_FromStringAndSize(<const char*>data, size))
+        return 0
+
+    cdef int _received(self, uint8_t* data, Py_ssize_t size) except -1:
+        cdef Py_ssize_t taken
+        while size and not self.is_closed:
+            if self.state == DS_CLEAN or self.state == DS_READ_HEAD:
+                if self.is_resume_planned or self.is_write_paused:
+                    return self._hold(data, size)
+                taken = self._take_head(data, size)
+                if taken == 0:
+                    return 0
+            elif self.state == DS_READ_BODY:
+                taken = self._take_body(data, size)
+                if taken < 0:
+                    return 0
+            elif self.state == DS_ANSWERING:
+                # A pipelined request: it waits for the answer in progress, and the rest waits in the socket.
+                self._hold(data, size)
+                return self.pause_reading()
+            elif self.state == DS_DRAINING:
+                taken = self._drain(data, size)
+                if taken < 0:
+                    return 0
+            elif self.state == DS_LINGER:
+                self.drained += size
+                if self.drained > MAX_DRAIN_BYTES:
+                    self._close()
+                return 0
+            else:
+                return 0
+            data += taken
+            size -= taken
+        return 0
+
+    cdef Py_ssize_t _take_head(self, uint8_t* data, Py_ssize_t size) except -2:
+        """Take one head and start its exchange; 0 when it is not whole yet or was refused."""
+        cdef ProxyCore core = self.core
+        cdef Py_ssize_t end, port_at = 0, host_size
+        cdef int status
+        cdef Span host
+        cdef Exchange exchange
+        # Empty lines before a request are skipped, a few of them (RFC 9112 §2.2).
+        if data[0] == c'\r' or data[0] == c'\n':
+            if size == 1 and data[0] == c'\r':
+                self._hold(data, size)
+                return 0
+            if data[0] == c'\n' or data[1] != c'\n' or self.leading_bytes >= MAX_LEADING_BYTES:
+                self._refuse_head(400)
+                return 0
+            self.leading_bytes += 2
+            self.held_looked_at = 0
+            return 2
+        end = find_head_end(data, size, self.held_looked_at)
+        if end == 0:
+            return self._wait_for_head(data, size)
+        self.held_looked_at = 0
+        if end < 0:
+            self._refuse_head(400)
+            return 0
+        if end > core.head_bytes_limit:
+            self._refuse_head(431)
+            return 0
+        status = parse_request_head(data, end, core.fields_limit, &request_head)
+        if request_head.target_start + request_head.target_size + 9 > <uint32_t>core.request_line_limit and status != 400:
+            status = 414
+        if status == 0 and not check_request(data, end):
+            status = 400
+        host.size = 0
+        host.data = host_text
+        if status == 0:
+            if request_head.authority.size:
+                host = request_head.authority
+            elif request_head.host >= 0:
+                host.data = data + request_head.fields[request_head.host].value_start
+                host.size = request_head.fields[request_head.host].value_size
+            if host.size > <Py_ssize_t>sizeof(host_text):
+                status = 400
+            else:
+                host_size = read_host(host, host_text, &port_at)
+                if host_size < 0 or (host_size == 0 and request_head.framing.minor == 1 and host.size == 0):
+                    status = 400
+                host.data = host_text
+                host.size = host_size
+        if status:
+            self._refuse_head(status)
+            return 0
+        self.served += 1
+        self.leading_bytes = 0
+        self.deadline_ms = 0
+        self.closes = (
+            request_head.framing.close or core.is_draining
+            or (request_head.framing.minor == 0 and not request_head.framing.keep_alive)
+            or (core.keepalive_requests and self.served >= core.keepalive_requests))
+        exchange = take_exchange(core)
+        self.exchange = exchange
+        core.totals.connections_busy += 1
+        self._set_state(
+            DS_READ_BODY if request_head.framing.chunked or request_head.framing.content_length > 0 else DS_ANSWERING)
+        if self.state == DS_READ_BODY:
+            core.wheel.arm(self, monotonic_ms() + core.body_timeout_ms)
+        if exchange.start(self, data, &request_head, host, port_at, self.listener_port):
+            if self.state == DS_ANSWERING:
+                exchange.request_bytes(NULL, 0)
+            elif end == size or exchange.wants_continue:
+                # The head goes on at once: the client may wait for the upstream's 100.
+                exchange.request_bytes(NULL, 0)
+        return end
+
+    cdef Py_ssize_t _wait_for_head(self, uint8_t* data, Py_ssize_t size) except -2:
+        cdef ProxyCore core = self.core
+        cdef bint has_line = b"\n" in PyBytes_FromStringAndSize(<const char*>data, min(size, core.request_line_limit))
+        if not has_line and size >= core.request_line_limit:
+            self._refuse_head(414)
+        elif size > core.head_bytes_limit:
+            self._refuse_head(431)
+        else:
+            if self.state == DS_CLEAN:
+                # One deadline for the whole head, however it trickles.
+                self._set_state(DS_READ_HEAD)
+                self.deadline_ms = 0
+                core.wheel.arm(self, monotonic_ms() + core.head_timeout_ms)
+            self._hold(data, size)
+            self.held_looked_at = size
+        return 0
+
+    cdef Py_ssize_t _take_body(self, uint8_t* data, Py_ssize_t size) except -2:
+        """Pass body bytes on; -1 when nothing more of this read can be taken."""
+        cdef Exchange exchange = self.exchange
+        cdef Py_ssize_t joined, taken
+        taken = take_joined(&exchange.request_body, data, size, &joined)
+        if taken < 0:
+            self.closes = True
+            if exchange.state == EX_ANSWERING:
+                self.cut()
+            else:
+                exchange.refuse(400, "Bad request", True)
+            return -1
+        exchange.bytes_in += taken
+        if self.core.body_limit and exchange.request_body.delivered > <uint64_t>self.core.body_limit:
+            self.closes = True
+            if exchange.state == EX_ANSWERING:
+                self.cut()
+            else:
+                exchange.refuse(413, "Payload too large", True)
+            return -1
+        if exchange.request_body.is_complete:
+            self.deadline_ms = 0
+            self._set_state(DS_ANSWERING)
+        else:
+            self.deadline_ms = monotonic_ms() + self.core.body_timeout_ms
+        exchange.request_bytes(data, joined)
+        return taken
+
+    cdef Py_ssize_t _drain(self, uint8_t* data, Py_ssize_t size) except -2:
+        """Drop the rest of a body whose request was answered already."""
+        cdef Py_ssize_t joined, taken
+        taken = take_joined(&self.draining, data, size, &joined)
+        self.drained += max(taken, 0)
+        if taken < 0 or self.drained > MAX_DRAIN_BYTES:
+            self._linger()
+            return -1
+        if self.draining.is_complete:
+            self._become_clean()
+        return taken
+
+    # --- answers out
+
+    cdef int write_head(self, const uint8_t* head, ResponseHead* response, const uint8_t* body, Py_ssize_t size,
+                        bint is_last) except -1:
+        """Send the answer's head, and what of the body came with it, in one system call."""
+        cdef ProxyCore core = self.core
+        cdef Exchange exchange = self.exchange
+        cdef ResponseOut out
+        cdef iovec parts[4]
+        cdef Py_ssize_t head_size
+        out.chunked = False
+        out.content_length = -1
+        if exchange.is_head_request or response.status == 204 or response.status == 304:
+            self.out_kind = BODY_NONE
+            if response.status != 204:
+                out.content_length = response.framing.content_length
+        elif response.framing.content_length >= 0:
+            self.out_kind = BODY_LENGTH
+            out.content_length = response.framing.content_length
+        elif exchange.is_http_10:
+            # HTTP/1.0 knows no chunks: the end of the connection ends the body.
+            self.out_kind = BODY_UNTIL_CLOSE
+            self.closes = True
+        else:
+            self.out_kind = BODY_CHUNKED
+            out.chunked = True
+        if core.is_draining:
+            self.closes = True
+        out.server = span_of(core.server)
+        out.via_token = span_of(core.via_11 if response.framing.minor else core.via_10)
+        if not core.with_via:
+            out.via_token.size = 0
+        out.request_id.data = exchange.request_id
+        out.request_id.size = REQUEST_ID_SIZE if core.with_request_id else 0
+        out.latencies = core.with_latencies
+        out.upstream_status = core.with_upstream_status
+        out.proxy_ms = (exchange.sent_us - exchange.started_us) // 1000
+        out.upstream_ms = (exchange.answered_us - exchange.sent_us) // 1000
+        out.keep_alive = not self.closes
+        head_size = write_response_head(core.out, head, response, &out)
+        parts[0].iov_base = core.out
+        parts[0].iov_len = head_size
+        exchange.bytes_out += head_size
+        return self._send_body(parts, 1, body, size, is_last)
+
+    cdef int write_body(self, const uint8_t* body, Py_ssize_t size, bint is_last) except -1:
+        cdef iovec parts[4]
+        return self._send_body(parts, 0, body, size, is_last)
+
+    cdef int _send_body(self, iovec* parts, int count, const uint8_t* body, Py_ssize_t size, bint is_last) except -1:
+        """Frame *size* body bytes behind the *count* parts that are already there, and send it all."""
+        cdef char size_line[24]
+        cdef Py_ssize_t total = 0
+        cdef int place
+        if self.out_kind == BODY_NONE:
+            size = 0
+        elif self.out_kind == BODY_CHUNKED:
+            if size:
+                parts[count].iov_base = size_line
+                parts[count].iov_len = snprintf(size_line, sizeof(size_line), b"%zx\r\n", size)
+                count += 1
+        if size:
+            parts[count].iov_base = <void*>body
+            parts[count].iov_len = size
+            count += 1
+        if self.out_kind == BODY_CHUNKED and (size or is_last):
+            # The CRLF behind the data and, at the end, the last chunk: one literal serves both.
+            parts[count].iov_base = <void*><char*>(
+                b"\r\n0\r\n\r\n" if size and is_last else b"\r\n" if size else b"0\r\n\r\n")
+            parts[count].iov_len = 7 if size and is_last else 2 if size else 5
+            count += 1
+        if count == 0:
+            return 0
+        for place in range(count):
+            total += parts[place].iov_len
+        self.exchange.bytes_out += total
+        self.send_vector(parts, count)
+        return 0
+
+    cdef int write_interim(self, const uint8_t* head, ResponseHead* response) except -1:
+        cdef Py_ssize_t size = write_interim_head(self.core.out, head, response)
+        self.exchange.bytes_out += size
+        self.send(self.core.out, size)
+        return 0
+
+    cdef int answer(self, int status, str message, bint is_error_page) except -1:
+        """Send an answer that the gateway makes; a request that is not whole closes the connection."""
+        cdef Exchange exchange = self.exchange
+        if not exchange.request_body.is_complete:
+            self.closes = True
+        return self._send_answer(status, message, is_error_page)
+
+    cdef int _send_answer(self, int status, str message, bint is_error_page) except -1:
+        cdef Exchange exchange = self.exchange
+        cdef ProxyCore core = self.core
+        cdef uint8_t fresh_id[REQUEST_ID_SIZE]
+        cdef bytes data
+        accept = None
+        is_head = False
+        upstream_ms = proxy_ms = None
+        response_ms = 0
+        if exchange is None:
+            core.write_request_id(fresh_id)
+            request_id = PyBytes_FromStringAndSize(<const char*>fresh_id, REQUEST_ID_SIZE)
+        else:
+            request_id = PyBytes_FromStringAndSize(<const char*>exchange.request_id, REQUEST_ID_SIZE)
+            is_head = exchange.is_head_request
+            if exchange.accept_size >= 0:
+                accept = PyBytes_FromStringAndSize(<const char*>exchange.accept, exchange.accept_size)
+            response_ms = (monotonic_us() - exchange.started_us) // 1000
+            if exchange.tries:
+                # The request got as far as an upstream: Kong shows the proxy's latencies then.
+                proxy_ms = response_ms if not exchange.sent_us else (exchange.sent_us - exchange.started_us) // 1000
+                upstream_ms = response_ms - proxy_ms
+        data = render(
+            status, message, request_id, accept, is_error_page=is_error_page, is_head=is_head,
+            closes=self.closes, headers=core.options.headers, response_ms=response_ms, proxy_ms=proxy_ms,
+            upstream_ms=upstream_ms)
+        if exchange is not None:
+            exchange.bytes_out += len(data)
+        self.send(<const uint8_t*><char*>data, len(data))
+        return 0
+
+    cdef int _refuse_head(self, int status) except -1:
+        """Answer a head that no exchange can be made of, once, and close."""
+        self.core.totals.requests_total += 1
+        self.closes = True
+        self.exchange = None
+        self._send_answer(status, REFUSALS[status], True)
+        return self._linger()
+
+    cdef int finish(self) except -1:
+        """The exchange has ended: on to the next request, or to the connection's end."""
+        cdef Exchange exchange = self.exchange
+        self.exchange = None
+        self.core.totals.connections_busy -= 1
+        if self.is_closed:
+            if self.state != DS_DEAD:
+                self._set_state(DS_DEAD)
+            return 0
+        if self.closes or self.core.is_draining:
+            if exchange.request_body.is_complete:
+                return self._close()
+            return self._linger()
+        if not exchange.request_body.is_complete:
+            # The upstream answered early and the connection stays: drop the rest of the body.
+            self.draining = exchange.request_body
+            self.drained = 0
+            self._set_state(DS_DRAINING)
+            self.core.wheel.arm(self, monotonic_ms() + self.core.body_timeout_ms)
+            return self.resume_reading()
+        return self._become_clean()
+
+    cdef int cut(self) except -1:
+        """Break the connection so that the client sees that the answer is not whole."""
+        self.closes = True
+        return self.abort()
+
+    # --- between requests, and the end
+
+    cdef int _become_clean(self) except -1:
+        self._set_state(DS_CLEAN)
+        if not self.is_write_paused:
+            self.core.wheel.arm(self, monotonic_ms() + self.core.keepalive_timeout_ms)
+        if self.held is not None:
+            return self._plan_resume()
+        return self.resume_reading()
+
+    cdef int _plan_resume(self) except -1:
+        """Go on with held bytes from the loop: the buffers of this call are still in use."""
+        if not self.is_resume_planned:
+            self.is_resume_planned = True
+            self.core.loop.call_soon(self._resume)
+        return 0
+
+    def _resume(self):
+        cdef bytearray held
+        self.is_resume_planned = False
+        if self.is_closed or self.held is None or self.is_write_paused:
+            return
+        held, self.held = self.held, None
+        try:
+            self.resume_reading()
+            self._received(<uint8_t*>PyByteArray_AS_STRING(held), len(held))
+        except Exception:
+            self._broken("going on")
+
+    cdef int _close(self) except -1:
+        """Close once the answer has gone; the wheel watches over a client that never takes it."""
+        self.held = None
+        self._set_state(DS_DEAD)
+        self.core.wheel.arm(self, monotonic_ms() + self.core.send_timeout_ms)
+        return self.close_after_flush()
+
+    cdef int _linger(self) except -1:
+        """Close our side and drop what still comes, for a while: a reset would destroy the answer on its way."""
+        if self.is_closed:
+            return 0
+        self.held = None
+        self.drained = 0
+        self._set_state(DS_LINGER)
+        self.core.wheel.arm(self, monotonic_ms() + LINGER_MS)
+        self.transport.write_eof()
+        return self.resume_reading()
+
+    def drain(self):
+        """The worker is about to end: close now if nothing is in progress, else after the answer."""
+        self.closes = True
+        if self.state == DS_CLEAN and self.held is None and not self.is_closed:
+            self._close()
+
+    def end(self):
+        """The drain's deadline has passed: cut what is left."""
+        self.abort()

@@ -1,0 +1,128 @@
+"""One request and its answer, apart from the connections that carry them.
+
+The two sides see each other only through the exchange; plugins, metrics and the log read it and nothing
+else, so that another kind of downstream (HTTP/2) can own one just as well.
+
+    ClientSide ──start, request_body, client_gone──> Exchange ──send──> UpstreamSide
+    ClientSide <──write_head, write_body, finish──── Exchange <──response_head, response_body, failed── UpstreamSide
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+
+from fastgw.dp._body cimport Body
+from fastgw.dp._core cimport Connection, ProxyCore
+from fastgw.dp._head cimport RequestHead, ResponseHead, Span
+from fastgw.dp._runtime cimport RouteEntry, Runtime
+
+cdef enum:
+    ACCEPT_BYTES = 256        # a longer one is cut: only its first items can matter
+
+cdef enum ExchangeState:
+    EX_IDLE                   # in the pool of spare exchanges
+    EX_CONNECTING             # waits for an upstream connection
+    EX_SENDING                # the request goes out; its answer has not begun
+    EX_ANSWERING              # the answer's head has gone to the client
+    EX_DONE
+
+cdef enum Failure:
+    FAIL_CONNECT              # no connection: refused, unreachable, TLS
+    FAIL_CONNECT_TIMEOUT
+    FAIL_RESOLVE              # the name does not resolve
+    FAIL_CLOSED               # closed or reset before the answer was complete
+    FAIL_TIMEOUT              # silent for longer than the service's read or write timeout
+    FAIL_MALFORMED            # an answer that no client may see
+
+
+cdef class ClientSide(Connection):
+    cdef int write_head(self, const uint8_t* head, ResponseHead* response, const uint8_t* body, Py_ssize_t size, bint is_last) except -1
+    cdef int write_body(self, const uint8_t* body, Py_ssize_t size, bint is_last) except -1
+    cdef int write_interim(self, const uint8_t* head, ResponseHead* response) except -1
+    cdef int finish(self) except -1
+    cdef int answer(self, int status, str message, bint is_error_page) except -1
+    cdef int cut(self) except -1
+    cdef Span peer_text(self) noexcept
+    cdef Span fixed_fields(self) noexcept
+
+
+cdef class UpstreamSide(Connection):
+    cdef:
+        Exchange exchange
+        bint is_reused            # has served an exchange before this one
+        readonly bint is_response_begun
+
+    cdef int begin(self, Exchange exchange) except -1
+    cdef bint write_request(
+        self, const uint8_t* head, Py_ssize_t head_size, const uint8_t* body, Py_ssize_t size, bint is_last
+    ) except -1
+    cdef int discard(self) except -1
+
+
+cdef class UpstreamPool:
+    cdef UpstreamSide take(self)
+    cdef int connect(self, Exchange exchange) except -1
+
+
+cdef class Exchange:
+    cdef:
+        readonly ProxyCore core
+        ClientSide client
+        UpstreamSide upstream
+        Runtime runtime
+        readonly RouteEntry route
+        ExchangeState state
+        readonly int tries            # connections asked for so far
+        object connecting             # the task that opens a connection, to be cancelled
+        readonly int status           # of the answer; 0 before
+        bint is_gateway_answer
+
+        # The request, as it goes upstream:
+        uint8_t* head
+        Py_ssize_t head_size
+        Py_ssize_t head_capacity
+        Body request_body             # how the client frames it
+        bint is_request_chunked       # how it goes out
+        bint is_head_request
+        bint is_replayable            # idempotent and without a body
+        bint is_http_10
+        bint wants_continue
+        bint is_head_sent
+        bytearray held_body           # body bytes that came before the upstream connection
+        uint64_t bytes_in
+        uint64_t bytes_out
+        uint8_t request_id[32]
+        uint8_t accept[ACCEPT_BYTES]  # the request's Accept, for an answer of ours
+        int accept_size               # -1: the request has none
+        tuple log_parts               # (request line, referer, user agent); None while the log is off
+
+        # Microseconds on the monotonic clock; 0: not reached
+        int64_t started_us
+        int64_t sent_us
+        int64_t answered_us
+
+    cdef bint start(self, ClientSide client, const uint8_t* data, RequestHead* request, Span host, Py_ssize_t host_port_at, int listener_port) except -1
+    cdef int request_bytes(self, const uint8_t* body, Py_ssize_t size) except -1
+    cdef int client_gone(self) except -1
+    cdef int connected(self, UpstreamSide upstream) except -1
+    cdef int failed(self, Failure failure) except -1
+    cdef int interim(self, const uint8_t* head, ResponseHead* response) except -1
+    cdef int response_head(self, const uint8_t* head, ResponseHead* response, const uint8_t* body, Py_ssize_t size, bint is_last) except -1
+    cdef int response_bytes(self, const uint8_t* body, Py_ssize_t size, bint is_last) except -1
+    cdef int response_done(self) except -1
+    cdef int pause_response(self) except -1
+    cdef int resume_response(self) except -1
+    cdef int pause_request(self) except -1
+    cdef int resume_request(self) except -1
+    cdef int refuse(self, int status, str message, bint is_error_page) except -1
+    cdef bint _route(
+        self, const uint8_t* data, RequestHead* request, Span host, Py_ssize_t host_port_at, int listener_port
+    ) except -1
+    cdef int _acquire(self) except -1
+    cdef int _let_go_of_upstream(self) except -1
+    cdef int _keep_log_parts(self, const uint8_t* data, RequestHead* request) except -1
+    cdef int _write_log(self) except -1
+    cdef int _send_head(self, const uint8_t* body, Py_ssize_t size) except -1
+    cdef int _end(self) except -1
+    cdef int _count(self) except -1
+    cdef bint _reserve_head(self, Py_ssize_t size) except -1
+
+cdef Exchange take_exchange(ProxyCore core)

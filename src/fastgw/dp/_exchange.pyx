@@ -1,0 +1,500 @@
+"""One request and its answer (see `_exchange.pxd`): routing, forwarding, failures, the final count.
+
+States, and who moves them:
+
+    IDLE ──start──> CONNECTING ──connected──> SENDING ──response_head──> ANSWERING ──┐
+                        └──────── a pooled connection ────^                          ├──> DONE
+                 refuse, failed, client_gone: from each of them ─────────────────────┘
+
+An exchange ends exactly once (`_end`): it is counted, logged, and goes back to the spare ones. What came
+too late for it (a connection that opened after the client had gone) finds state IDLE or another exchange
+and is closed by whoever brought it.
+"""
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport uint32_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memcpy
+
+from fastgw._router cimport FoundRoute, Table
+from fastgw._uri cimport encode_into, is_plain, normalise_into, upstream_path_into
+from fastgw.dp._body cimport BODY_CHUNKED, BODY_LENGTH, BODY_NONE, begin_body
+from fastgw.dp._core cimport REQUEST_ID_SIZE, span_of
+from fastgw.dp._head cimport HEAD_OVERHEAD, RequestOut, write_request_head
+from fastgw.dp._metrics cimport SOURCE_GATEWAY, SOURCE_SERVICE, RouteSlot, count_exchange
+from fastgw.dp._runtime cimport ServiceEntry
+from fastgw.dp._wheel cimport monotonic_us
+
+cdef enum:
+    # Heads above this size give their memory back when the exchange ends.
+    KEPT_HEAD_BYTES = 16384
+    MAX_SPARE = 1024
+    # nginx's own code for "the client closed the connection before the answer".
+    STATUS_CLIENT_GONE = 499
+
+
+cdef class ClientSide(Connection):
+    """What an exchange asks of its downstream connection; the kinds of downstream implement it."""
+
+    cdef int write_head(self, const uint8_t* head, ResponseHead* response, const uint8_t* body, Py_ssize_t size,
+                        bint is_last) except -1:
+        raise AssertionError("abstract")
+
+    cdef int write_body(self, const uint8_t* body, Py_ssize_t size, bint is_last) except -1:
+        raise AssertionError("abstract")
+
+    cdef int write_interim(self, const uint8_t* head, ResponseHead* response) except -1:
+        raise AssertionError("abstract")
+
+    cdef int finish(self) except -1:
+        raise AssertionError("abstract")
+
+    cdef int answer(self, int status, str message, bint is_error_page) except -1:
+        raise AssertionError("abstract")
+
+    cdef int cut(self) except -1:
+        raise AssertionError("abstract")
+
+    cdef Span peer_text(self) noexcept:
+        return span_of(b"")
+
+    cdef Span fixed_fields(self) noexcept:
+        return span_of(b"")
+
+
+cdef class UpstreamSide(Connection):
+    """What an exchange asks of its upstream connection."""
+
+    cdef int begin(self, Exchange exchange) except -1:
+        raise AssertionError("abstract")
+
+    cdef bint write_request(
+        self, const uint8_t* head, Py_ssize_t head_size, const uint8_t* body, Py_ssize_t size, bint is_last
+    ) except -1:
+        raise AssertionError("abstract")
+
+    cdef int discard(self) except -1:
+        raise AssertionError("abstract")
+
+
+cdef class UpstreamPool:
+    """Where connections to one target come from."""
+
+    cdef UpstreamSide take(self):
+        raise AssertionError("abstract")
+
+    cdef int connect(self, Exchange exchange) except -1:
+        raise AssertionError("abstract")
+
+
+cdef Exchange take_exchange(ProxyCore core):
+    """Return a spare exchange, or a new one."""
+    cdef Exchange exchange
+    if core.spare_exchanges:
+        return <Exchange>core.spare_exchanges.pop()
+    exchange = Exchange()
+    exchange.core = core
+    return exchange
+
+
+cdef class Exchange:
+    def __cinit__(self):
+        self.head = NULL
+        self.head_capacity = 0
+        self.state = EX_IDLE
+
+    def __dealloc__(self):
+        free(self.head)
+
+    # --- from the client's side
+
+    cdef bint start(self, ClientSide client, const uint8_t* data, RequestHead* request, Span host,
+                    Py_ssize_t host_port_at, int listener_port) except -1:
+        """Route the request and take a connection for it; False when it was answered here.
+
+        *data* is the head that *request* describes; *host* is lower-cased and checked, its port (if any)
+        starts at *host_port_at*. When True, the caller goes on with `request_bytes`, at least once.
+        """
+        cdef ProxyCore core = self.core
+        self.client = client
+        self.runtime = core.runtime
+        self.state = EX_CONNECTING
+        self.started_us = monotonic_us()
+        self.sent_us = 0
+        self.answered_us = 0
+        self.tries = 0
+        self.status = 0
+        self.is_gateway_answer = False
+        self.is_head_sent = False
+        self.bytes_in = request.size
+        self.bytes_out = 0
+        self.is_head_request = request.is_head
+        self.is_http_10 = request.framing.minor == 0
+        self.wants_continue = request.expects_continue
+        self.is_request_chunked = request.framing.chunked
+        if request.framing.chunked:
+            begin_body(&self.request_body, BODY_CHUNKED, 0)
+        elif request.framing.content_length > 0:
+            begin_body(&self.request_body, BODY_LENGTH, request.framing.content_length)
+        else:
+            begin_body(&self.request_body, BODY_NONE, 0)
+        self.is_replayable = request.is_idempotent and self.request_body.is_complete
+        self.accept_size = -1
+        if request.accept >= 0:
+            self.accept_size = <int>min(request.fields[request.accept].value_size, <uint32_t>ACCEPT_BYTES)
+            memcpy(self.accept, data + request.fields[request.accept].value_start, self.accept_size)
+        core.write_request_id(self.request_id)
+        core.totals.requests_total += 1
+        if core.access_log is not None:
+            self._keep_log_parts(data, request)
+        if core.body_limit and request.framing.content_length > core.body_limit:
+            self.refuse(413, "Payload too large", True)
+            return False
+        return self._route(data, request, host, host_port_at, listener_port)
+
+    cdef bint _route(self, const uint8_t* data, RequestHead* request, Span host, Py_ssize_t host_port_at,
+                     int listener_port) except -1:
+        """Find the route, write the head that goes upstream, take or ask for a connection."""
+        cdef ProxyCore core = self.core
+        cdef Span path = request.path
+        cdef Span upstream_path, encoded, prefix
+        cdef FoundRoute found
+        cdef ServiceEntry service
+        cdef bint plain
+        cdef Py_ssize_t needed
+        cdef uint8_t* scratch = core.out
+        cdef RequestOut out
+        if path.size == 0:
+            # An absolute target without a path asks for the root (RFC 9112 §3.2.1).
+            path.data = <const uint8_t*>b"/"
+            path.size = 1
+        if self.runtime is None:
+            self.refuse(404, "no Route matched with those values", False)
+            return False
+        plain = is_plain(path.data, path.size)
+        if not plain:
+            path.size = normalise_into(path.data, path.size, scratch)
+            path.data = scratch
+            scratch += path.size
+        if not self.runtime.table.find(
+            data, request.method_size, host.data, host.size, listener_port, path.data, path.size, &found
+        ):
+            core.totals.unmatched_total += 1
+            self.refuse(404, "no Route matched with those values", False)
+            return False
+        self.route = self.runtime.entry(found.route)
+        service = self.route.service
+        if service is None:
+            self.refuse(503, "no Service found with those values", False)
+            return False
+        if service.is_upstream_name:
+            self.refuse(503, f"service '{service.name or service.id}' names an upstream: balancing is not served", False)
+            return False
+
+        # Scratch: the normalised path, the upstream path, its encoding, the encoded prefix.
+        needed = path.size + 4 * (<Py_ssize_t>len(service.path) + path.size + 2) + 3 * path.size
+        if needed > core.out_size:
+            self.refuse(414, "URI too long", True)
+            return False
+        upstream_path.size = upstream_path_into(
+            <const uint8_t*><char*>service.path, len(service.path), path.data, path.size, found.path_len,
+            self.route.strip_path, scratch)
+        upstream_path.data = scratch
+        scratch += upstream_path.size
+        prefix.data = path.data
+        prefix.size = found.path_len if self.route.strip_path and found.path_len > 1 else 0
+        if not plain:
+            encoded.data = scratch
+            encoded.size = encode_into(upstream_path.data, upstream_path.size, scratch)
+            upstream_path = encoded
+            scratch += encoded.size
+            if prefix.size:
+                # The decoded form may hold any byte: never into a field as it is.
+                encoded.size = encode_into(prefix.data, prefix.size, scratch)
+                encoded.data = scratch
+                prefix = encoded
+        out.path = upstream_path
+        out.query = request.query
+        if not self.route.preserve_host:
+            out.host = span_of(service.host_header)
+        elif request.authority.size:
+            out.host = request.authority
+        else:
+            out.host.data = data + request.fields[request.host].value_start if request.host >= 0 else data
+            out.host.size = request.fields[request.host].value_size if request.host >= 0 else 0
+            if out.host.size == 0:
+                out.host = span_of(service.host_header)
+        out.original_path = request.path if request.path.size else path
+        out.forwarded_host.data = host.data
+        out.forwarded_host.size = host_port_at
+        out.prefix = prefix
+        out.peer = self.client.peer_text()
+        out.connection_block = self.client.fixed_fields()
+        out.via_token = span_of(core.via_10 if self.is_http_10 else core.via_11)
+        out.request_id.data = self.request_id
+        out.request_id.size = REQUEST_ID_SIZE if core.with_upstream_request_id else 0
+        out.expect_continue = self.wants_continue
+        self._reserve_head(
+            HEAD_OVERHEAD + request.size + out.path.size + out.query.size + out.host.size + out.prefix.size
+            + 2 * out.peer.size + out.connection_block.size + out.original_path.size + out.forwarded_host.size)
+        self.head_size = write_request_head(self.head, data, request, &out)
+        self._acquire()
+        return self.state != EX_IDLE
+
+    cdef bint _reserve_head(self, Py_ssize_t size) except -1:
+        cdef uint8_t* grown
+        if size > self.head_capacity:
+            size = (size + 4095) & ~<Py_ssize_t>4095
+            grown = <uint8_t*>realloc(self.head, size)
+            if grown == NULL:
+                raise MemoryError()
+            self.head = grown
+            self.head_capacity = size
+        return True
+
+    cdef int request_bytes(self, const uint8_t* body, Py_ssize_t size) except -1:
+        """Forward body bytes; `request_body` says whether they are the last. Called with none, too."""
+        if self.state == EX_CONNECTING:
+            # Not sent yet: keep what came with the head and read no more until there is a connection.
+            if size:
+                if self.held_body is None:
+                    self.held_body = bytearray()
+                self.held_body += PyBytes_FromStringAndSize(<const char*>body, size)
+            if not self.request_body.is_complete:
+                self.client.pause_reading()
+            return 0
+        if self.upstream is None:
+            return 0
+        if not self.is_head_sent:
+            return self._send_head(body, size)
+        if size or self.request_body.is_complete:
+            self.upstream.write_request(NULL, 0, body, size, self.request_body.is_complete)
+        return 0
+
+    cdef int client_gone(self) except -1:
+        """The client's connection is closed: stop working for it."""
+        if self.state == EX_IDLE:
+            return 0
+        self._let_go_of_upstream()
+        if self.status == 0:
+            self.status = STATUS_CLIENT_GONE
+            self.is_gateway_answer = True
+        return self._end()
+
+    # --- from the upstream's side
+
+    cdef int _acquire(self) except -1:
+        cdef ServiceEntry service = self.route.service
+        cdef UpstreamSide upstream
+        if service.pool is None:
+            service.pool = self.core.connector.pool_for(service.host, service.port)
+        self.tries += 1
+        upstream = (<UpstreamPool>service.pool).take()
+        if upstream is not None:
+            self.core.totals.upstream_reused_total += 1
+            self.upstream = upstream
+            self.state = EX_SENDING
+            return upstream.begin(self)
+        self.state = EX_CONNECTING
+        return (<UpstreamPool>service.pool).connect(self)
+
+    cdef int connected(self, UpstreamSide upstream) except -1:
+        """A connection that was asked for is open: send what waits, read on from the client."""
+        cdef bytearray held = self.held_body
+        self.connecting = None
+        self.held_body = None
+        self.upstream = upstream
+        self.state = EX_SENDING
+        upstream.begin(self)
+        if held is None:
+            self._send_head(NULL, 0)
+        else:
+            self._send_head(<const uint8_t*><char*>held, len(held))
+        if self.state != EX_IDLE and self.upstream is not None:
+            self.client.resume_reading()
+        return 0
+
+    cdef int _send_head(self, const uint8_t* body, Py_ssize_t size) except -1:
+        self.is_head_sent = True
+        self.sent_us = monotonic_us()
+        if not self.upstream.write_request(self.head, self.head_size, body, size, self.request_body.is_complete):
+            return self.failed(FAIL_CLOSED)
+        return 0
+
+    cdef int failed(self, Failure failure) except -1:
+        """The upstream side failed: try once more where that is safe, else answer or cut.
+
+        Source: proxying reference §3.2: transport failures only, `retries` more tries, and never a
+        request that may have been acted upon, unless it is idempotent and wholly in our hands.
+        """
+        cdef UpstreamSide upstream = self.upstream
+        cdef bint was_reused = upstream is not None and upstream.is_reused
+        if self.state == EX_IDLE or self.state == EX_DONE:
+            return 0
+        self._let_go_of_upstream()
+        if self.state == EX_ANSWERING:
+            # Part of the answer has gone: only a cut connection tells the client that it is not whole.
+            self.client.cut()
+            return self._end()
+        if failure == FAIL_CLOSED and self.is_replayable and (
+            was_reused or self.tries <= self.route.service.retries
+        ):
+            # A reused connection may be one that the upstream was just closing: the next one is fresh.
+            self.tries += 1
+            self.is_head_sent = False
+            self.state = EX_CONNECTING
+            return (<UpstreamPool>self.route.service.pool).connect(self)
+        if failure == FAIL_TIMEOUT or failure == FAIL_CONNECT_TIMEOUT:
+            return self.refuse(504, "The upstream server is timing out", True)
+        if failure == FAIL_RESOLVE:
+            return self.refuse(503, "name resolution failed", False)
+        return self.refuse(502, "An invalid response was received from the upstream server", True)
+
+    cdef int interim(self, const uint8_t* head, ResponseHead* response) except -1:
+        """Pass a 1xx answer on to a client that can take it (RFC 9110 §15.2)."""
+        if self.is_http_10 or (response.status == 100 and not self.wants_continue):
+            return 0
+        return self.client.write_interim(head, response)
+
+    cdef int response_head(self, const uint8_t* head, ResponseHead* response, const uint8_t* body, Py_ssize_t size,
+                           bint is_last) except -1:
+        self.answered_us = monotonic_us()
+        self.status = response.status
+        self.state = EX_ANSWERING
+        return self.client.write_head(head, response, body, size, is_last)
+
+    cdef int response_bytes(self, const uint8_t* body, Py_ssize_t size, bint is_last) except -1:
+        return self.client.write_body(body, size, is_last)
+
+    cdef int response_done(self) except -1:
+        """The answer is complete and the upstream connection has let go of this exchange."""
+        self.upstream = None
+        return self._end()
+
+    # --- back-pressure: the side that cannot write stops the reading of the other
+
+    cdef int pause_response(self) except -1:
+        if self.upstream is not None:
+            self.upstream.pause_reading()
+        return 0
+
+    cdef int resume_response(self) except -1:
+        if self.upstream is not None:
+            self.upstream.resume_reading()
+        return 0
+
+    cdef int pause_request(self) except -1:
+        if self.client is not None and not self.request_body.is_complete:
+            self.client.pause_reading()
+        return 0
+
+    cdef int resume_request(self) except -1:
+        if self.client is not None and not self.request_body.is_complete:
+            self.client.resume_reading()
+        return 0
+
+    # --- the end
+
+    cdef int refuse(self, int status, str message, bint is_error_page) except -1:
+        """Answer by the gateway itself; nothing of an upstream's answer has been sent."""
+        self._let_go_of_upstream()
+        self.status = status
+        self.is_gateway_answer = True
+        self.client.answer(status, message, is_error_page)
+        return self._end()
+
+    cdef int _let_go_of_upstream(self) except -1:
+        cdef UpstreamSide upstream = self.upstream
+        if self.connecting is not None:
+            connecting, self.connecting = self.connecting, None
+            connecting.cancel()
+        if upstream is not None:
+            self.upstream = None
+            upstream.discard()
+        return 0
+
+    cdef int _end(self) except -1:
+        cdef ClientSide client = self.client
+        cdef ProxyCore core = self.core
+        if self.state == EX_IDLE:
+            return 0
+        self._count()
+        self.state = EX_DONE
+        if client is not None:
+            client.finish()
+        self.client = None
+        self.runtime = None
+        self.route = None
+        self.held_body = None
+        self.log_parts = None
+        self.state = EX_IDLE
+        if self.head_capacity > KEPT_HEAD_BYTES:
+            free(self.head)
+            self.head = NULL
+            self.head_capacity = 0
+        if len(core.spare_exchanges) < MAX_SPARE:
+            core.spare_exchanges.append(self)
+        return 0
+
+    cdef int _count(self) except -1:
+        cdef ProxyCore core = self.core
+        cdef int64_t now_us = monotonic_us()
+        cdef int64_t upstream_ms = -1
+        cdef int64_t gateway_us
+        if self.answered_us:
+            upstream_ms = (self.answered_us - self.sent_us) // 1000
+            gateway_us = self.sent_us - self.started_us
+        else:
+            gateway_us = now_us - self.started_us
+        if self.route is not None:
+            count_exchange(
+                core.totals, self.route.slot, self.status,
+                SOURCE_GATEWAY if self.is_gateway_answer else SOURCE_SERVICE,
+                self.bytes_in, self.bytes_out, gateway_us // 1000, upstream_ms,
+                (now_us - self.started_us) // 1000)
+        if core.access_log is not None:
+            self._write_log()
+        return 0
+
+    cdef int _keep_log_parts(self, const uint8_t* data, RequestHead* request) except -1:
+        cdef Py_ssize_t line_size = request.target_start + request.target_size + 9
+        self.log_parts = (
+            PyBytes_FromStringAndSize(<const char*>data, line_size),
+            PyBytes_FromStringAndSize(
+                <const char*>data + request.fields[request.referer].value_start,
+                request.fields[request.referer].value_size) if request.referer >= 0 else None,
+            PyBytes_FromStringAndSize(
+                <const char*>data + request.fields[request.user_agent].value_start,
+                request.fields[request.user_agent].value_size) if request.user_agent >= 0 else None,
+        )
+        return 0
+
+    cdef int _write_log(self) except -1:
+        cdef Span peer = self.client.peer_text()
+        line, referer, user_agent = self.log_parts
+        self.core.access_log.write(
+            PyBytes_FromStringAndSize(<const char*>peer.data, peer.size), line, self.status, self.bytes_out,
+            referer, user_agent, PyBytes_FromStringAndSize(<const char*>self.request_id, REQUEST_ID_SIZE))
+        return 0
+
+    # --- for the connector (dp/upstream/), which runs in tasks
+
+    @property
+    def connect_timeout_s(self):
+        return self.route.service.connect_ms / 1000
+
+    def try_again(self):
+        """Count one more try; False when the service allows no more."""
+        if self.tries > self.route.service.retries:
+            return False
+        self.tries += 1
+        return True
+
+    def on_connected(self, UpstreamSide upstream):
+        self.connected(upstream)
+
+    def on_connect_failed(self, str reason):
+        """*reason*: "refused", "timeout" or "resolve"."""
+        self.connecting = None
+        self.failed(
+            FAIL_CONNECT_TIMEOUT if reason == "timeout" else FAIL_RESOLVE if reason == "resolve" else FAIL_CONNECT)

@@ -1,0 +1,154 @@
+"""Message heads: what is read of one, and how the head for the other side is written.
+
+Offsets count from the first byte of the head; nothing here owns memory. A head is complete (it ends with
+CRLF CRLF) and within its byte budget before it gets here. httptools has the last word on its grammar
+(`check_request`, `check_response`); framing, Host and the target's form are judged by our own code
+(http-security checklist: the duties that the parser leaves to its caller).
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.string cimport memcpy
+
+cdef enum:
+    MAX_FIELDS = 256          # the setting proxy_head_fields cannot exceed it
+    MAX_NOMINATED = 16        # names listed in Connection
+
+cdef enum Known:
+    KN_OTHER = 0
+    KN_HOST
+    KN_CONNECTION
+    KN_CONTENT_LENGTH
+    KN_TRANSFER_ENCODING
+    KN_TE
+    KN_TRAILER
+    KN_UPGRADE
+    KN_KEEP_ALIVE
+    KN_PROXY_CONNECTION
+    KN_PROXY
+    KN_EXPECT
+    KN_VIA
+    KN_X_REAL_IP
+    KN_X_FORWARDED_FOR
+    KN_X_FORWARDED_SET        # -Proto, -Host, -Port, -Path, -Prefix: ours replace them
+    KN_REQUEST_ID             # X-Kong-Request-Id
+    KN_LATENCY                # X-Kong-Proxy-Latency, -Upstream-Latency, -Response-Latency, -Upstream-Status
+    KN_ACCEPT
+    KN_CONTENT_TYPE
+    KN_USER_AGENT
+    KN_REFERER
+    KN_SERVER
+    KN_DATE
+
+cdef struct Field:
+    uint32_t start            # first byte of the name
+    uint32_t name_size
+    uint32_t value_start      # optional white space on both sides is left out
+    uint32_t value_size
+    uint32_t end              # just behind the CRLF
+    uint32_t known            # enum Known
+
+cdef struct Span:
+    const uint8_t* data
+    Py_ssize_t size
+
+cdef struct Framing:
+    int64_t content_length    # bytes; -1: none given
+    bint chunked
+    bint close                # Connection: close
+    bint keep_alive           # Connection: keep-alive
+    bint upgrade              # Connection: upgrade
+    int minor                 # HTTP/1.minor
+    int nominated_count
+    Span nominated[MAX_NOMINATED]
+
+cdef struct RequestHead:
+    Framing framing
+    uint32_t size
+    uint32_t method_size
+    uint32_t target_start
+    uint32_t target_size
+    uint32_t field_count
+    bint is_head              # method HEAD
+    bint is_idempotent        # may be sent again when a reused connection turns out closed
+    bint expects_continue
+    bint accepts_trailers     # TE: trailers
+    int host                  # index into fields, -1: none; the same below
+    int via
+    int forwarded_for
+    int accept
+    int content_type
+    int user_agent
+    int referer
+    # What the target says, after its form was judged:
+    Span authority            # absolute form: replaces Host; size 0 otherwise
+    Span path                 # raw path without the query; "*" for OPTIONS *
+    Span query                # from the "?" on; size 0: none
+    Field fields[MAX_FIELDS]
+
+cdef struct ResponseHead:
+    Framing framing
+    uint32_t size
+    int status
+    uint32_t field_count
+    bint has_server
+    bint has_date
+    int via
+    Field fields[MAX_FIELDS]
+
+# Each returns 0, or the HTTP status that refuses the message (requests), or -1 (responses).
+cdef int parse_request_head(const uint8_t* head, Py_ssize_t size, int max_fields, RequestHead* out) noexcept nogil
+cdef int parse_response_head(const uint8_t* head, Py_ssize_t size, ResponseHead* out) noexcept nogil
+
+# True when httptools takes the head as well.
+cdef bint check_request(const uint8_t* head, Py_ssize_t size) except -1
+cdef bint check_response(const uint8_t* head, Py_ssize_t size) except -1
+
+# Size of the head including its CRLF CRLF, 0 when it is not complete, -1 when a bare CR or LF already
+# makes it hopeless. Looks at data[looked_at - 3 ..] only, so a trickled head costs linear time.
+cdef Py_ssize_t find_head_end(const uint8_t* data, Py_ssize_t size, Py_ssize_t looked_at) noexcept nogil
+
+# Host header or authority, lower-cased into out (at least value.size bytes); -1 when it breaks RFC 3986.
+cdef Py_ssize_t read_host(Span value, uint8_t* out, Py_ssize_t* port_start) noexcept nogil
+
+cdef struct RequestOut:
+    Span path                 # already encoded
+    Span query
+    Span host                 # as it goes upstream
+    Span original_path        # X-Forwarded-Path
+    Span forwarded_host       # X-Forwarded-Host: no port
+    Span prefix               # X-Forwarded-Prefix; size 0: none
+    Span peer                 # address text of the TCP peer
+    Span connection_block     # constant per downstream connection: X-Real-IP, -Proto, -Port
+    Span via_token            # "1.1 fastgw/VERSION"
+    Span request_id           # 32 hex digits; size 0: none
+    bint expect_continue
+
+cdef Py_ssize_t write_request_head(uint8_t* out, const uint8_t* head, RequestHead* request, RequestOut* to) noexcept nogil
+
+cdef struct ResponseOut:
+    Span server               # added when the upstream sent none; size 0: never
+    Span via_token            # size 0: none
+    Span request_id           # size 0: none
+    bint latencies
+    bint upstream_status
+    int64_t proxy_ms
+    int64_t upstream_ms
+    int64_t content_length    # -1: none is written
+    bint chunked
+    bint keep_alive
+    bint minor_zero           # the client speaks HTTP/1.0: keep-alive must be said
+
+cdef Py_ssize_t write_response_head(uint8_t* out, const uint8_t* head, ResponseHead* response, ResponseOut* to) noexcept nogil
+cdef Py_ssize_t write_interim_head(uint8_t* out, const uint8_t* head, ResponseHead* response) noexcept nogil
+cdef Py_ssize_t write_status_line(uint8_t* out, int status) noexcept nogil
+cdef Py_ssize_t write_decimal(uint8_t* out, int64_t value) noexcept nogil
+
+# What write_*_head add at most beyond the head that they read and the spans that they are given.
+cdef enum:
+    HEAD_OVERHEAD = 1024
+
+
+cdef inline Py_ssize_t put(uint8_t* out, const void* data, Py_ssize_t size) noexcept nogil:
+    """Copy and return the size: `at += put(out + at, …)`."""
+    memcpy(out, data, size)
+    return size

@@ -1,0 +1,40 @@
+from typing import TypedDict
+
+class RequestFacts(TypedDict):
+    method: bytes
+    minor: int
+    path: bytes
+    query: bytes
+    host: bytes
+    host_name: bytes
+    content_length: int
+    chunked: bool
+    close: bool
+    keep_alive: bool
+    expects_continue: bool
+    fields: list[tuple[bytes, bytes]]
+
+class ResponseFacts(TypedDict):
+    status: int
+    minor: int
+    content_length: int
+    chunked: bool
+    close: bool
+    fields: list[tuple[bytes, bytes]]
+
+def read_request_head(head: bytes, max_fields: int = 100) -> RequestFacts | int: ...
+def read_response_head(head: bytes) -> ResponseFacts | None: ...
+def rewrite_request_head(
+    head: bytes,
+    *,
+    path: bytes,
+    host: bytes,
+    peer: bytes,
+    fixed: bytes,
+    via: bytes,
+    request_id: bytes,
+    prefix: bytes = b"",
+    forwarded_host: bytes = b"",
+    repeat: int = 1,
+) -> bytes: ...
+def parse_request_heads(head: bytes, repeat: int, with_httptools: bool) -> None: ...

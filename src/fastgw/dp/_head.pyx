@@ -1,0 +1,809 @@
+"""Message heads, read once into offsets and written once for the other side (see `_head.pxd`).
+
+Fields are copied as the bytes that came, in runs; only what a hop owns is left out and written afresh:
+framing, Host, Connection and its nominees, Via, X-Forwarded-*. A framing field is never copied.
+
+Source: RFC 9112 §2-§7; RFC 9110 §5, §7.6; proxying reference §2.2, §2.3.
+"""
+
+cimport cython
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from cpython.buffer cimport PyBUF_READ
+from libc.string cimport memchr, memcmp
+from http import HTTPStatus
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
+
+cdef extern from "string.h" nogil:
+    void* memmem(const void* haystack, size_t haystack_size, const void* needle, size_t needle_size)
+
+# A protocol object without a single `on_*` attribute: httptools then makes no object per field.
+cdef object NO_CALLBACKS = object()
+
+
+# --- grammar tables ------------------------------------------------------------------------------
+
+cdef uint8_t TOKEN[256]       # RFC 9110 §5.6.2 tchar
+cdef uint8_t HOST_CHAR[256]   # reg-name and IPv4 of RFC 3986 §3.2.2, percent-encoding left out on purpose
+cdef char* REASONS[600]
+cdef int REASON_SIZES[600]
+cdef list _reasons_alive = []  # owns what REASONS points to
+
+
+cdef void _fill_tables():
+    cdef int place
+    for place in range(256):
+        TOKEN[place] = 0
+        HOST_CHAR[place] = 0
+    for char in b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz":
+        TOKEN[char] = 1
+    for char in b"-._~!$&'()*+;=0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz":
+        HOST_CHAR[char] = 1
+    phrases = {status.value: status.phrase for status in HTTPStatus}
+    for place in range(600):
+        # An unlisted code keeps its class's line without a phrase (RFC 9112 §4 allows an empty one).
+        line = b"HTTP/1.1 %d %s\r\n" % (place, phrases.get(place, "").encode())
+        _reasons_alive.append(line)
+        REASONS[place] = line
+        REASON_SIZES[place] = len(line)
+
+
+_fill_tables()
+
+
+# --- small readers -------------------------------------------------------------------------------
+
+cdef inline bint _equals(const uint8_t* data, const char* lower, Py_ssize_t size) noexcept nogil:
+    """Compare letters, digits and dashes without regard to case; *lower* has no upper-case letter."""
+    cdef Py_ssize_t place
+    for place in range(size):
+        # 0x20 folds letters; of the other characters used in names only "-" and digits have it set already.
+        if (data[place] | 0x20) != <uint8_t>lower[place]:
+            return False
+    return True
+
+
+cdef inline Known _classify(const uint8_t* name, Py_ssize_t size) noexcept nogil:
+    """Name a field that the gateway treats in a way of its own; most names end at the first switch."""
+    cdef uint8_t first = name[0] | 0x20
+    if size == 2:
+        if first == c't' and _equals(name, b"te", 2): return KN_TE
+    elif size == 3:
+        if first == c'v' and _equals(name, b"via", 3): return KN_VIA
+    elif size == 4:
+        if first == c'h' and _equals(name, b"host", 4): return KN_HOST
+        if first == c'd' and _equals(name, b"date", 4): return KN_DATE
+    elif size == 5:
+        if first == c'p' and _equals(name, b"proxy", 5): return KN_PROXY
+    elif size == 6:
+        if first == c'a' and _equals(name, b"accept", 6): return KN_ACCEPT
+        if first == c'e' and _equals(name, b"expect", 6): return KN_EXPECT
+        if first == c's' and _equals(name, b"server", 6): return KN_SERVER
+    elif size == 7:
+        if first == c'u' and _equals(name, b"upgrade", 7): return KN_UPGRADE
+        if first == c't' and _equals(name, b"trailer", 7): return KN_TRAILER
+        if first == c'r' and _equals(name, b"referer", 7): return KN_REFERER
+    elif size == 9:
+        if first == c'x' and _equals(name, b"x-real-ip", 9): return KN_X_REAL_IP
+    elif size == 10:
+        if first == c'c' and _equals(name, b"connection", 10): return KN_CONNECTION
+        if first == c'k' and _equals(name, b"keep-alive", 10): return KN_KEEP_ALIVE
+        if first == c'u' and _equals(name, b"user-agent", 10): return KN_USER_AGENT
+    elif size == 12:
+        if first == c'c' and _equals(name, b"content-type", 12): return KN_CONTENT_TYPE
+    elif size == 14:
+        if first == c'c' and _equals(name, b"content-length", 14): return KN_CONTENT_LENGTH
+    elif size == 15:
+        if first == c'x' and _equals(name, b"x-forwarded-for", 15): return KN_X_FORWARDED_FOR
+    elif size == 16:
+        if first == c'p' and _equals(name, b"proxy-connection", 16): return KN_PROXY_CONNECTION
+        if first == c'x' and (_equals(name, b"x-forwarded-host", 16) or _equals(name, b"x-forwarded-port", 16)
+                              or _equals(name, b"x-forwarded-path", 16)): return KN_X_FORWARDED_SET
+    elif size == 17:
+        if first == c't' and _equals(name, b"transfer-encoding", 17): return KN_TRANSFER_ENCODING
+        if first == c'x' and _equals(name, b"x-forwarded-proto", 17): return KN_X_FORWARDED_SET
+        if first == c'x' and _equals(name, b"x-kong-request-id", 17): return KN_REQUEST_ID
+    elif size == 18:
+        if first == c'x' and _equals(name, b"x-forwarded-prefix", 18): return KN_X_FORWARDED_SET
+    elif size >= 20 and first == c'x' and _equals(name, b"x-kong-", 7):
+        if size == 20 and _equals(name, b"x-kong-proxy-latency", 20): return KN_LATENCY
+        if size == 22 and _equals(name, b"x-kong-upstream-status", 22): return KN_LATENCY
+        if size == 23 and (_equals(name, b"x-kong-upstream-latency", 23)
+                           or _equals(name, b"x-kong-response-latency", 23)): return KN_LATENCY
+    return KN_OTHER
+
+
+cdef int64_t _read_length(const uint8_t* value, Py_ssize_t size) noexcept nogil:
+    """Content-Length: digits only; -1 for anything else, and for more than 18 of them."""
+    cdef Py_ssize_t place
+    cdef int64_t number = 0
+    if size == 0 or size > 18:
+        return -1
+    for place in range(size):
+        if value[place] < c'0' or value[place] > c'9':
+            return -1
+        number = number * 10 + (value[place] - c'0')
+    return number
+
+
+cdef void _read_connection(const uint8_t* value, Py_ssize_t size, Framing* framing, bint* overflow) noexcept nogil:
+    """Read one Connection value: a list of tokens (RFC 9110 §7.6.1)."""
+    cdef Py_ssize_t at = 0, start, end
+    while at < size:
+        while at < size and (value[at] == c' ' or value[at] == c'\t' or value[at] == c','):
+            at += 1
+        start = at
+        while at < size and value[at] != c',':
+            at += 1
+        end = at
+        while end > start and (value[end - 1] == c' ' or value[end - 1] == c'\t'):
+            end -= 1
+        if end == start:
+            continue
+        if end - start == 5 and _equals(value + start, b"close", 5):
+            framing.close = True
+        elif end - start == 10 and _equals(value + start, b"keep-alive", 10):
+            framing.keep_alive = True
+        elif end - start == 7 and _equals(value + start, b"upgrade", 7):
+            framing.upgrade = True
+        elif framing.nominated_count < MAX_NOMINATED:
+            framing.nominated[framing.nominated_count].data = value + start
+            framing.nominated[framing.nominated_count].size = end - start
+            framing.nominated_count += 1
+        else:
+            overflow[0] = True
+
+
+cdef bint _is_nominated(Framing* framing, const uint8_t* name, Py_ssize_t size) noexcept nogil:
+    """True when Connection lists this field's name (any case)."""
+    cdef int place
+    cdef Py_ssize_t at
+    cdef uint8_t one, other
+    for place in range(framing.nominated_count):
+        if framing.nominated[place].size != size:
+            continue
+        for at in range(size):
+            one = name[at]
+            other = framing.nominated[place].data[at]
+            if c'A' <= one <= c'Z':
+                one |= 0x20
+            if c'A' <= other <= c'Z':
+                other |= 0x20
+            if one != other:
+                break
+        else:
+            return True
+    return False
+
+
+cdef Py_ssize_t find_head_end(const uint8_t* data, Py_ssize_t size, Py_ssize_t looked_at) noexcept nogil:
+    cdef const uint8_t* found
+    cdef const uint8_t* start
+    cdef const uint8_t* newline
+    cdef Py_ssize_t begin = looked_at - 3 if looked_at > 3 else 0
+    found = <const uint8_t*>memmem(data + begin, size - begin, b"\r\n\r\n", 4)
+    if found != NULL:
+        return found - data + 4
+    # Not complete yet: a line end that is not CRLF can never become a head, so it is refused now.
+    start = data + (looked_at if looked_at > 0 else 0)
+    while True:
+        newline = <const uint8_t*>memchr(start, c'\n', data + size - start)
+        if newline == NULL:
+            return 0
+        if newline == data or (newline - 1)[0] != c'\r':
+            return -1
+        start = newline + 1
+
+
+# --- heads in ------------------------------------------------------------------------------------
+
+cdef inline int _read_line(const uint8_t* head, Py_ssize_t size, Py_ssize_t at, Field* field) noexcept nogil:
+    """Read the field line at *at*: 1 for a field, 0 for the empty line that ends the head, -1 when wrong."""
+    cdef const uint8_t* line = head + at
+    cdef const uint8_t* newline
+    cdef const uint8_t* colon
+    cdef Py_ssize_t line_size, start, end
+    newline = <const uint8_t*>memchr(line, c'\n', size - at)
+    if newline == NULL or newline == line or (newline - 1)[0] != c'\r':
+        return -1
+    line_size = newline - line - 1
+    if line_size == 0:
+        return 0
+    colon = <const uint8_t*>memchr(line, c':', line_size)
+    # No colon, an empty name, a folded line, white space before the colon: all end here (RFC 9112 §5).
+    if colon == NULL or colon == line or not TOKEN[line[0]] or not TOKEN[(colon - 1)[0]]:
+        return -1
+    start = colon - line + 1
+    end = line_size
+    while start < end and (line[start] == c' ' or line[start] == c'\t'):
+        start += 1
+    while end > start and (line[end - 1] == c' ' or line[end - 1] == c'\t'):
+        end -= 1
+    field.start = <uint32_t>at
+    field.name_size = <uint32_t>(colon - line)
+    field.value_start = <uint32_t>(at + start)
+    field.value_size = <uint32_t>(end - start)
+    field.end = <uint32_t>(newline - head + 1)
+    field.known = _classify(line, colon - line)
+    return 1
+
+
+cdef inline void _begin_framing(Framing* framing) noexcept nogil:
+    framing.content_length = -1
+    framing.chunked = False
+    framing.close = False
+    framing.keep_alive = False
+    framing.upgrade = False
+    framing.nominated_count = 0
+
+
+cdef int _read_framing_field(const uint8_t* head, Field* field, Framing* framing) noexcept nogil:
+    """Take up Connection, Content-Length and Transfer-Encoding; 0, or the status that refuses them."""
+    cdef const uint8_t* value = head + field.value_start
+    cdef bint overflow = False
+    if field.known == KN_CONNECTION:
+        _read_connection(value, field.value_size, framing, &overflow)
+        return 400 if overflow else 0
+    if field.known == KN_CONTENT_LENGTH:
+        if framing.content_length >= 0 or framing.chunked:
+            return 400
+        framing.content_length = _read_length(value, field.value_size)
+        return 400 if framing.content_length < 0 else 0
+    # Transfer-Encoding: the one value `chunked`, once (RFC 9112 §6.1).
+    if framing.chunked or framing.content_length >= 0 or field.value_size == 0:
+        return 400
+    if field.value_size != 7 or not _equals(value, b"chunked", 7):
+        return 501
+    framing.chunked = True
+    return 0
+
+
+cdef int parse_request_head(const uint8_t* head, Py_ssize_t size, int max_fields, RequestHead* out) noexcept nogil:
+    cdef const uint8_t* space
+    cdef Py_ssize_t at, end
+    cdef int refused, found
+    cdef Field* field
+    _begin_framing(&out.framing)
+    out.size = <uint32_t>size
+    out.field_count = 0
+    out.expects_continue = False
+    out.accepts_trailers = False
+    out.host = out.via = out.forwarded_for = out.accept = -1
+    out.content_type = out.user_agent = out.referer = -1
+
+    # Request line: method SP target SP HTTP/1.x CRLF, single spaces (RFC 9112 §3).
+    space = <const uint8_t*>memchr(head, c' ', size)
+    if space == NULL or space == head:
+        return 400
+    out.method_size = <uint32_t>(space - head)
+    for at in range(out.method_size):
+        if not TOKEN[head[at]]:
+            return 400
+    at = out.method_size + 1
+    out.target_start = <uint32_t>at
+    while at < size and head[at] > 0x20 and head[at] < 0x7F:
+        at += 1
+    if at == size or head[at] != c' ' or at == out.target_start:
+        return 400
+    out.target_size = <uint32_t>(at - out.target_start)
+    at += 1
+    if size - at < 12 or memcmp(head + at, b"HTTP/1.", 7) != 0 or memcmp(head + at + 8, b"\r\n", 2) != 0:
+        return 505 if size - at >= 12 and memcmp(head + at, b"HTTP/", 5) == 0 else 400
+    out.framing.minor = head[at + 7] - c'0'
+    if out.framing.minor != 0 and out.framing.minor != 1:
+        return 505
+    at += 10
+
+    while True:
+        if out.field_count == MAX_FIELDS:
+            return 431
+        field = &out.fields[out.field_count]
+        found = _read_line(head, size, at, field)
+        if found < 0:
+            return 400
+        if found == 0:
+            break
+        out.field_count += 1
+        if <int>out.field_count > max_fields:
+            return 431
+        at = field.end
+        if field.known == KN_OTHER:
+            continue
+        if field.known == KN_CONNECTION or field.known == KN_CONTENT_LENGTH or field.known == KN_TRANSFER_ENCODING:
+            refused = _read_framing_field(head, field, &out.framing)
+            if refused:
+                return refused
+        elif field.known == KN_HOST:
+            if out.host >= 0:
+                return 400
+            out.host = <int>out.field_count - 1
+        elif field.known == KN_VIA:
+            # Several Via lines are one list; the first stands for appending, the rest are copied as they are.
+            if out.via < 0:
+                out.via = <int>out.field_count - 1
+        elif field.known == KN_X_FORWARDED_FOR:
+            if out.forwarded_for < 0:
+                out.forwarded_for = <int>out.field_count - 1
+        elif field.known == KN_EXPECT:
+            if field.value_size != 12 or not _equals(head + field.value_start, b"100-continue", 12):
+                return 417
+            out.expects_continue = out.framing.minor == 1
+        elif field.known == KN_TE:
+            if field.value_size == 8 and _equals(head + field.value_start, b"trailers", 8):
+                out.accepts_trailers = True
+        elif field.known == KN_ACCEPT:
+            if out.accept < 0:
+                out.accept = <int>out.field_count - 1
+        elif field.known == KN_CONTENT_TYPE:
+            out.content_type = <int>out.field_count - 1
+        elif field.known == KN_USER_AGENT:
+            out.user_agent = <int>out.field_count - 1
+        elif field.known == KN_REFERER:
+            out.referer = <int>out.field_count - 1
+
+    if out.framing.chunked and out.framing.minor == 0:
+        return 400
+    if out.host < 0 and out.framing.minor == 1:
+        return 400
+    return _judge_method_and_target(head, out)
+
+
+cdef int _judge_method_and_target(const uint8_t* head, RequestHead* out) noexcept nogil:
+    """Method facts and the target's form: origin, absolute, or `*` with OPTIONS (RFC 9112 §3.2)."""
+    cdef const uint8_t* target = head + out.target_start
+    cdef Py_ssize_t size = out.target_size, start, at
+    cdef const uint8_t* question
+    cdef uint32_t method_size = out.method_size
+    out.is_head = method_size == 4 and memcmp(head, b"HEAD", 4) == 0
+    out.is_idempotent = (
+        out.is_head
+        or (method_size == 3 and (memcmp(head, b"GET", 3) == 0 or memcmp(head, b"PUT", 3) == 0))
+        or (method_size == 6 and memcmp(head, b"DELETE", 6) == 0)
+        or (method_size == 7 and memcmp(head, b"OPTIONS", 7) == 0)
+    )
+    if method_size == 7 and memcmp(head, b"CONNECT", 7) == 0:
+        return 405
+    if method_size == 5 and memcmp(head, b"TRACE", 5) == 0:
+        return 405
+    out.authority.size = 0
+    out.authority.data = target
+    start = 0
+    if target[0] != c'/':
+        if size == 1 and target[0] == c'*':
+            if method_size != 7 or memcmp(head, b"OPTIONS", 7) != 0:
+                return 400
+            out.path.data = target
+            out.path.size = 1
+            out.query.data = target + 1
+            out.query.size = 0
+            return 0
+        if size > 7 and _equals(target, b"http", 4) and memcmp(target + 4, b"://", 3) == 0:
+            start = 7
+        elif size > 8 and _equals(target, b"https", 5) and memcmp(target + 5, b"://", 3) == 0:
+            start = 8
+        else:
+            return 400
+        at = start
+        while at < size and target[at] != c'/' and target[at] != c'?' and target[at] != c'#':
+            if target[at] == c'@':
+                return 400
+            at += 1
+        if at == start:
+            return 400
+        out.authority.data = target + start
+        out.authority.size = at - start
+        start = at
+    # A fragment never belongs into a request (RFC 9112 §3.2.1).
+    if memchr(target + start, c'#', size - start) != NULL:
+        return 400
+    question = <const uint8_t*>memchr(target + start, c'?', size - start)
+    out.path.data = target + start
+    out.path.size = (question - target if question != NULL else size) - start
+    out.query.data = question if question != NULL else target + size
+    out.query.size = target + size - question if question != NULL else 0
+    return 0
+
+
+cdef int parse_response_head(const uint8_t* head, Py_ssize_t size, ResponseHead* out) noexcept nogil:
+    cdef const uint8_t* newline
+    cdef Py_ssize_t at
+    cdef int found
+    cdef Field* field
+    _begin_framing(&out.framing)
+    out.size = <uint32_t>size
+    out.field_count = 0
+    out.has_server = False
+    out.has_date = False
+    out.via = -1
+    # HTTP/1.x SP 3DIGIT SP [reason] CRLF (RFC 9112 §4); the reason is never passed on.
+    if size < 16 or memcmp(head, b"HTTP/1.", 7) != 0 or head[8] != c' ':
+        return -1
+    out.framing.minor = head[7] - c'0'
+    if out.framing.minor != 0 and out.framing.minor != 1:
+        return -1
+    for at in range(9, 12):
+        if head[at] < c'0' or head[at] > c'9':
+            return -1
+    out.status = (head[9] - c'0') * 100 + (head[10] - c'0') * 10 + (head[11] - c'0')
+    if out.status < 100 or out.status > 599 or (head[12] != c' ' and head[12] != c'\r'):
+        return -1
+    newline = <const uint8_t*>memchr(head, c'\n', size)
+    if newline == NULL or (newline - 1)[0] != c'\r':
+        return -1
+    at = newline - head + 1
+    while True:
+        if out.field_count == MAX_FIELDS:
+            return -1
+        field = &out.fields[out.field_count]
+        found = _read_line(head, size, at, field)
+        if found < 0:
+            return -1
+        if found == 0:
+            break
+        out.field_count += 1
+        at = field.end
+        if field.known == KN_OTHER:
+            continue
+        if field.known == KN_CONNECTION or field.known == KN_CONTENT_LENGTH or field.known == KN_TRANSFER_ENCODING:
+            if _read_framing_field(head, field, &out.framing):
+                return -1
+        elif field.known == KN_SERVER:
+            out.has_server = True
+        elif field.known == KN_DATE:
+            out.has_date = True
+        elif field.known == KN_VIA:
+            if out.via < 0:
+                out.via = <int>out.field_count - 1
+    if out.framing.chunked and out.framing.minor == 0:
+        return -1
+    return 0
+
+
+cdef bint check_request(const uint8_t* head, Py_ssize_t size) except -1:
+    try:
+        HttpRequestParser(NO_CALLBACKS).feed_data(PyMemoryView_FromMemory(<char*>head, size, PyBUF_READ))
+    except HttpParserUpgrade:
+        # The parser's word for "Upgrade and Connection: upgrade": the head itself is well-formed.
+        return True
+    except HttpParserError:
+        return False
+    return True
+
+
+cdef bint check_response(const uint8_t* head, Py_ssize_t size) except -1:
+    try:
+        HttpResponseParser(NO_CALLBACKS).feed_data(PyMemoryView_FromMemory(<char*>head, size, PyBUF_READ))
+    except HttpParserUpgrade:
+        return True
+    except HttpParserError:
+        return False
+    return True
+
+
+cdef Py_ssize_t read_host(Span value, uint8_t* out, Py_ssize_t* port_start) noexcept nogil:
+    """Lower-case and check `host [":" port]`; *port_start* is where ":" stands, or the size."""
+    cdef Py_ssize_t at = 0, digits = 0
+    cdef int port = 0
+    cdef uint8_t char
+    if value.size == 0:
+        port_start[0] = 0
+        return 0
+    if value.data[0] == c'[':
+        out[0] = c'['
+        at = 1
+        while at < value.size and value.data[at] != c']':
+            char = value.data[at]
+            if not (c'0' <= char <= c'9' or c'a' <= (char | 0x20) <= c'f' or char == c':' or char == c'.'):
+                return -1
+            out[at] = char | 0x20 if c'A' <= char <= c'Z' else char
+            at += 1
+        if at == value.size or at < 3:
+            return -1
+        out[at] = c']'
+        at += 1
+    else:
+        while at < value.size and value.data[at] != c':':
+            char = value.data[at]
+            if not HOST_CHAR[char]:
+                return -1
+            out[at] = char | 0x20 if c'A' <= char <= c'Z' else char
+            at += 1
+        if at == 0:
+            return -1
+    port_start[0] = at
+    if at == value.size:
+        return at
+    if value.data[at] != c':':
+        return -1
+    out[at] = c':'
+    at += 1
+    while at < value.size:
+        char = value.data[at]
+        if char < c'0' or char > c'9' or digits == 5:
+            return -1
+        port = port * 10 + (char - c'0')
+        out[at] = char
+        digits += 1
+        at += 1
+    if port > 65535:
+        return -1
+    if digits == 0:
+        # "name:" has no port (RFC 3986 §3.2.3).
+        return port_start[0]
+    return at
+
+
+# --- heads out -----------------------------------------------------------------------------------
+
+cdef Py_ssize_t write_decimal(uint8_t* out, int64_t value) noexcept nogil:
+    cdef uint8_t digits[20]
+    cdef int count = 0, place
+    if value <= 0:
+        out[0] = c'0'
+        return 1
+    while value:
+        digits[count] = <uint8_t>(c'0' + value % 10)
+        value //= 10
+        count += 1
+    for place in range(count):
+        out[place] = digits[count - 1 - place]
+    return count
+
+
+cdef Py_ssize_t write_status_line(uint8_t* out, int status) noexcept nogil:
+    return put(out, REASONS[status], REASON_SIZES[status])
+
+
+cdef Py_ssize_t _copy_kept(
+    uint8_t* out, const uint8_t* head, Field* fields, uint32_t count, Framing* framing, bint is_request,
+    int skipped,
+) noexcept nogil:
+    """Copy the fields that pass this hop, in order, whole runs at a time; field *skipped* is left out."""
+    cdef Py_ssize_t at = 0
+    cdef uint32_t place
+    cdef uint32_t run_start = 0, run_end = 0
+    cdef bint keep
+    cdef uint32_t known
+    for place in range(count):
+        known = fields[place].known
+        if known == KN_OTHER or known >= KN_ACCEPT:
+            keep = True
+        elif known == KN_VIA or known == KN_X_FORWARDED_FOR:
+            # Lines after the first are part of the list that ours ends: they stay where they stand.
+            keep = <int>place != skipped and (known == KN_VIA or not is_request)
+        elif is_request:
+            keep = False
+        else:
+            keep = known == KN_X_REAL_IP or known == KN_X_FORWARDED_SET or known == KN_EXPECT \
+                or known == KN_HOST or known == KN_PROXY or known == KN_TE
+        if keep and framing.nominated_count and known == KN_OTHER:
+            keep = not _is_nominated(framing, head + fields[place].start, fields[place].name_size)
+        if keep:
+            if run_end != fields[place].start:
+                at += put(out + at, head + run_start, run_end - run_start)
+                run_start = fields[place].start
+            run_end = fields[place].end
+    at += put(out + at, head + run_start, run_end - run_start)
+    return at
+
+
+cdef inline Py_ssize_t _put_field(uint8_t* out, const char* name, Py_ssize_t name_size, Span value) noexcept nogil:
+    """Write `Name: value CRLF`; *name* comes with its colon and space."""
+    memcpy(out, name, name_size)
+    memcpy(out + name_size, value.data, value.size)
+    out[name_size + value.size] = c'\r'
+    out[name_size + value.size + 1] = c'\n'
+    return name_size + value.size + 2
+
+
+cdef inline Py_ssize_t _put_appended(
+    uint8_t* out, const char* name, Py_ssize_t name_size, const uint8_t* head, Field* field, Span value,
+) noexcept nogil:
+    """Write `Name: what-came, value CRLF`; *field* may be NULL."""
+    cdef Py_ssize_t at = put(out, name, name_size)
+    if field != NULL and field.value_size:
+        at += put(out + at, head + field.value_start, field.value_size)
+        at += put(out + at, b", ", 2)
+    at += put(out + at, value.data, value.size)
+    at += put(out + at, b"\r\n", 2)
+    return at
+
+
+cdef Py_ssize_t write_request_head(uint8_t* out, const uint8_t* head, RequestHead* request, RequestOut* to) noexcept nogil:
+    """Write the head that goes upstream; proxying reference §2.2 gives each field's value."""
+    cdef Py_ssize_t at = 0
+    cdef Framing* framing = &request.framing
+    cdef Field* fields = request.fields
+    at += put(out, head, request.method_size + 1)
+    at += put(out + at, to.path.data, to.path.size)
+    at += put(out + at, to.query.data, to.query.size)
+    at += put(out + at, b" HTTP/1.1\r\n", 11)
+    at += _put_field(out + at, b"Host: ", 6, to.host)
+    at += put(out + at, b"Connection: keep-alive\r\n", 24)
+    if request.accepts_trailers:
+        at += put(out + at, b"TE: trailers\r\n", 14)
+    at += _copy_kept(out + at, head, fields, request.field_count, framing, True, request.via)
+    at += _put_appended(
+        out + at, b"Via: ", 5, head, &fields[request.via] if request.via >= 0 else NULL, to.via_token)
+    at += _put_appended(
+        out + at, b"X-Forwarded-For: ", 17, head,
+        &fields[request.forwarded_for] if request.forwarded_for >= 0 else NULL, to.peer)
+    at += put(out + at, to.connection_block.data, to.connection_block.size)
+    if to.forwarded_host.size:
+        at += _put_field(out + at, b"X-Forwarded-Host: ", 18, to.forwarded_host)
+    at += _put_field(out + at, b"X-Forwarded-Path: ", 18, to.original_path)
+    if to.prefix.size:
+        at += _put_field(out + at, b"X-Forwarded-Prefix: ", 20, to.prefix)
+    if to.request_id.size:
+        at += _put_field(out + at, b"X-Kong-Request-Id: ", 19, to.request_id)
+    if to.expect_continue:
+        at += put(out + at, b"Expect: 100-continue\r\n", 22)
+    if framing.chunked:
+        at += put(out + at, b"Transfer-Encoding: chunked\r\n", 28)
+    elif framing.content_length >= 0:
+        at += put(out + at, b"Content-Length: ", 16)
+        at += write_decimal(out + at, framing.content_length)
+        at += put(out + at, b"\r\n", 2)
+    at += put(out + at, b"\r\n", 2)
+    return at
+
+
+cdef Py_ssize_t write_response_head(uint8_t* out, const uint8_t* head, ResponseHead* response, ResponseOut* to) noexcept nogil:
+    """Write the head that goes to the client; proxying reference §2.3."""
+    cdef Py_ssize_t at = write_status_line(out, response.status)
+    cdef bint has_via = response.via >= 0 and to.via_token.size > 0
+    at += _copy_kept(out + at, head, response.fields, response.field_count, &response.framing, False,
+                     response.via if has_via else -1)
+    if to.server.size and not response.has_server:
+        at += _put_field(out + at, b"Server: ", 8, to.server)
+    if to.via_token.size:
+        at += _put_appended(
+            out + at, b"Via: ", 5, head, &response.fields[response.via] if has_via else NULL, to.via_token)
+    if to.latencies:
+        at += put(out + at, b"X-Kong-Upstream-Latency: ", 25)
+        at += write_decimal(out + at, to.upstream_ms)
+        at += put(out + at, b"\r\nX-Kong-Proxy-Latency: ", 24)
+        at += write_decimal(out + at, to.proxy_ms)
+        at += put(out + at, b"\r\n", 2)
+    if to.upstream_status:
+        at += put(out + at, b"X-Kong-Upstream-Status: ", 24)
+        at += write_decimal(out + at, response.status)
+        at += put(out + at, b"\r\n", 2)
+    if to.request_id.size:
+        at += _put_field(out + at, b"X-Kong-Request-Id: ", 19, to.request_id)
+    if to.chunked:
+        at += put(out + at, b"Transfer-Encoding: chunked\r\n", 28)
+    elif to.content_length >= 0:
+        at += put(out + at, b"Content-Length: ", 16)
+        at += write_decimal(out + at, to.content_length)
+        at += put(out + at, b"\r\n", 2)
+    if to.keep_alive:
+        at += put(out + at, b"Connection: keep-alive\r\n", 24)
+    else:
+        at += put(out + at, b"Connection: close\r\n", 19)
+    at += put(out + at, b"\r\n", 2)
+    return at
+
+
+cdef Py_ssize_t write_interim_head(uint8_t* out, const uint8_t* head, ResponseHead* response) noexcept nogil:
+    """Write a 1xx head as it came, hop-by-hop fields left out (RFC 9110 §15.2)."""
+    cdef Py_ssize_t at = write_status_line(out, response.status)
+    at += _copy_kept(out + at, head, response.fields, response.field_count, &response.framing, False, -1)
+    at += put(out + at, b"\r\n", 2)
+    return at
+
+
+# --- for tests, tools and benchmarks ---------------------------------------------------------------
+
+cdef RequestHead _request
+cdef ResponseHead _response
+
+
+def read_request_head(bytes head, int max_fields=100):
+    """Return the facts of a whole request head as a dict, or the HTTP status that refuses it."""
+    cdef Py_ssize_t end = find_head_end(head, len(head), 0)
+    cdef Py_ssize_t port_at = 0, host_size
+    cdef uint8_t[512] host_text
+    cdef Span host
+    cdef int status, place
+    if end <= 0:
+        return 400
+    status = parse_request_head(head, end, max_fields, &_request)
+    if status == 0 and not check_request(head, end):
+        status = 400
+    if status:
+        return status
+    host.data = NULL
+    host.size = 0
+    if _request.authority.size:
+        host = _request.authority
+    elif _request.host >= 0:
+        host.data = <const uint8_t*>head + _request.fields[_request.host].value_start
+        host.size = _request.fields[_request.host].value_size
+    if host.size > 512:
+        return 400
+    host_size = read_host(host, host_text, &port_at)
+    if host_size < 0 or (host.size == 0 and _request.framing.minor == 1):
+        return 400
+    return {
+        "method": head[:_request.method_size],
+        "minor": _request.framing.minor,
+        "path": _request.path.data[:_request.path.size],
+        "query": _request.query.data[:_request.query.size],
+        "host": host_text[:host_size],
+        "host_name": host_text[:port_at],
+        "content_length": _request.framing.content_length,
+        "chunked": bool(_request.framing.chunked),
+        "close": bool(_request.framing.close),
+        "keep_alive": bool(_request.framing.keep_alive),
+        "expects_continue": bool(_request.expects_continue),
+        "fields": [_field(head, &_request.fields[place]) for place in range(<int>_request.field_count)],
+    }
+
+
+def read_response_head(bytes head):
+    """Return the facts of a whole response head as a dict, or None when it is refused."""
+    cdef Py_ssize_t end = find_head_end(head, len(head), 0)
+    cdef int place
+    if end <= 0 or parse_response_head(head, end, &_response) != 0 or not check_response(head, end):
+        return None
+    return {
+        "status": _response.status,
+        "minor": _response.framing.minor,
+        "content_length": _response.framing.content_length,
+        "chunked": bool(_response.framing.chunked),
+        "close": bool(_response.framing.close),
+        "fields": [_field(head, &_response.fields[place]) for place in range(<int>_response.field_count)],
+    }
+
+
+cdef tuple _field(bytes head, Field* field):
+    return (
+        head[field.start:field.start + field.name_size],
+        head[field.value_start:field.value_start + field.value_size],
+    )
+
+
+def rewrite_request_head(bytes head, *, bytes path, bytes host, bytes peer, bytes fixed, bytes via, bytes request_id,
+                         bytes prefix=b"", bytes forwarded_host=b"", int repeat=1):
+    """Return the head that goes upstream, written *repeat* times over (for benchmarks)."""
+    cdef RequestOut to
+    cdef Py_ssize_t size = 0
+    cdef int turn
+    cdef bytearray out = bytearray(
+        HEAD_OVERHEAD + 2 * len(head) + len(path) + len(host) + 2 * len(peer) + len(fixed) + len(prefix)
+        + len(forwarded_host))
+    if parse_request_head(head, len(head), MAX_FIELDS, &_request):
+        raise ValueError("not a request head")
+    to.path.data = path
+    to.path.size = len(path)
+    to.query = _request.query
+    to.host.data = host
+    to.host.size = len(host)
+    to.original_path = _request.path
+    to.forwarded_host.data = forwarded_host
+    to.forwarded_host.size = len(forwarded_host)
+    to.prefix.data = prefix
+    to.prefix.size = len(prefix)
+    to.peer.data = peer
+    to.peer.size = len(peer)
+    to.connection_block.data = fixed
+    to.connection_block.size = len(fixed)
+    to.via_token.data = via
+    to.via_token.size = len(via)
+    to.request_id.data = request_id
+    to.request_id.size = len(request_id)
+    to.expect_continue = _request.expects_continue
+    for turn in range(repeat):
+        size = write_request_head(out, head, &_request, &to)
+    return bytes(out[:size])
+
+
+def parse_request_heads(bytes head, int repeat, bint with_httptools):
+    """Judge *head* over and over: what reading one head costs, with the parser's word and without."""
+    cdef int turn
+    for turn in range(repeat):
+        if parse_request_head(head, len(head), MAX_FIELDS, &_request):
+            raise ValueError("not a request head")
+        if with_httptools and not check_request(head, len(head)):
+            raise ValueError("not a request head")

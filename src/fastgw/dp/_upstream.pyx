@@ -1,0 +1,311 @@
+"""Connections to upstreams (see `_upstream.pxd`): request out, answer in, reuse decided in one place."""
+
+from cpython.bytearray cimport PyByteArray_AS_STRING
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from posix.uio cimport iovec
+
+from fastgw.dp._body cimport (
+    BODY_CHUNKED, BODY_LENGTH, BODY_NONE, BODY_UNTIL_CLOSE, begin_body, take_joined
+)
+from fastgw.dp._exchange cimport Failure, FAIL_CLOSED, FAIL_MALFORMED, FAIL_TIMEOUT
+from fastgw.dp._head cimport check_response, find_head_end, parse_response_head
+from fastgw.dp._wheel cimport monotonic_ms
+
+from fastgw.dp.states import UPSTREAM_MOVES
+
+cdef extern from "stdio.h" nogil:
+    int snprintf(char* out, size_t size, const char* format, ...)
+
+# Bit n of an entry: state n may follow. Filled from the one table, `states.py`.
+cdef int[4] MOVES
+for _state, _followers in UPSTREAM_MOVES.items():
+    MOVES[<int>_state] = sum(1 << follower for follower in _followers)
+
+cdef ResponseHead response_head  # scratch: one head is judged at a time
+
+
+cdef class UpstreamConnection(UpstreamSide):
+    def __init__(self, Pool pool):
+        self.pool = pool
+        self.core = pool.core
+        self.state = UP_CLEAN
+
+    cdef int _set_state(self, UpstreamState state) except -1:
+        if not MOVES[<int>self.state] >> <int>state & 1:
+            raise RuntimeError(f"upstream connection: no move from state {self.state} to {state}")
+        self.state = state
+        return 0
+
+    # --- for the exchange
+
+    cdef int begin(self, Exchange exchange) except -1:
+        """Serve *exchange* from now on."""
+        self._set_state(UP_WAITING)
+        self.exchange = exchange
+        self.interim_count = 0
+        self.silence_ms = max(exchange.route.service.read_ms, exchange.route.service.write_ms)
+        self.core.wheel.arm(self, monotonic_ms() + self.silence_ms)
+        return 0
+
+    cdef bint write_request(
+        self, const uint8_t* head, Py_ssize_t head_size, const uint8_t* body, Py_ssize_t size, bint is_last
+    ) except -1:
+        """Send the head (if any) and body bytes, framed anew; False when the connection is broken."""
+        cdef iovec parts[4]
+        cdef int count = 0
+        cdef char size_line[24]
+        if head_size:
+            parts[count].iov_base = <void*>head
+            parts[count].iov_len = head_size
+            count += 1
+        else:
+            self.deadline_ms = monotonic_ms() + self.silence_ms
+        if size:
+            if self.exchange.is_request_chunked:
+                parts[count].iov_base = size_line
+                parts[count].iov_len = snprintf(size_line, sizeof(size_line), b"%zx\r\n", size)
+                count += 1
+            parts[count].iov_base = <void*>body
+            parts[count].iov_len = size
+            count += 1
+        if self.exchange.is_request_chunked:
+            # The CRLF behind the data and, at the end, the last chunk: one literal serves both.
+            if size and is_last:
+                parts[count].iov_base = <void*><char*>b"\r\n0\r\n\r\n"
+                parts[count].iov_len = 7
+                count += 1
+            elif size:
+                parts[count].iov_base = <void*><char*>b"\r\n"
+                parts[count].iov_len = 2
+                count += 1
+            elif is_last:
+                parts[count].iov_base = <void*><char*>b"0\r\n\r\n"
+                parts[count].iov_len = 5
+                count += 1
+        if count == 0:
+            return True
+        return self.send_vector(parts, count)
+
+    cdef int discard(self) except -1:
+        """Give up the exchange in progress and the connection with it."""
+        self.exchange = None
+        self._set_state(UP_DEAD)
+        self.core.wheel.disarm(self)
+        self.held = None
+        return self.abort()
+
+    # --- called by the transport
+
+    def buffer_updated(self, Py_ssize_t size):
+        cdef bytearray held
+        try:
+            if self.held is not None:
+                held, self.held = self.held, None
+                held += PyBytes_FromStringAndSize(<const char*>self.core.read_pointer, size)
+                self._received(<uint8_t*>PyByteArray_AS_STRING(held), len(held))
+            else:
+                self._received(self.core.read_pointer, size)
+        except Exception:
+            self.core.log.exception("upstream connection failed")
+            self._fail(FAIL_CLOSED)
+
+    def eof_received(self):
+        try:
+            if self.state == UP_BODY and self.body.kind == BODY_UNTIL_CLOSE:
+                self.keeps_alive = False
+                self.exchange.response_bytes(NULL, 0, True)
+                self._complete(0)
+            else:
+                self._fail(FAIL_CLOSED)
+        except Exception:
+            self.core.log.exception("upstream connection failed at its end")
+            self._fail(FAIL_CLOSED)
+        return False
+
+    def connection_lost(self, exception):
+        self.is_closed = True
+        if self.state != UP_DEAD:
+            self._fail(FAIL_CLOSED)
+        self.transport = None
+
+    def pause_writing(self):
+        self.is_write_paused = True
+        if self.exchange is not None:
+            self.exchange.pause_request()
+
+    def resume_writing(self):
+        self.is_write_paused = False
+        if self.exchange is not None:
+            self.deadline_ms = monotonic_ms() + self.silence_ms
+            self.exchange.resume_request()
+
+    cdef void on_deadline(self, int64_t now_ms) noexcept:
+        """Idle for too long: close. Silent in an exchange: time-out, unless it is we who do not read."""
+        try:
+            if self.state == UP_CLEAN:
+                self._fail(FAIL_CLOSED)
+            elif self.is_read_paused:
+                self.core.wheel.arm(self, now_ms + self.silence_ms)
+            else:
+                self._fail(FAIL_TIMEOUT)
+        except Exception:
+            self.core.log.exception("upstream connection failed at its deadline")
+
+    # --- the answer
+
+    cdef int _fail(self, Failure failure) except -1:
+        """Close, and tell the exchange (if any) why."""
+        cdef Exchange exchange = self.exchange
+        if self.state == UP_CLEAN:
+            self.pool.forget(self)
+        if exchange is not None:
+            # The exchange discards this connection first and decides then.
+            exchange.failed(failure)
+        elif self.state != UP_DEAD:
+            self.discard()
+        return 0
+
+    cdef int _received(self, uint8_t* data, Py_ssize_t size) except -1:
+        cdef Py_ssize_t taken, joined
+        if self.state == UP_CLEAN:
+            # Nobody asked: an answer to no request would be given to the next one.
+            return self._fail(FAIL_CLOSED)
+        self.deadline_ms = monotonic_ms() + self.silence_ms
+        while self.state == UP_WAITING and size:
+            taken = self._take_head(data, size)
+            if taken == 0:
+                return 0
+            data += taken
+            size -= taken
+        if self.state == UP_BODY and size:
+            taken = take_joined(&self.body, data, size, &joined)
+            if taken < 0:
+                return self._fail(FAIL_MALFORMED)
+            if joined or self.body.is_complete:
+                self.exchange.response_bytes(data, joined, self.body.is_complete)
+            if self.state == UP_BODY and self.body.is_complete:
+                self._complete(size - taken)
+        return 0
+
+    cdef Py_ssize_t _take_head(self, uint8_t* data, Py_ssize_t size) except -1:
+        """Take one head, and of a final answer all else; 0 when there is nothing more to do here."""
+        cdef Py_ssize_t end = find_head_end(data, size, self.held_looked_at)
+        if end == 0 and size <= self.core.head_bytes_limit:
+            self.held = bytearray(PyBytes_FromStringAndSize(<const char*>data, size))
+            self.held_looked_at = size
+            return 0
+        self.held_looked_at = 0
+        if (
+            end <= 0 or end > self.core.head_bytes_limit
+            or parse_response_head(data, end, &response_head) != 0 or not check_response(data, end)
+        ):
+            self._fail(FAIL_MALFORMED)
+            return 0
+        if response_head.status < 200:
+            self.interim_count += 1
+            # 101 answers an Upgrade, and none was asked for.
+            if response_head.status == 101 or self.interim_count > MAX_INTERIM:
+                self._fail(FAIL_MALFORMED)
+                return 0
+            self.exchange.interim(data, &response_head)
+            return end
+        self._answer_begins(data, &response_head, data + end, size - end)
+        return 0
+
+    cdef int _answer_begins(self, const uint8_t* head, ResponseHead* response, uint8_t* rest, Py_ssize_t size) except -1:
+        """Decide the body's framing (RFC 9112 §6.3), pass on the head and what of the body is here."""
+        cdef Py_ssize_t taken = 0, joined = 0
+        self.keeps_alive = response.framing.minor == 1 and not response.framing.close
+        if self.exchange.is_head_request or response.status == 204 or response.status == 304:
+            begin_body(&self.body, BODY_NONE, 0)
+        elif response.framing.chunked:
+            begin_body(&self.body, BODY_CHUNKED, 0)
+        elif response.framing.content_length >= 0:
+            begin_body(&self.body, BODY_LENGTH, response.framing.content_length)
+        else:
+            begin_body(&self.body, BODY_UNTIL_CLOSE, 0)
+            self.keeps_alive = False
+        if size:
+            taken = take_joined(&self.body, rest, size, &joined)
+            if taken < 0:
+                return self._fail(FAIL_MALFORMED)
+        self._set_state(UP_BODY)
+        self.exchange.response_head(head, response, rest, joined, self.body.is_complete)
+        if self.state == UP_BODY and self.body.is_complete:
+            self._complete(size - taken)
+        return 0
+
+    cdef int _complete(self, Py_ssize_t left_over) except -1:
+        """The answer is whole: back to the pool if nothing is owed in either direction."""
+        cdef Exchange exchange = self.exchange
+        self.exchange = None
+        self.served += 1
+        if (
+            self.keeps_alive and left_over == 0 and exchange.request_body.is_complete
+            and not self.is_closed and not self.has_unsent()
+            and (self.pool.requests_limit == 0 or self.served < self.pool.requests_limit)
+        ):
+            self.resume_reading()
+            self._set_state(UP_CLEAN)
+            self.is_reused = True
+            self.pool.give_back(self)
+        else:
+            self.discard()
+        return exchange.response_done()
+
+
+cdef class Pool(UpstreamPool):
+    def __init__(self, ProxyCore core, str host, int port):
+        self.core = core
+        self.host = host
+        self.port = port
+        self.idle = []
+        self.idle_limit = core.options.upstream_idle_connections
+        self.requests_limit = core.options.upstream_keepalive_requests
+        self.idle_ms = core.options.upstream_idle_timeout_ms
+
+    cdef UpstreamSide take(self):
+        """Return the newest idle connection that still looks open, or None."""
+        cdef UpstreamConnection connection
+        while self.idle:
+            connection = <UpstreamConnection>self.idle.pop()
+            if connection.is_closed:
+                continue
+            return connection
+        return None
+
+    cdef int connect(self, Exchange exchange) except -1:
+        """Open a connection in a task; it reports to the exchange by itself."""
+        exchange.connecting = self.core.connector.open(self, exchange)
+        return 0
+
+    cdef int give_back(self, UpstreamConnection connection) except -1:
+        if self.idle_limit == 0:
+            return connection.discard()
+        self.idle.append(connection)
+        if self.idle_ms:
+            self.core.wheel.arm(connection, monotonic_ms() + self.idle_ms)
+        else:
+            self.core.wheel.disarm(connection)
+        if len(self.idle) > self.idle_limit:
+            (<UpstreamConnection>self.idle.pop(0)).discard()
+        return 0
+
+    cdef int forget(self, UpstreamConnection connection) except -1:
+        if connection in self.idle:
+            self.idle.remove(connection)
+        return 0
+
+    @property
+    def idle_count(self):
+        return len(self.idle)
+
+    def close_idle(self):
+        """Close all idle connections: at the worker's end."""
+        while self.idle:
+            (<UpstreamConnection>self.idle.pop()).discard()
+
+    def make_connection(self):
+        """Return the protocol object for a new connection."""
+        self.core.totals.upstream_connects_total += 1
+        return UpstreamConnection(self)

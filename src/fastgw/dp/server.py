@@ -1,0 +1,150 @@
+"""One worker's proxy: options in, connections served, generations swapped.
+
+`prepare` maps and checks a generation beside the live one, `commit` swaps one reference; requests in progress
+end on the generation that they began with. Everything that is dear to rebuild (pools, counters) lives here,
+outside the generation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import socket
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from fastgw.dp._core import ProxyCore
+from fastgw.dp._downstream import Downstream
+from fastgw.dp._metrics import MetricsSegment
+from fastgw.dp._runtime import Runtime
+from fastgw.dp._wheel import TimerWheel
+from fastgw.dp.upstream.connector import Connector
+from fastgw.obs.accesslog import AccessLog
+from fastgw.obs.logs import get_logger
+from fastgw.settings import Settings
+
+#: Period of the timer wheel, in seconds: `TICK_MS` of `_wheel.pxd`.
+TICK_S: Final = 0.1
+
+_log = get_logger("dp.worker")
+
+
+class ProxyOptions(msgspec.Struct, frozen=True):
+    """What the proxy needs of the settings; plain data, so that it can travel to a worker."""
+
+    headers: frozenset[str]
+    upstream_request_id: bool = True
+    head_bytes: int = 32768
+    request_line_bytes: int = 8192
+    head_fields: int = 100
+    body_bytes: int = 0
+    head_timeout_ms: int = 10_000
+    body_timeout_ms: int = 60_000
+    send_timeout_ms: int = 60_000
+    keepalive_timeout_ms: int = 75_000
+    keepalive_requests: int = 10_000
+    connections: int = 16_384
+    upstream_idle_connections: int = 512
+    upstream_keepalive_requests: int = 10_000
+    upstream_idle_timeout_ms: int = 60_000
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> ProxyOptions:
+        return cls(
+            headers=settings.headers,
+            head_bytes=settings.proxy_head_bytes,
+            request_line_bytes=settings.proxy_request_line_bytes,
+            head_fields=settings.proxy_head_fields,
+            body_bytes=settings.nginx_http_client_max_body_size,
+            head_timeout_ms=settings.nginx_http_client_header_timeout * 1000,
+            body_timeout_ms=settings.nginx_http_client_body_timeout * 1000,
+            send_timeout_ms=settings.nginx_http_send_timeout * 1000,
+            keepalive_timeout_ms=settings.nginx_http_keepalive_timeout * 1000,
+            keepalive_requests=settings.nginx_http_keepalive_requests,
+            connections=settings.worker_connections,
+            upstream_idle_connections=settings.upstream_keepalive_pool_size,
+            upstream_keepalive_requests=settings.upstream_keepalive_max_requests,
+            upstream_idle_timeout_ms=settings.upstream_keepalive_idle_timeout * 1000,
+        )
+
+
+class ProxyServer:
+    """The proxy of one worker process.
+
+    Args:
+        metrics_fd: the worker's counters (`_metrics.SEGMENT_BYTES` long); stays the caller's.
+        access_log: None when it is off, which then costs nothing per request.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        options: ProxyOptions,
+        metrics_fd: int,
+        access_log: AccessLog | None,
+    ) -> None:
+        self._loop = loop
+        self._metrics = MetricsSegment(metrics_fd)
+        self._wheel = TimerWheel(_now_ms())
+        self._core = ProxyCore(loop, options, self._wheel, self._metrics, access_log, _log)
+        self._connector = Connector(self._core, _log)
+        self._core.set_connector(self._connector)
+        self._servers: list[asyncio.Server] = []
+        self._tick_handle: asyncio.TimerHandle | None = None
+
+    def prepare(self, image_fd: int) -> Runtime:
+        """Map and check the image beside the live one; *image_fd* stays the caller's.
+
+        Raises:
+            ImageError: the image is damaged or of another format.
+        """
+        return Runtime(image_fd, self._metrics)
+
+    def commit(self, runtime: Runtime) -> None:
+        """Give *runtime* to all requests that begin from now on."""
+        self._core.swap(runtime)
+
+    @property
+    def current(self) -> Runtime | None:
+        """The generation that new requests get."""
+        return self._core.current
+
+    def generations_live(self) -> int:
+        """How many generations are mapped: the live one, prepared ones, and those that requests still hold."""
+        return self._metrics.generations_live
+
+    async def listen(self, sockets: Sequence[tuple[socket.socket, str]]) -> None:
+        """Accept on listening sockets; the string is the scheme that clients speak there."""
+        self._tick()
+        for sock, scheme in sockets:
+            name = sock.getsockname()
+            port = name[1] if isinstance(name, tuple) else 0
+            factory = functools.partial(Downstream, self._core, scheme.encode(), port)
+            self._servers.append(await self._loop.create_server(factory, sock=sock))
+
+    async def drain(self, deadline_s: float) -> None:
+        """Accept no more, finish what is in progress, close the rest when the deadline has passed."""
+        self._core.begin_drain()
+        for server in self._servers:
+            server.close()
+        for connection in tuple(self._core.downstreams):
+            connection.drain()
+        ends_at = self._loop.time() + deadline_s
+        while self._core.downstreams and self._loop.time() < ends_at:
+            await asyncio.sleep(TICK_S / 2)
+        for connection in tuple(self._core.downstreams):
+            connection.end()
+        self._connector.close_idle()
+        if self._tick_handle is not None:
+            self._tick_handle.cancel()
+
+    def _tick(self) -> None:
+        self._wheel.run(_now_ms())
+        self._tick_handle = self._loop.call_later(TICK_S, self._tick)
+
+
+def _now_ms() -> int:
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1_000_000

@@ -1,0 +1,1 @@
+"""Where upstream connections come from: names to addresses, addresses to connections."""

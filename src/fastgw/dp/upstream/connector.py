@@ -1,0 +1,82 @@
+"""Opens upstream connections in tasks, with the service's deadline and number of tries.
+
+The hot path asks (`open`) and goes on; the task reports to the exchange: connected, or why not. An exchange
+that no longer waits (its client has gone) cancels the task, and a connection that opened all the same is
+closed here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, cast
+
+from fastgw.dp.upstream.resolver import ResolveError, Resolver
+
+if TYPE_CHECKING:
+    from fastgw.dp._core import ProxyCore
+    from fastgw.dp._exchange import Exchange
+    from fastgw.dp._upstream import Pool
+
+
+class Connector:
+    """The worker's pools, and the tasks that fill them."""
+
+    def __init__(self, core: ProxyCore, log: logging.Logger) -> None:
+        self._core = core
+        self._log = log
+        self._loop: asyncio.AbstractEventLoop = core.loop
+        self._resolver = Resolver(self._loop)
+        self._turn = 0
+        self._pools: dict[tuple[str, int], Pool] = {}
+
+    def pool_for(self, host: bytes, port: int) -> Pool:
+        """Return the pool of connections to this address; it outlives the generations that name it."""
+        from fastgw.dp._upstream import Pool  # noqa: PLC0415 - the compiled classes need this module's room first
+
+        key = (host.decode(), port)
+        pool = self._pools.get(key)
+        if pool is None:
+            pool = self._pools[key] = Pool(self._core, *key)
+        return pool
+
+    def open(self, pool: Pool, exchange: Exchange) -> asyncio.Task[None]:
+        """Open a connection for *exchange* in a task of its own, and return the task."""
+        return self._loop.create_task(self._open(pool, exchange))
+
+    def close_idle(self) -> None:
+        """Close all idle connections: at the worker's end."""
+        for pool in self._pools.values():
+            pool.close_idle()
+
+    async def _open(self, pool: Pool, exchange: Exchange) -> None:
+        try:
+            addresses = await self._resolver.addresses(pool.host)
+        except ResolveError as error:
+            self._log.error("upstream %s:%d: %s", pool.host, pool.port, error)
+            exchange.on_connect_failed("resolve")
+            return
+        timeout_s = exchange.connect_timeout_s
+        while True:
+            # Round-robin over the addresses, as Kong does without an upstream entity.
+            address = addresses[self._turn % len(addresses)]
+            self._turn += 1
+            try:
+                async with asyncio.timeout(timeout_s):
+                    _, connection = await self._loop.create_connection(
+                        pool.make_connection, address, pool.port
+                    )
+            except TimeoutError:
+                reason = "timeout"
+                self._log.error(
+                    "upstream %s:%d: no connection to %s in %g s", pool.host, pool.port, address, timeout_s
+                )
+            except OSError as error:
+                reason = "refused"
+                self._log.error("upstream %s:%d: %s: %s", pool.host, pool.port, address, error.strerror or error)
+            else:
+                exchange.on_connected(cast("object", connection))
+                return
+            if not exchange.try_again():
+                exchange.on_connect_failed(reason)
+                return

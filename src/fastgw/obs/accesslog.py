@@ -1,0 +1,136 @@
+"""The proxy's access log: nginx's combined line with Kong's request id, written off the event loop.
+
+The loop only appends to a queue; a thread writes what has gathered, once per second or as soon as 64 KiB are
+there, so that a slow disk or a full pipe never stops a request. The queue has a bound: beyond it lines are
+dropped and counted.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from typing import Final
+
+FLUSH_INTERVAL_S: Final = 1.0
+FLUSH_BYTES: Final = 65536
+#: Bytes that may wait for a destination that does not take them; about 100,000 lines.
+MAX_WAITING_BYTES: Final = 16 * 1024 * 1024
+
+_ESCAPES: Final = {byte: f"\\x{byte:02X}".encode() for byte in (*range(0x20), 0x22, 0x5C, *range(0x7F, 0x100))}
+
+
+def escape(value: bytes) -> bytes:
+    r"""Return *value* with quotes, backslashes and all bytes outside printable ASCII as `\xHH`, as nginx does."""
+    if value.isascii() and value.decode("ascii").isprintable() and b'"' not in value and b"\\" not in value:
+        return value
+    return b"".join(_ESCAPES.get(byte, bytes((byte,))) for byte in value)
+
+
+class AccessLog:
+    """An append-only log at *path*; `/dev/stdout` and `/dev/stderr` are the process's own streams."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._fd = _open(path)
+        # One thread appends, the other pops; each counts what it moved in a number of its own.
+        self._lines: deque[bytes] = deque()
+        self._bytes_in = 0
+        self._bytes_out = 0
+        self.dropped_total = 0
+        self._stamp = b""
+        self._stamp_second = 0
+        self._wake = threading.Event()
+        self._is_closed = False
+        self._must_reopen = False
+        self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
+        self._thread.start()
+
+    def write(
+        self,
+        peer: bytes,
+        request_line: bytes,
+        status: int,
+        bytes_sent: int,
+        referer: bytes | None,
+        user_agent: bytes | None,
+        request_id: bytes,
+    ) -> None:
+        """Add one line; never blocks."""
+        now = time.time()
+        if int(now) != self._stamp_second:
+            self._stamp_second = int(now)
+            self._stamp = time.strftime("%d/%b/%Y:%H:%M:%S %z", time.localtime(now)).encode()
+        line = b'%s - - [%s] "%s" %d %d "%s" "%s" kong_request_id: "%s"\n' % (
+            peer,
+            self._stamp,
+            escape(request_line),
+            status,
+            bytes_sent,
+            escape(referer) if referer else b"-",
+            escape(user_agent) if user_agent else b"-",
+            request_id,
+        )
+        waiting = self._bytes_in - self._bytes_out
+        if waiting > MAX_WAITING_BYTES:
+            self.dropped_total += 1
+            return
+        self._lines.append(line)
+        self._bytes_in += len(line)
+        if waiting > FLUSH_BYTES:
+            self._wake.set()
+
+    def reopen(self) -> None:
+        """Open the path anew before the next line is written: after a rotation."""
+        self._must_reopen = True
+        self._wake.set()
+
+    def close(self, deadline_s: float = 2.0) -> None:
+        """Write what waits, and end; a destination that takes nothing is left behind at the deadline."""
+        self._is_closed = True
+        self._wake.set()
+        self._thread.join(deadline_s)
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait(FLUSH_INTERVAL_S)
+            self._wake.clear()
+            is_closed = self._is_closed
+            if self._must_reopen:
+                self._must_reopen = False
+                self._reopen()
+            data = b"".join([self._lines.popleft() for _ in range(len(self._lines))])
+            self._write(data)
+            self._bytes_out += len(data)
+            if is_closed:
+                return
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[os.write(self._fd, view) :]
+            except OSError:
+                # A full disk or a closed pipe: these lines are lost, the next ones may not be.
+                self.dropped_total += data.count(b"\n", len(data) - len(view))
+                return
+
+    def _reopen(self) -> None:
+        try:
+            fresh = _open(self._path)
+        except OSError:
+            return  # keep the old file: better there than nowhere
+        if fresh != self._fd and self._fd > 2:
+            os.close(self._fd)
+        self._fd = fresh
+
+
+def _open(path: str) -> int:
+    # Opening /dev/stdout anew fails for sockets and truncates nothing: the stream itself is meant.
+    if path == "/dev/stdout":
+        return 1
+    if path == "/dev/stderr":
+        return 2
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
