@@ -1,23 +1,24 @@
 """The exception tree: every class has a stable code, the same in log, metric, Nack and Admin body.
 
-    FastgwError
-    ├── SettingsError            settings       a property is wrong: which, where it came from, what to do
-    ├── CertificateError         certificate    a key or certificate file cannot serve: which and why
-    ├── ValidationError          schema         an entity breaks its rules: all faults at once
-    ├── StorageError             storage
-    │   ├── StorageUnavailable   storage_unavailable
-    │   ├── NeedsBootstrap       needs_bootstrap
-    │   ├── PendingMigrations    pending_migrations
-    │   ├── UniqueViolation      unique         another row holds this value
-    │   ├── ForeignViolation     foreign        a reference points nowhere
-    │   └── ReferencedViolation  referenced     the row is still in use
-    ├── SnapshotError            snapshot       bytes are not a snapshot, or the digest differs
-    ├── CompileError             compile        a snapshot cannot become an image: all reasons
-    ├── ImageError               image          an image is damaged or of another format
-    ├── DeclarativeError         declarative    a declarative file is wrong: all faults with their paths
-    └── LinkError                link
-        ├── LocalLinkError       link_local     we broke the protocol: a bug here
-        └── RemoteLinkError      link_remote    the peer broke the protocol or refused us
+FastgwError
+├── SettingsError            settings       a property is wrong: which, where it came from, what to do
+├── ListenError              listen         a port is taken, or an address cannot be listened on
+├── CertificateError         certificate    a key or certificate file cannot serve: which and why
+├── ValidationError          schema         an entity breaks its rules: all faults at once
+├── StorageError             storage
+│   ├── StorageUnavailable   storage_unavailable
+│   ├── NeedsBootstrap       needs_bootstrap
+│   ├── PendingMigrations    pending_migrations
+│   ├── UniqueViolation      unique         another row holds this value
+│   ├── ForeignViolation     foreign        a reference points nowhere
+│   └── ReferencedViolation  referenced     the row is still in use
+├── SnapshotError            snapshot       bytes are not a snapshot, or the digest differs
+├── CompileError             compile        a snapshot cannot become an image: all reasons
+├── ImageError               image          an image is damaged or of another format
+├── DeclarativeError         declarative    a declarative file is wrong: all faults with their paths
+└── LinkError                link
+    ├── LocalLinkError       link_local     we broke the protocol: a bug here
+    └── RemoteLinkError      link_remote    the peer broke the protocol or refused us
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ class FastgwError(Exception):
 
 class SettingsError(FastgwError):
     code = "settings"
+
+
+class ListenError(FastgwError):
+    code = "listen"
 
 
 class CertificateError(FastgwError):
@@ -107,7 +112,6 @@ class ReferencedViolation(StorageError):
 
 class SnapshotError(FastgwError):
     code = "snapshot"
-
 
 
 class CompileError(FastgwError):

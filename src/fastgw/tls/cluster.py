@@ -1,14 +1,15 @@
 """The cluster port's TLS in the mode `shared`: one key pair on both sides.
 
 Contract. Both ends speak TLS 1.2 or newer, both present the pair's certificate, and each takes only that
-very certificate from the other: it is the context's only anchor, and after the handshake `check_peer` compares
-the SHA-256 of what the peer presented with our own. Names are not compared, since nothing but this one
-certificate is taken; the name sent in the handshake is `kong_clustering`, as Kong sends it.
+very certificate from the other: it is the context's only anchor, and after the handshake `check_peer`
+compares the SHA-256 of what the peer presented with our own. Names are not compared, since nothing but this
+one certificate is taken; the name sent in the handshake is `kong_clustering`, as Kong sends it.
 
 The one complication is which certificates must do: self-signed ones without any extension, as Kong's gen_cert
 makes them (X.509 v1), with `CA:TRUE`, as `openssl req -x509` makes them, and ones that a CA issued. So the
 checks that Python 3.13 made a default (VERIFY_X509_STRICT) are off, and a chain may end at an anchor that is
-no CA (VERIFY_X509_PARTIAL_CHAIN). No session is resumed: a resumed one would skip the look at the certificate.
+no CA (VERIFY_X509_PARTIAL_CHAIN). No session is resumed: a resumed one would skip the look at the
+certificate.
 
 Source: Kong's cluster_mtls=shared; CVE-2025-23419 for the resumption.
 """
@@ -75,7 +76,8 @@ def explain_handshake_failure(error: BaseException) -> str:
         return _SSL_REASONS[error.reason]
     if isinstance(error, ssl.SSLError) and error.reason:
         return f"TLS: {error.reason.replace('_', ' ').lower()}"
-    if isinstance(error, TimeoutError):
+    # asyncio tells its own deadline as an aborted connection.
+    if isinstance(error, TimeoutError) or "taking longer" in str(error):
         return "the TLS handshake took too long"
     if isinstance(error, ConnectionError | EOFError):
         return "the peer closed the connection during the TLS handshake"

@@ -1,0 +1,356 @@
+"""The cluster port: where data planes connect, over TLS with client certificates, by websocket.
+
+    accept -> admission -> TLS handshake -> certificate -> upgrade -> Hello -> linked
+
+Contract. Each step has a deadline, and each refusal is one line in the log that says which check failed.
+Nothing that a peer sent is looked at before its certificate is. A linked data plane is the hub's from its
+Hello to the end of its link.
+
+The one complication is admission: after a restart a whole fleet dials at once, and each handshake costs a
+signature on the loop that also pushes configuration. So connections are accepted here rather than by
+asyncio's server, and those beyond the rate (`pacing.ADMITTED_PER_SECOND`) are closed before their
+handshake; to a data plane that is one more failed try, and the next is later.
+
+Source: Kong's cluster listener, for what answers where (404 on /v1/wrpc, on which its data planes rely).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http
+import socket
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Final, NamedTuple
+
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
+
+from fastgw import __version__
+from fastgw.cp.hub import DataPlane, Hub
+from fastgw.errors import CertificateError, FastgwError, RemoteLinkError
+from fastgw.listening import address_of, open_listener
+from fastgw.obs.logs import get_logger
+from fastgw.settings import Listen
+from fastgw.tls.cluster import check_peer, explain_handshake_failure, make_server_context
+from fastgw.tls.keypair import KeyPair
+from fastgw.wire.link import (
+    HEARTBEAT_S,
+    Accepted,
+    ControlEvent,
+    ControlLink,
+    Ended,
+    Joined,
+    Rejected,
+    Reported,
+    Withheld,
+)
+from fastgw.wire.messages import LINK_PATH, MESSAGE_LIMIT_BYTES
+from fastgw.wire.offering import Offering
+from fastgw.wire.pacing import ADMITTED_PER_SECOND, spread_for
+from fastgw.wire.pump import Pump, make_server_connection
+
+log = get_logger(__name__)
+
+HANDSHAKE_TIMEOUT_S: Final = 5.0
+UPGRADE_TIMEOUT_S: Final = 5.0
+CLOSE_TIMEOUT_S: Final = 5.0
+HANDSHAKES_LIMIT: Final = 64
+"""So many TLS handshakes are in progress at once at most."""
+ADMISSION_BURST: Final = 50
+TICK_S: Final = 1.0
+_ACCEPT_PAUSE_S: Final = 1.0
+_WRITE_HIGH_BYTES: Final = 2 * MESSAGE_LIMIT_BYTES
+
+
+class Admission:
+    """Lets in so many per second, and a burst after a rest."""
+
+    def __init__(self, per_second: float, burst: int, clock: Callable[[], float]) -> None:
+        self._per_second = per_second
+        self._burst = burst
+        self._clock = clock
+        self._left = float(burst)
+        self._counted_at_s = clock()
+
+    def admit(self) -> bool:
+        now_s = self._clock()
+        self._left = min(self._burst, self._left + (now_s - self._counted_at_s) * self._per_second)
+        self._counted_at_s = now_s
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class _Identity(NamedTuple):
+    """What this control plane says about itself, and its time."""
+
+    control_plane_id: str
+    heartbeat_s: float
+    clock: Callable[[], float]
+
+
+class _Session(asyncio.Protocol):
+    """One connection, from the end of its TLS handshake."""
+
+    def __init__(self, server: ClusterServer, peer: str, ip: str) -> None:
+        self._server = server
+        self._peer = peer
+        self._ip = ip
+        self._transport: asyncio.Transport | None = None
+        self._upgrade_deadline_s = server.identity.clock() + UPGRADE_TIMEOUT_S
+        self._connection: ServerProtocol = make_server_connection()
+        self._pump = Pump(self._connection, self._write)
+        self._link: ControlLink | None = None
+        self._data_plane: DataPlane | None = None
+        self._is_closing = False
+        self._abort_timer: asyncio.TimerHandle | None = None
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES)
+        try:
+            check_peer(transport.get_extra_info("ssl_object"), self._server.pair)
+        except CertificateError as exc:
+            self._refuse(str(exc))
+            return
+        self._server.sessions.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_closing:
+            return
+        try:
+            for item in self._pump.feed(data):
+                if isinstance(item, Request):
+                    self._upgrade(item)
+                elif isinstance(item, bytes) and self._link is not None:
+                    self._act(self._link.receive_message(item, self._server.identity.clock()))
+        except RemoteLinkError as exc:
+            self._end(str(exc))
+        self._pump.flush()
+
+    def eof_received(self) -> None:
+        self._end("the data plane closed the connection")
+
+    def pause_writing(self) -> None:
+        self._pump.is_paused = True
+
+    def resume_writing(self) -> None:
+        self._pump.is_paused = False
+        self._pump.flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(f"the connection broke: {exc}" if exc is not None else "the connection was closed")
+        self._server.sessions.discard(self)
+        if self._abort_timer is not None:
+            self._abort_timer.cancel()
+
+    # What the hub calls.
+
+    def offer(self, offering: Offering | None) -> None:
+        if self._link is not None and not self._is_closing:
+            self._act(self._link.offer(offering))
+            self._pump.flush()
+
+    def close(self, reason: str) -> None:
+        if self._link is not None:
+            self._link.close(reason)
+        self._end(reason)
+
+    def tick(self, now_s: float) -> None:
+        """End the session when something that was due has not come."""
+        if self._link is not None:
+            if now_s >= self._link.next_deadline():
+                self._act(self._link.on_tick(now_s))
+        elif now_s >= self._upgrade_deadline_s:
+            self._refuse(f"no upgrade to websocket within {UPGRADE_TIMEOUT_S:g} s")
+
+    def _upgrade(self, request: Request) -> None:
+        path = request.path.partition("?")[0]
+        if path != LINK_PATH:
+            response = self._connection.reject(http.HTTPStatus.NOT_FOUND, "no such path on this port\n")
+        else:
+            response = self._connection.accept(request)
+        self._connection.send_response(response)
+        for piece in self._connection.data_to_send():
+            self._write(piece)
+        if response.status_code != http.HTTPStatus.SWITCHING_PROTOCOLS:
+            why = self._connection.handshake_exc if path == LINK_PATH else f"nothing is served at {path!r}"
+            self._refuse(f"answered {response.status_code}: {why}")
+            return
+        identity = self._server.identity
+        self._link = ControlLink(
+            identity.clock(),
+            control_plane_id=identity.control_plane_id,
+            version=__version__,
+            spread_s=spread_for(len(self._server.hub) + 1),
+            heartbeat_s=identity.heartbeat_s,
+        )
+        self._pump.link = self._link
+
+    def _act(self, events: Sequence[ControlEvent]) -> None:
+        hub = self._server.hub
+        for event in events:
+            match event:
+                case Joined(hello):
+                    self._data_plane = DataPlane(hello, self, self._ip, self._server.certificate_expiry_s)
+                    hub.join(self._data_plane)
+                case Ended(reason):
+                    self._end(reason)
+                case _ if self._data_plane is None:
+                    raise AssertionError(event)
+                case Reported(version, digest):
+                    hub.reported(self._data_plane, version, digest)
+                case Accepted(ack):
+                    hub.accepted(self._data_plane, ack)
+                case Rejected(nack):
+                    hub.rejected(self._data_plane, nack)
+                case Withheld(version, reason):
+                    hub.withheld(self._data_plane, version, reason)
+
+    def _refuse(self, reason: str) -> None:
+        """End what never became a link."""
+        if not self._is_closing:
+            log.warning("refused %s: %s", self._peer, reason)
+            self._close_transport()
+
+    def _end(self, reason: str) -> None:
+        """End the session, once; say what is left to say."""
+        if self._is_closing:
+            return
+        if self._data_plane is None:
+            self._refuse(reason)
+            return
+        data_plane, self._data_plane = self._data_plane, None
+        self._pump.finish()
+        self._close_transport()
+        self._server.hub.leave(data_plane, reason)
+
+    def _close_transport(self) -> None:
+        self._is_closing = True
+        if self._transport is not None:
+            self._transport.close()
+            # A peer that does not read would keep what is buffered, and the connection, for ever.
+            self._abort_timer = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_S, self._transport.abort)
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is not None and data and not self._transport.is_closing():
+            self._transport.write(data)
+
+
+class ClusterServer:
+    """Listens, admits and keeps the sessions.
+
+    Args:
+        clock: monotonic seconds, of which all deadlines after the TLS handshake are made.
+    """
+
+    def __init__(
+        self,
+        listens: Sequence[Listen],
+        pair: KeyPair,
+        hub: Hub,
+        *,
+        control_plane_id: str,
+        heartbeat_s: float = HEARTBEAT_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.pair = pair
+        self.hub = hub
+        self.identity = _Identity(control_plane_id, heartbeat_s, clock)
+        self.certificate_expiry_s = int(pair.not_after.timestamp())
+        self.sessions: set[_Session] = set()
+        self._listens = listens
+        self._context = make_server_context(pair)
+        self._admission = Admission(ADMITTED_PER_SECOND, ADMISSION_BURST, clock)
+        self._listeners: list[socket.socket] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._handshakes = 0
+
+    @property
+    def addresses(self) -> list[str]:
+        """What it listens on, once started, with the real ports."""
+        return [address_of(listener) for listener in self._listeners]
+
+    async def start(self) -> None:
+        """Listen on every address.
+
+        Raises:
+            ListenError: one of them cannot be listened on; then none is.
+        """
+        try:
+            for listen in self._listens:
+                self._listeners.append(open_listener(listen, name="cluster_listen"))
+        except FastgwError:
+            await self.close()
+            raise
+        for listener in self._listeners:
+            self._spawn(self._accept(listener))
+        self._spawn(self._tick())
+
+    async def close(self) -> None:
+        """Stop listening and say goodbye to every data plane."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+        for session in list(self.sessions):
+            session.close("the control plane is shutting down")
+
+    def tick(self) -> None:
+        """Look after every session's deadline."""
+        now_s = self.identity.clock()
+        for session in list(self.sessions):
+            session.tick(now_s)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self.tick()
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, address = await loop.sock_accept(listener)
+            except ConnectionError:
+                continue
+            except OSError as exc:
+                log.error("%s accepts nothing for %g s: %s", address_of(listener), _ACCEPT_PAUSE_S, exc)
+                await asyncio.sleep(_ACCEPT_PAUSE_S)
+                continue
+            host, port = address[:2]
+            peer = f"{host}:{port}"
+            if self._handshakes >= HANDSHAKES_LIMIT or not self._admission.admit():
+                log.info("refused %s before its handshake: too many at once; it will come again", peer)
+                connection.close()
+                continue
+            self._handshakes += 1
+            self._spawn(self._shake_hands(connection, peer, host))
+
+    async def _shake_hands(self, connection: socket.socket, peer: str, ip: str) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await loop.connect_accepted_socket(
+                lambda: _Session(self, peer, ip),
+                connection,
+                ssl=self._context,
+                ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
+            )
+        except (OSError, EOFError) as exc:
+            log.warning("refused %s: %s", peer, explain_handshake_failure(exc))
+            connection.close()
+        finally:
+            self._handshakes -= 1
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,280 @@
+"""The data planes of this control plane: what each is to run, and what each runs.
+
+Contract. `wanted` is the one place that decides what a data plane is to run; whatever changes its answer is
+followed by `offer_all`. What data planes report is kept here at once, and written to the storage as rows,
+in one go at most once per second and outside the journal; a storage that is away costs nothing but late
+rows. The storage's rows are what all control planes know together; for a data plane that is linked here,
+what is kept here is newer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from fastgw.cp.storage.contract import DataPlaneRow, Storage
+from fastgw.errors import StorageError
+from fastgw.model.snapshot import CONFIG_HASH_HEX_LENGTH
+from fastgw.obs.logs import get_logger
+from fastgw.wire.link import HEARTBEAT_S
+from fastgw.wire.messages import Ack, Hello, Nack
+from fastgw.wire.offering import Offering
+
+log = get_logger(__name__)
+
+WRITE_INTERVAL_S: Final = 1.0
+PURGE_INTERVAL_S: Final = 3600.0
+_SEEN_LATELY_S: Final = int(2 * HEARTBEAT_S)
+_PAGE_SIZE: Final = 1000
+
+
+class Link(Protocol):
+    """What the hub asks of a link to a data plane."""
+
+    def offer(self, offering: Offering | None) -> None: ...
+    def close(self, reason: str) -> None: ...
+
+
+class DataPlane:
+    """One linked data plane."""
+
+    def __init__(self, hello: Hello, link: Link, ip: str, certificate_expiry_s: int | None) -> None:
+        self.id = hello.node_id
+        self.hostname = hello.hostname
+        self.ip = ip
+        self.program_version = hello.version
+        self.labels = dict(hello.labels)
+        self.certificate_expiry_s = certificate_expiry_s
+        self.link = link
+        self.is_connected = True
+        self.last_seen_s = 0
+        self.applied_version = hello.applied_version
+        self.applied_digest = hello.applied_digest
+        self.wanted_version: int | None = None
+        self.last_error: str | None = None
+
+    def __str__(self) -> str:
+        return f"data plane {self.hostname} ({self.id}, {self.ip})"
+
+    def row(self) -> DataPlaneRow:
+        """This data plane as the storage keeps it."""
+        return DataPlaneRow(
+            id=self.id,
+            hostname=self.hostname,
+            ip=self.ip,
+            last_seen=self.last_seen_s,
+            version=self.program_version,
+            # As Kong's nodes do: zeros stand for nothing applied, too.
+            config_hash=(self.applied_digest or "0" * CONFIG_HASH_HEX_LENGTH)[:CONFIG_HASH_HEX_LENGTH],
+            sync_status="normal",
+            applied_version=self.applied_version,
+            wanted_version=self.wanted_version,
+            last_error=self.last_error,
+            labels=self.labels or None,
+            cert_expiry=self.certificate_expiry_s,
+            connected=self.is_connected,
+        )
+
+
+class Hub:
+    """All links of this control plane.
+
+    Args:
+        purge_delay_s: after so long without a sign of life a data plane's row is removed.
+        wall_clock: Unix seconds, for rows only.
+    """
+
+    def __init__(
+        self, storage: Storage, *, purge_delay_s: int, wall_clock: Callable[[], float] = time.time
+    ) -> None:
+        self._storage = storage
+        self._purge_delay_s = purge_delay_s
+        self._wall_clock = wall_clock
+        self._newest: Offering | None = None
+        self._linked: dict[str, DataPlane] = {}
+        self._unwritten: dict[str, DataPlane] = {}
+        self._has_unwritten = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._linked)
+
+    def wanted(self, _data_plane: DataPlane) -> Offering | None:
+        """What this data plane is to run; None leaves it with what it has."""
+        return self._newest
+
+    def publish(self, offering: Offering) -> None:
+        """Take a newer configuration, and offer it."""
+        self._newest = offering
+        self.offer_all()
+
+    def offer_all(self) -> None:
+        """Offer every data plane what is wanted of it now."""
+        for data_plane in list(self._linked.values()):
+            self._offer(data_plane)
+
+    def join(self, data_plane: DataPlane) -> None:
+        """Take in a data plane that said Hello; an older link of the same one is closed."""
+        former = self._linked.get(data_plane.id)
+        self._linked[data_plane.id] = data_plane
+        if former is not None:
+            former.link.close("the same data plane has connected anew")
+        log.notice("%s is connected and runs version %d", data_plane, data_plane.applied_version)
+        self._saw(data_plane)
+        self._offer(data_plane)
+
+    def leave(self, data_plane: DataPlane, reason: str) -> None:
+        """Let go of a data plane whose link is over."""
+        data_plane.is_connected = False
+        if self._linked.get(data_plane.id) is data_plane:
+            del self._linked[data_plane.id]
+            self._note(data_plane)
+        log.notice("%s is disconnected: %s", data_plane, reason)
+
+    def reported(self, data_plane: DataPlane, version: int, digest: str) -> None:
+        """Keep what a data plane said that it runs."""
+        self._applied(data_plane, version, digest)
+        self._saw(data_plane)
+
+    def accepted(self, data_plane: DataPlane, ack: Ack) -> None:
+        """Keep that a data plane runs what it was sent."""
+        data_plane.last_error = None
+        self._applied(data_plane, ack.version, ack.digest)
+        self._saw(data_plane)
+        log.info(
+            "%s runs version %d: decode %.1f ms, compile %.1f ms, store %.1f ms, commit %.1f ms",
+            data_plane,
+            ack.version,
+            ack.decode_ms,
+            ack.compile_ms,
+            ack.store_ms,
+            ack.commit_ms,
+        )
+        for warning in ack.warnings:
+            log.warning("%s runs version %d, and warns: %s", data_plane, ack.version, warning)
+
+    def rejected(self, data_plane: DataPlane, nack: Nack) -> None:
+        """Keep that a data plane refused what it was sent, and why."""
+        reasons = "; ".join(_describe(fault) for fault in nack.faults) or "no reason given"
+        data_plane.last_error = f"version {nack.version} is refused: {reasons}"
+        log.error(
+            "%s stays with version %d: %s", data_plane, data_plane.applied_version, data_plane.last_error
+        )
+        self._saw(data_plane)
+
+    def withheld(self, data_plane: DataPlane, version: int, reason: str) -> None:
+        """Keep that what is wanted of a data plane cannot be sent to it."""
+        data_plane.last_error = f"version {version} is not sent: {reason}"
+        log.error(
+            "%s stays with version %d: %s", data_plane, data_plane.applied_version, data_plane.last_error
+        )
+        self._note(data_plane)
+
+    async def run(self) -> None:
+        """Write rows and purge old ones, until cancelled."""
+        purge_at_s = time.monotonic()
+        while True:
+            if time.monotonic() >= purge_at_s:
+                await self._purge()
+                purge_at_s = time.monotonic() + PURGE_INTERVAL_S
+            try:
+                async with asyncio.timeout(max(0.0, purge_at_s - time.monotonic())):
+                    await self._has_unwritten.wait()
+            except TimeoutError:
+                continue
+            await self.write_rows()
+            await asyncio.sleep(WRITE_INTERVAL_S)
+
+    async def write_rows(self) -> None:
+        """Write the rows that changed; those that the storage did not take stay due."""
+        due, self._unwritten = self._unwritten, {}
+        self._has_unwritten.clear()
+        if not due:
+            return
+        try:
+            await self._storage.put_data_planes([data_plane.row() for data_plane in due.values()])
+        except StorageError as exc:
+            log.warning(
+                "the states of %d data planes could not be written, and will be later: %s", len(due), exc
+            )
+            self._unwritten = due | self._unwritten
+            self._has_unwritten.set()
+
+    async def data_planes(self) -> list[dict[str, Any]]:
+        """Every data plane that the cluster knows, by id: Kong's fields of /clustering/data-planes, and ours.
+
+        Raises:
+            StorageUnavailable: only those linked here could be told.
+        """
+        rows: dict[str, DataPlaneRow] = {}
+        after: str | None = None
+        while True:
+            page, after = await self._storage.list_data_planes(_PAGE_SIZE, after)
+            rows.update((row.id, row) for row in page)
+            if after is None:
+                break
+        rows.update((data_plane.id, data_plane.row()) for data_plane in self._unwritten.values())
+        rows.update((data_plane.id, data_plane.row()) for data_plane in self._linked.values())
+        now_s = int(self._wall_clock())
+        return [self._shown(row, now_s) for _, row in sorted(rows.items())]
+
+    def _shown(self, row: DataPlaneRow, now_s: int) -> dict[str, Any]:
+        return {
+            "id": row.id,
+            "hostname": row.hostname,
+            "ip": row.ip,
+            "config_hash": row.config_hash,
+            "last_seen": row.last_seen,
+            "ttl": max(0, row.last_seen + self._purge_delay_s - now_s),
+            "version": row.version,
+            "sync_status": row.sync_status,
+            "updated_at": row.last_seen,
+            "labels": row.labels,
+            "cert_details": {"expiry_timestamp": row.cert_expiry} if row.cert_expiry is not None else None,
+            "rpc_capabilities": [],
+            "applied_version": row.applied_version,
+            "wanted_version": row.wanted_version,
+            "last_error": row.last_error,
+            # A control plane that was killed leaves rows that say so for ever.
+            "connected": row.connected and now_s - row.last_seen <= _SEEN_LATELY_S,
+        }
+
+    def _offer(self, data_plane: DataPlane) -> None:
+        offering = self.wanted(data_plane)
+        if offering is None:
+            return
+        data_plane.wanted_version = offering.version
+        self._applied(data_plane, data_plane.applied_version, data_plane.applied_digest)
+        data_plane.link.offer(offering)
+        self._note(data_plane)
+
+    def _applied(self, data_plane: DataPlane, version: int, digest: str) -> None:
+        """Keep what is applied. The digest decides: who runs what is wanted runs that version."""
+        wanted = self.wanted(data_plane)
+        data_plane.applied_version = (
+            wanted.version if wanted is not None and wanted.digest == digest else version
+        )
+        data_plane.applied_digest = digest
+
+    def _saw(self, data_plane: DataPlane) -> None:
+        data_plane.last_seen_s = int(self._wall_clock())
+        self._note(data_plane)
+
+    def _note(self, data_plane: DataPlane) -> None:
+        self._unwritten[data_plane.id] = data_plane
+        self._has_unwritten.set()
+
+    async def _purge(self) -> None:
+        try:
+            purged = await self._storage.purge_data_planes(int(self._wall_clock()) - self._purge_delay_s)
+        except StorageError as exc:
+            log.warning("data planes not seen for long could not be forgotten, and will be later: %s", exc)
+            return
+        if purged:
+            log.notice("forgot %d data planes not seen for %d s", purged, self._purge_delay_s)
+
+
+def _describe(fault: dict[str, Any]) -> str:
+    place = " ".join(str(fault[key]) for key in ("entity", "id", "field") if fault.get(key))
+    return f"{place}: {fault.get('reason', '')}" if place else str(fault.get("reason", fault))

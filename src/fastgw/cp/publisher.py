@@ -1,0 +1,150 @@
+"""From the storage to the hub: each change becomes a snapshot, is tried, and is published.
+
+    storage: version n committed -> journal since the last -> Snapshot n -> trial compile -> hub
+
+Contract. What is published compiles. A snapshot that does not is refused: it is logged, shown by
+`publication`, and the last good one stays published until a later version compiles. The cost of a step is
+in proportion to the change, except for the document and the trial. A storage that is away delays; it ends
+nothing.
+
+The one complication: while one version is tried, others may be committed. They are not queued: the next
+step takes the journal from the version that was read last to the newest, so a burst collapses by itself,
+and a single change waits for nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from typing import Any, Final
+
+from fastgw.cp.hub import Hub
+from fastgw.cp.storage.contract import Storage
+from fastgw.errors import CompileError, FastgwError, StorageError
+from fastgw.model.snapshot import Snapshot, compress
+from fastgw.obs.logs import get_logger
+from fastgw.routing.compile_process import CompileProcess
+from fastgw.wire.offering import Offering
+
+log = get_logger(__name__)
+
+LOGGED_FAULTS_LIMIT: Final = 20
+_WAIT_S: Final = 60.0
+_RETRY_CEILING_S: Final = 10.0
+
+
+class Publisher:
+    """Follows one storage for one hub."""
+
+    def __init__(self, storage: Storage, compile_process: CompileProcess, hub: Hub) -> None:
+        self.current: Snapshot | None = None
+        """What is published; None before the first that compiles."""
+        self._storage = storage
+        self._compile_process = compile_process
+        self._hub = hub
+        self._head: Snapshot | None = None
+        """What was read last, published or not."""
+        self._published_at_s: int | None = None
+        self._refused: dict[str, Any] | None = None
+
+    def publication(self) -> dict[str, Any]:
+        """What is published and, if the newest version is not, why."""
+        return {
+            "version": self.current.version if self.current is not None else None,
+            "config_hash": self.current.config_hash if self.current is not None else None,
+            "published_at": self._published_at_s,
+            "refused": self._refused,
+        }
+
+    async def run(self) -> None:
+        """Publish what stands, and whatever follows, until cancelled."""
+        failures = 0
+        while True:
+            try:
+                await self._step()
+                failures = 0
+            except StorageError as exc:
+                delay_s = random.random() * min(_RETRY_CEILING_S, 2.0**failures)
+                failures += 1
+                log.error("cannot follow the storage, next try in %.1f s: %s", delay_s, exc)
+                await asyncio.sleep(delay_s)
+
+    async def _step(self) -> None:
+        """Wait for a version other than the one read last, and publish it."""
+        if self._head is not None:
+            stands = await self._storage.wait_version_above(self._head.version, _WAIT_S)
+            if stands == self._head.version:
+                return
+        self._head = await self._read(self._head)
+        await self._publish(self._head)
+
+    async def _read(self, head: Snapshot | None) -> Snapshot:
+        """The newest snapshot, from *head* by the journal if that tells, or else whole."""
+        if head is not None:
+            while True:
+                changes = await self._storage.changes_since(head.version)
+                if changes is None:
+                    log.notice(
+                        "the journal does not reach back to version %d: reading everything", head.version
+                    )
+                    break
+                if not changes:
+                    return head
+                head = head.apply(changes)
+        version, rows = await self._storage.load_all()
+        return await asyncio.to_thread(Snapshot.from_rows, version, rows)
+
+    async def _publish(self, snapshot: Snapshot) -> None:
+        started_at_s = time.monotonic()
+        compressed = await asyncio.to_thread(_encode, snapshot)
+        if self.current is None or snapshot.digest != self.current.digest:
+            faults = await self._try(snapshot, compressed)
+            if faults:
+                self._refuse(snapshot, faults)
+                return
+        self.current = snapshot
+        self._refused = None
+        self._published_at_s = int(time.time())
+        self._hub.publish(Offering(snapshot.version, snapshot.digest, compressed))
+        log.notice(
+            "published version %d, digest %s, %s: %d bytes compressed, %.1f ms, to %d data planes",
+            snapshot.version,
+            snapshot.config_hash,
+            ", ".join(f"{count} {kind}" for kind, count in snapshot.counts().items()) or "no entities",
+            len(compressed),
+            (time.monotonic() - started_at_s) * 1000,
+            len(self._hub),
+        )
+
+    async def _try(self, snapshot: Snapshot, compressed: bytes) -> list[dict[str, str]]:
+        """Compile as a data plane would; what comes back speaks against it."""
+        try:
+            result = await self._compile_process.compile(
+                compressed, version=snapshot.version, digest=snapshot.digest
+            )
+        except CompileError as exc:
+            return exc.faults
+        except (FastgwError, OSError, TimeoutError) as exc:
+            return [{"reason": f"the trial compile failed: {exc}"}]
+        os.close(result.fd)
+        return []
+
+    def _refuse(self, snapshot: Snapshot, faults: list[dict[str, str]]) -> None:
+        stays = f"version {self.current.version} stays" if self.current is not None else "nothing is"
+        log.error("version %d does not compile and is not published; %s", snapshot.version, stays)
+        for fault in faults[:LOGGED_FAULTS_LIMIT]:
+            place = " ".join(fault[key] for key in ("entity", "id", "field") if fault.get(key))
+            log.error("version %d: %s: %s", snapshot.version, place or "the whole", fault.get("reason", ""))
+        if len(faults) > LOGGED_FAULTS_LIMIT:
+            log.error("version %d: and %d more", snapshot.version, len(faults) - LOGGED_FAULTS_LIMIT)
+        self._refused = {
+            "version": snapshot.version,
+            "message": f"version {snapshot.version} does not compile and is not published",
+            "faults": faults,
+        }
+
+
+def _encode(snapshot: Snapshot) -> bytes:
+    return compress(snapshot.encode())

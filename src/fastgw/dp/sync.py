@@ -1,0 +1,425 @@
+"""The data plane's link to its control plane: dialled, kept, and dialled again.
+
+    resolve -> connect -> TLS, certificate -> upgrade -> Hello, Welcome -> linked -> broken -> wait ->
+    resolve ...
+
+Contract. `Sync.run` never gives up and never stops the data plane from serving: whatever breaks is logged
+with its reason and the seconds until the next try. Snapshots are applied one at a time by the *apply* that
+was given, and each is answered with what came of it. What is being applied when a link breaks goes on being
+applied; the next link is told the result by its Hello or a Ping.
+
+The one complication: the newest snapshot that waits is the only one that waits. The control plane sends the
+next only after the verdict on the last, but a new link may bring one while the old link's is still being
+applied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from websockets.http11 import Response
+
+from fastgw import __version__
+from fastgw.errors import CertificateError, CompileError, FastgwError, RemoteLinkError
+from fastgw.obs.logs import Logger
+from fastgw.settings import Settings
+from fastgw.tls.cluster import SERVER_NAME, check_peer, explain_handshake_failure, make_client_context
+from fastgw.tls.keypair import load_key_pair
+from fastgw.wire.link import Confirmed, DataEvent, DataLink, Ended, Received, Welcomed
+from fastgw.wire.messages import Ack, Hello, Welcome
+from fastgw.wire.pacing import CONNECT_TIMEOUT_S, HEALTHY_AFTER_S, next_delay
+from fastgw.wire.pump import Pump, make_client_connection
+from fastgw.wire.states import DataState
+
+UPGRADE_TIMEOUT_S: Final = 5.0
+_CLOSE_TIMEOUT_S: Final = 1.0
+
+
+class NodeIdentity(NamedTuple):
+    """Who this data plane is; the id is kept in PREFIX/fastgw.id."""
+
+    id: str
+    hostname: str
+
+
+class IncomingSnapshot(NamedTuple):
+    version: int
+    digest: str
+    compressed: bytes
+
+
+class Applied(NamedTuple):
+    """All workers run it, and it is stored."""
+
+    version: int
+    digest: str
+    decode_ms: float
+    compile_ms: float
+    commit_ms: float
+    store_ms: float
+    warnings: Sequence[str] = ()
+
+
+class Refused(NamedTuple):
+    """It is not applied, for each of these reasons ({entity, id, field, reason}, as far as they apply)."""
+
+    version: int
+    faults: list[dict[str, Any]]
+
+
+ApplyResult = Applied | Refused
+
+
+class AppliedState(NamedTuple):
+    """What the data plane runs; the digest is empty while that is nothing, not even the empty one."""
+
+    version: int
+    digest: str
+
+
+@dataclass(slots=True)
+class SyncStatus:
+    """The link as /status shows it."""
+
+    control_plane: str
+    is_connected: bool = False
+    since_s: float = field(default_factory=time.time)
+    """Unix seconds since when it is so."""
+    last_error: str | None = None
+    """Why the last link broke or the last try failed."""
+    retry_at_s: float | None = None
+    """Unix seconds of the next try, while there is one to come."""
+    confirmed_version: int | None = None
+    """The version that the control plane last said is wanted here and runs here."""
+
+
+class _Connection(asyncio.Protocol):
+    """One try: from the end of the TLS handshake until the link is over."""
+
+    def __init__(self, sync: Sync) -> None:
+        self._sync = sync
+        self._transport: asyncio.Transport | None = None
+        self._pump = Pump(make_client_connection(sync.authority), self._write)
+        self._timer: asyncio.TimerHandle | None = None
+        self.link: DataLink | None = None
+        self.over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        """Done, with the reason, when the link is over."""
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        try:
+            check_peer(transport.get_extra_info("ssl_object"), self._sync.pair)
+        except CertificateError as exc:
+            self._end(str(exc))
+            return
+        self._timer = asyncio.get_running_loop().call_later(
+            UPGRADE_TIMEOUT_S, self._end, f"the control plane did not upgrade within {UPGRADE_TIMEOUT_S:g} s"
+        )
+        self._pump.open()
+
+    def data_received(self, data: bytes) -> None:
+        if self.over.done():
+            return
+        try:
+            for item in self._pump.feed(data):
+                if isinstance(item, Response):
+                    self._upgraded()
+                elif isinstance(item, bytes) and self.link is not None:
+                    self._act(self.link.receive_message(item, self._sync.clock()))
+        except RemoteLinkError as exc:
+            self._end(str(exc))
+        self._pump.flush()
+
+    def eof_received(self) -> None:
+        self._end("the control plane closed the connection")
+
+    def pause_writing(self) -> None:
+        self._pump.is_paused = True
+
+    def resume_writing(self) -> None:
+        self._pump.is_paused = False
+        self._pump.flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is None:
+            self._end("the control plane closed the connection")
+        elif isinstance(exc, ssl.SSLError):
+            # TLS 1.3: the control plane's word about our certificate comes after our side of the handshake.
+            self._end(explain_handshake_failure(exc))
+        else:
+            self._end(f"the connection broke: {exc}")
+
+    # What Sync calls.
+
+    def answer(self, result: ApplyResult) -> None:
+        """Tell what came of the snapshot that this connection brought."""
+        if self.over.done() or self.link is None:
+            return
+        if isinstance(result, Applied):
+            self.link.accept(
+                Ack(
+                    version=result.version,
+                    digest=result.digest,
+                    decode_ms=result.decode_ms,
+                    compile_ms=result.compile_ms,
+                    store_ms=result.store_ms,
+                    commit_ms=result.commit_ms,
+                    warnings=list(result.warnings),
+                )
+            )
+        else:
+            self.link.reject(result.version, result.faults)
+        self._pump.flush()
+
+    def report(self, state: AppliedState) -> None:
+        """Tell what runs now, if this link has greeted; if not, its greeting tells."""
+        if self.over.done() or self.link is None or self.link.state is DataState.GREETING:
+            return
+        self.link.report(state.version, state.digest)
+        self._pump.flush()
+
+    def close(self, reason: str) -> None:
+        if self.link is not None:
+            self.link.close(reason)
+        self._end(reason)
+
+    def tick(self) -> None:
+        """Do what the link's deadline is for, and set the timer for the next."""
+        if self.link is None or self.over.done():
+            return
+        now_s = self._sync.clock()
+        self._act(self.link.on_tick(now_s))
+        self._pump.flush()
+        if not self.over.done():
+            self._timer = asyncio.get_running_loop().call_later(
+                max(0.0, self.link.next_deadline() - now_s), self.tick
+            )
+
+    def _upgraded(self) -> None:
+        self.link = DataLink(self._sync.clock(), self._sync.hello())
+        self._pump.link = self.link
+        self._cancel_timer()
+        self.tick()
+
+    def _act(self, events: Sequence[DataEvent]) -> None:
+        assert self.link is not None
+        for event in events:
+            match event:
+                case Ended(reason):
+                    self._end(reason)
+                case Welcomed(welcome):
+                    self._sync.welcomed(self.link, welcome)
+                    # The heartbeat that it brings may be due before the deadline of the greeting.
+                    self._cancel_timer()
+                    asyncio.get_running_loop().call_soon(self.tick)
+                case Confirmed(version):
+                    self._sync.confirmed(version)
+                case Received(version, digest, compressed):
+                    self._sync.received(self, IncomingSnapshot(version, digest, compressed))
+
+    def _end(self, reason: str) -> None:
+        if self.over.done():
+            return
+        self.over.set_result(reason)
+        self._cancel_timer()
+        self._pump.finish()
+        if self._transport is not None:
+            self._transport.close()
+            asyncio.get_running_loop().call_later(_CLOSE_TIMEOUT_S, self._transport.abort)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+
+class Sync:
+    """Keeps one link to the control plane.
+
+    Args:
+        apply: applies one snapshot, which costs nothing when its digest is what runs; a FastgwError of it
+            is answered as a refusal.
+        applied: what runs now.
+        draw: a number from 0 up to 1 for each delay.
+        clock: monotonic seconds, of which the link's deadlines are made.
+
+    Raises:
+        CertificateError: `cluster_cert` or `cluster_cert_key` cannot serve.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        node: NodeIdentity,
+        apply: Callable[[IncomingSnapshot], Awaitable[ApplyResult]],
+        applied: Callable[[], AppliedState],
+        log: Logger,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.authority = settings.cluster_control_plane
+        self.pair = load_key_pair(settings.cluster_cert, settings.cluster_cert_key)
+        for warning in self.pair.warnings:
+            log.warning("%s", warning)
+        self.clock = clock
+        self.status = SyncStatus(self.authority)
+        self._settings = settings
+        self._node = node
+        self._apply = apply
+        self._applied = applied
+        self._log = log
+        self._context = make_client_context(self.pair)
+        self._spread_s = 0.0
+        self._linked_at_s: float | None = None
+        self._connection: _Connection | None = None
+        self._waiting: tuple[_Connection, IncomingSnapshot] | None = None
+        self._has_waiting = asyncio.Event()
+
+    async def run(self) -> None:
+        """Keep the link until cancelled; then say goodbye on it."""
+        applier = asyncio.create_task(self._apply_each())
+        try:
+            await self._dial_for_ever()
+        finally:
+            applier.cancel()
+            await asyncio.gather(applier, return_exceptions=True)
+
+    # What the connection tells.
+
+    def hello(self) -> Hello:
+        state = self._applied()
+        return Hello(
+            node_id=self._node.id,
+            hostname=self._node.hostname,
+            version=__version__,
+            applied_version=state.version,
+            applied_digest=state.digest,
+            max_snapshot_bytes=self._settings.cluster_max_payload,
+            labels=dict(self._settings.cluster_dp_labels),
+        )
+
+    def welcomed(self, link: DataLink, welcome: Welcome) -> None:
+        self._spread_s = welcome.spread_s
+        self._linked_at_s = self.clock()
+        self.status.is_connected = True
+        self.status.since_s = time.time()
+        self.status.retry_at_s = None
+        self._log.notice("connected to the control plane %s (%s)", self.authority, welcome.control_plane_id)
+        # An apply begun on the former link may have ended since the Hello.
+        link.report(*self._applied())
+
+    def confirmed(self, version: int) -> None:
+        self.status.confirmed_version = version
+
+    def received(self, connection: _Connection, snapshot: IncomingSnapshot) -> None:
+        self._waiting = (connection, snapshot)
+        self._has_waiting.set()
+
+    async def _dial_for_ever(self) -> None:
+        failures = 0
+        while True:
+            self._linked_at_s = None
+            try:
+                self._connection = await self._connect()
+                try:
+                    reason = await asyncio.shield(self._connection.over)
+                finally:
+                    self._connection.close("the data plane is shutting down")
+            except RemoteLinkError as exc:
+                reason = str(exc)
+            self._connection = None
+            if self._linked_at_s is not None and self.clock() - self._linked_at_s >= HEALTHY_AFTER_S:
+                failures = 0
+            delay_s = next_delay(failures, self._spread_s)
+            failures += 1
+            self._broken(reason, delay_s)
+            await asyncio.sleep(delay_s)
+
+    def _broken(self, reason: str, delay_s: float) -> None:
+        now_s = time.time()
+        if self.status.is_connected:
+            self.status.is_connected = False
+            self.status.since_s = now_s
+        self.status.last_error = reason
+        self.status.retry_at_s = now_s + delay_s
+        self._log.warning("no link to %s: %s; next try in %.1f s", self.authority, reason, delay_s)
+
+    async def _connect(self) -> _Connection:
+        """Resolve the name, connect to the first address that takes us, and finish the TLS handshake."""
+        host, _, port = self.authority.rpartition(":")
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                return await self._connect_to_any(host.strip("[]"), int(port))
+        except ssl.SSLError as exc:
+            raise RemoteLinkError(explain_handshake_failure(exc)) from exc
+        except TimeoutError:
+            raise RemoteLinkError(f"no connection within {CONNECT_TIMEOUT_S:g} s") from None
+        except socket.gaierror as exc:
+            raise RemoteLinkError(f"the name {host} does not resolve: {exc.strerror}") from exc
+        except OSError as exc:
+            raise RemoteLinkError(f"cannot connect: {os.strerror(exc.errno) if exc.errno else exc}") from exc
+
+    async def _connect_to_any(self, host: str, port: int) -> _Connection:
+        loop = asyncio.get_running_loop()
+        addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        for left, (family, kind, protocol, _, address) in zip(
+            reversed(range(len(addresses))), addresses, strict=True
+        ):
+            connection = socket.socket(family, kind, protocol)
+            try:
+                connection.setblocking(False)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                # One address that swallows packets must leave time for the others.
+                async with asyncio.timeout(CONNECT_TIMEOUT_S / len(addresses)):
+                    await loop.sock_connect(connection, address)
+            except OSError:
+                connection.close()
+                if left == 0:
+                    raise
+                continue
+            except BaseException:
+                connection.close()
+                raise
+            _, protocol_object = await loop.create_connection(
+                lambda: _Connection(self), sock=connection, ssl=self._context, server_hostname=SERVER_NAME
+            )
+            return protocol_object
+        raise RemoteLinkError(f"the name {host} has no address")
+
+    async def _apply_each(self) -> None:
+        while True:
+            await self._has_waiting.wait()
+            self._has_waiting.clear()
+            if self._waiting is None:
+                continue
+            (connection, snapshot), self._waiting = self._waiting, None
+            result = await self._apply_one(snapshot)
+            if connection is self._connection:
+                connection.answer(result)
+            elif self._connection is not None:
+                self._connection.report(self._applied())
+
+    async def _apply_one(self, snapshot: IncomingSnapshot) -> ApplyResult:
+        try:
+            return await self._apply(snapshot)
+        except CompileError as exc:
+            return Refused(snapshot.version, list(exc.faults))
+        except FastgwError as exc:
+            return Refused(snapshot.version, [{"reason": str(exc)}])
+        except Exception as exc:
+            self._log.exception("version %d could not be applied", snapshot.version)
+            return Refused(snapshot.version, [{"reason": f"a fault of the data plane's own: {exc!r}"}])

@@ -1,0 +1,56 @@
+"""Opening a listening socket, with one clear line when that fails."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import Final
+
+from fastgw.errors import ListenError
+from fastgw.settings import Listen
+
+_REASONS: Final = {
+    errno.EADDRINUSE: "the port is taken by another process; stop that one or choose another port",
+    errno.EADDRNOTAVAIL: "this machine does not have that address",
+    errno.EACCES: "this user may not listen on that port (below 1024 it takes CAP_NET_BIND_SERVICE)",
+}
+
+
+def open_listener(listen: Listen, *, name: str) -> socket.socket:
+    """Bind and listen; the socket does not block and is not inherited by children.
+
+    Args:
+        name: the property that the address comes from, for messages.
+
+    Raises:
+        ListenError: the address cannot be listened on: which, and why.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as exc:
+        raise ListenError(f"{name} {listen}: the name does not resolve: {exc.strerror}") from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if listen.reuseport:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.setblocking(False)
+        listener.bind(address)
+        listener.listen(listen.backlog)
+    except OSError as exc:
+        listener.close()
+        number = exc.errno or 0
+        reason = _REASONS.get(number, os.strerror(number).lower())
+        raise ListenError(f"{name} {listen}: {reason}") from None
+    return listener
+
+
+def address_of(listener: socket.socket) -> str:
+    """What a listening socket is bound to, as `127.0.0.1:8001`; the port is the real one."""
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
