@@ -110,7 +110,6 @@ def _fastgw(name: str, processes: Processes, core: int, port: int, upstream_port
     env = fastgw_env(
         prefix=processes.directory / name,
         declarative_config=conf,
-        database="off",
         workers=1,
         proxy_listen=f"127.0.0.1:{port}",
         status_listen=f"127.0.0.1:{status_port}",

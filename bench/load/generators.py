@@ -8,10 +8,12 @@ half-loaded proxy see.
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 import msgspec
 
@@ -48,6 +50,37 @@ def run_wrk(
     """Ask *url* as fast as it answers."""
     options = ["-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "5s", "-s", str(_HERE / script)]
     return parse_wrk(_run(["wrk", *options, url], core=core, deadline_s=seconds + 20))
+
+
+class BackgroundWrk:
+    """wrk while something else happens; `stop` ends it and says what it counted."""
+
+    def __init__(self, url: str, *, connections: int, limit_s: int) -> None:
+        program = find_tool("wrk") or "wrk"
+        options = ["-t1", f"-c{connections}", f"-d{limit_s}s", "--timeout", "5s"]
+        self._process = subprocess.Popen(
+            [program, *options, "-s", str(_HERE / "wrk_report.lua"), url],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def stop(self) -> LoadResult:
+        """wrk reports when it is interrupted, too."""
+        self._process.send_signal(signal.SIGINT)
+        return parse_wrk(self._process.communicate(timeout=20)[0])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.communicate()
 
 
 def parse_wrk(output: str) -> LoadResult:

@@ -92,6 +92,6 @@ def doubts(machine: Machine, loads: Mapping[str, LoadReport]) -> list[str]:
     return found
 
 
-def write_json(path: Path, report: Report) -> None:
+def write_json(path: Path, report: msgspec.Struct) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1))

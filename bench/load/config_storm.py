@@ -1,0 +1,127 @@
+"""Configurations applied one after another under load: `python -m bench.load.config_storm --help`.
+
+Each change points one route at another service, whose answers carry that service's number. The route is
+asked until the new number comes; only then the next change is made, so no configuration is skipped. wrk
+loads another route all the while. Any answer but 200, in either place, and any number that is neither the
+old nor the new one, is a failure.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import track
+
+from bench.load.gateway import Admin, Client, Gateway, ask_until, settled_version, start_gateway
+from bench.load.generators import BackgroundWrk, LoadResult, percentile
+from bench.load.machine import BenchError, Machine, describe, require_tools
+from bench.load.processes import Processes
+from bench.load.report import describe_machine, write_json
+
+_LIMIT_S: Final = 600
+
+
+class StormReport(msgspec.Struct, frozen=True):
+    """One run."""
+
+    machine: Machine
+    changes: int
+    applied_versions: int
+    """By how much the applied version rose."""
+    served_ms: list[float]
+    """From each Admin write to the first answer by the new body."""
+    load: LoadResult
+    """What wrk counted meanwhile."""
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.option("--changes", type=click.IntRange(1, 5_000), default=200, help="Configurations, one by one.")
+@click.option("--connections", type=click.IntRange(1, 1024), default=16, help="Connections of the load.")
+@click.option("--workers", type=click.IntRange(1, 64), default=2, help="Workers of the data plane.")
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path),
+              default=Path("build/bench/config_storm.json"), help="Where the result goes.")  # fmt: skip
+def main(changes: int, connections: int, workers: int, json_path: Path) -> None:
+    """Apply configurations one after another under load, and see that each serves and no request fails.
+
+    Starts a control plane (SQLite), a data plane and wrk on loopback, in a temporary directory; all are gone
+    at the end. Ends with status 1 when anything failed.
+    """
+    console = Console()
+    try:
+        require_tools(["nginx", "wrk"])
+        machine = describe(["nginx", "wrk"])
+        console.print(describe_machine(machine), highlight=False)
+        with (
+            tempfile.TemporaryDirectory(prefix="fastgw-bench-") as directory,
+            Processes(Path(directory)) as processes,
+        ):
+            gateway = start_gateway(processes, workers=workers)
+            report = _storm(console, machine, gateway, changes, connections)
+    except BenchError as error:
+        raise click.ClickException(str(error)) from None
+    ordered = sorted(report.served_ms)
+    console.print(
+        f"{changes} configurations, each served its own answer; applied version + {report.applied_versions};"
+        f" write to served: median {percentile(ordered, 50):.1f} ms, p99 {percentile(ordered, 99):.1f} ms\n"
+        f"load meanwhile: {report.load.requests} requests in {report.load.duration_s:.1f} s,"
+        f" p99 {report.load.p99_us / 1000:.2f} ms, {report.load.failed} failed",
+        highlight=False,
+    )
+    write_json(json_path, report)
+    console.print(f"Written to {json_path}.")
+    if report.load.failed or report.applied_versions < changes:
+        sys.exit(1)
+
+
+def _storm(
+    console: Console, machine: Machine, gateway: Gateway, changes: int, connections: int
+) -> StormReport:
+    with gateway.admin() as admin, gateway.proxy() as proxy:
+        services = [
+            _add_service(admin, gateway, number)
+            for number in track(range(changes + 1), "services", console=console)
+        ]
+        for name in ("steady", "storm"):
+            admin.call("POST", f"/services/{services[0]}/routes", {"name": name, "paths": [f"/{name}"]})
+            ask_until(proxy, f"/{name}", lambda status, body: (status, body) == (200, b"0"))
+        before = settled_version(admin)
+        url = f"http://127.0.0.1:{gateway.proxy_port}/steady"
+        with BackgroundWrk(url, connections=connections, limit_s=_LIMIT_S) as wrk:
+            served_ms = [
+                _change(admin, proxy, services, number)
+                for number in track(range(1, changes + 1), "changes", console=console)
+            ]
+            load = wrk.stop()
+        after = settled_version(admin)
+    return StormReport(machine, changes, after - before, served_ms, load)
+
+
+def _add_service(admin: Admin, gateway: Gateway, number: int) -> str:
+    """A service whose every answer is its number; returns its id."""
+    url = f"http://127.0.0.1:{gateway.upstream_port}/bench/number/{number}"
+    return str(admin.call("POST", "/services", {"name": f"number-{number}", "url": url})["id"])
+
+
+def _change(admin: Admin, proxy: Client, services: list[str], number: int) -> float:
+    """Point the route at service *number*; return the milliseconds until it answers by that number."""
+    old, new = str(number - 1).encode(), str(number).encode()
+
+    def is_new(status: int, body: bytes) -> bool:
+        if status != 200 or body not in {old, new}:
+            raise BenchError(f"change {number}: a request was answered by {status} {body[:200]!r}")
+        return body == new
+
+    began = time.monotonic()
+    admin.call("PATCH", "/routes/storm", {"service": {"id": services[number]}})
+    return (ask_until(proxy, "/storm", is_new) - began) * 1000
+
+
+if __name__ == "__main__":
+    main()
