@@ -1,0 +1,40 @@
+# The few commands a newcomer types. Each makes .venv first if it is missing or out of date.
+#   make run ARGS=--demo        make test ARGS="tests/cli -x"
+
+PYTHON_VENV := .venv/bin/python
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run dev test check bench clean
+
+help: ## Say what can be made
+	@echo "fastgw: make WHAT [ARGS=…]"
+	@sed -n 's/^\([a-z]*\):.*## /  \1	/p' Makefile | expand -t 10
+
+run: ## Build, and run a control plane and a data plane here (ARGS=--demo adds something to call)
+	@tools/bootstrap.sh run
+	@exec .venv/bin/fastgw quickstart $(ARGS)
+
+dev: ## Make .venv with all tools, and build the extensions in place
+	@tools/bootstrap.sh dev
+
+test: ## Run all tests (ARGS go to pytest)
+	@tools/bootstrap.sh test
+	$(PYTHON_VENV) -m pytest -q -n auto --dist loadgroup $(ARGS)
+
+check: dev ## Formatting, lint, types, stubs, spelling, layers
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy -p fastgw -p tests
+	$(PYTHON_VENV) -m mypy.stubtest $$(find src/fastgw -name '*.pyi' | sed 's,^src/,,; s,\.pyi$$,,; s,/,.,g')
+	.venv/bin/cython-lint src
+	.venv/bin/codespell
+	$(PYTHON_VENV) -m pytest -q tests/test_layers.py
+
+bench: dev ## Compare with nginx and HAProxy, the short form (ARGS go to bench.load.run)
+	$(PYTHON_VENV) -m bench.load.run --short $(ARGS)
+
+clean: ## Remove what was built, .venv included
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks src/fastgw.egg-info
+	find src \( -name '*.so' -o -name '*.c' -o -name '*.html' \) -delete
+	find src tests bench -name __pycache__ -prune -exec rm -rf {} +
