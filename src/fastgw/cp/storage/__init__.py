@@ -18,6 +18,8 @@ from fastgw.cp.storage.contract import (
     TagFilter,
     Writer,
 )
+from fastgw.cp.storage.postgres import PostgresStorage
+from fastgw.cp.storage.postgres_server import PostgresServer
 from fastgw.cp.storage.sqlite import SqliteStorage
 from fastgw.errors import StorageError
 from fastgw.settings import Settings
@@ -38,4 +40,6 @@ def make_storage(settings: Settings) -> SqlStorage:
     """Make the storage that *settings* name; nothing is opened yet."""
     if settings.database == "sqlite":
         return SqliteStorage(settings.sqlite_path)
+    if settings.database == "postgres":
+        return PostgresStorage(PostgresServer.from_settings(settings))
     raise StorageError(f"database {settings.database} cannot hold a control plane's configuration")

@@ -7,6 +7,7 @@ stands.
 
 from __future__ import annotations
 
+import asyncio
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -27,10 +28,11 @@ from fastgw.cp.storage.migrations import MIGRATIONS, Migration, Migrator
 from fastgw.cp.storage.schema import Dialect, Schema, decode_row
 from fastgw.cp.storage.session import Connection, JournalLimits, SqlReader, SqlWriter
 from fastgw.cp.storage.version_signal import VersionSignal
+from fastgw.errors import StorageUnavailable
 from fastgw.model.entities import ENTITIES, Entity
 
-WRITE_TURN_S: Final = 30.0
-"""How long a writer waits for the writers before it in this process."""
+# How long a writer waits for the writers before it in this process.
+_TURN_S: Final = 30.0
 
 # Rows are decoded on the event loop, so they come in slices that take a few milliseconds at most.
 _LOAD_SLICE: Final = 500
@@ -165,6 +167,20 @@ class SqlStorage(Storage):
 
     async def ping(self) -> None:
         await self.version()
+
+
+@asynccontextmanager
+async def in_turn(turn: asyncio.Lock, database: str) -> AsyncIterator[None]:
+    """Hold *turn*, in order of arrival; *database* is for the message when that takes too long."""
+    try:
+        async with asyncio.timeout(_TURN_S):
+            await turn.acquire()
+    except TimeoutError:
+        raise StorageUnavailable(f"{database}: other writers are at work for {_TURN_S:.0f} s") from None
+    try:
+        yield
+    finally:
+        turn.release()
 
 
 async def _read_state(connection: Connection) -> tuple[int, int, int]:

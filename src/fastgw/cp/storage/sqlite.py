@@ -20,7 +20,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
 
-from fastgw.cp.storage.base import WRITE_TURN_S, SqlStorage
+from fastgw.cp.storage.base import SqlStorage, in_turn
 from fastgw.cp.storage.file_lock import FileLock
 from fastgw.cp.storage.migrations import MIGRATIONS, Migration, Migrator
 from fastgw.cp.storage.schema import Dialect
@@ -63,7 +63,7 @@ class SqliteConnection:
     async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         await self._run(self._execute_many, self._take_begin(), sql, list(rows))
 
-    async def commit(self, then: Callable[[], None]) -> None:
+    async def commit(self, then: Callable[[], None] = lambda: None) -> None:
         """Commit; *then* runs in the thread right after, even if the caller has been cancelled."""
         await self._run(self._commit, then)
 
@@ -160,7 +160,7 @@ class SqliteMaintenance:
             await connection.open(foreign_keys=False)
             connection.begin("BEGIN IMMEDIATE" if exclusive else "BEGIN")
             yield connection
-            await connection.commit(lambda: None)
+            await connection.commit()
         finally:
             connection.abandon()
             await connection.close()
@@ -250,26 +250,19 @@ class SqliteStorage(SqlStorage):
 
     @asynccontextmanager
     async def _begun(self) -> AsyncIterator[SqliteConnection]:
-        """Take the writer's turn and begin; what is not committed at the end is rolled back."""
-        try:
-            async with asyncio.timeout(WRITE_TURN_S):
-                await self._turn.acquire()
-        except TimeoutError:
-            raise StorageUnavailable(
-                f"SQLite {self._path}: the writer is busy for {WRITE_TURN_S:.0f} s"
-            ) from None
-        try:
-            self._writer.begin("BEGIN IMMEDIATE")
-            yield self._writer
-        finally:
-            self._writer.abandon()
-            self._turn.release()
+        """Begin on the writer's connection, in turn; what is not committed at the end is rolled back."""
+        async with in_turn(self._turn, f"SQLite {self._path}"):
+            try:
+                self._writer.begin("BEGIN IMMEDIATE")
+                yield self._writer
+            finally:
+                self._writer.abandon()
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[Connection]:
         async with self._begun() as connection:
             yield connection
-            await connection.commit(lambda: None)
+            await connection.commit()
 
     @asynccontextmanager
     async def _versioned(self, actor: str) -> AsyncIterator[SqlWriter]:
