@@ -1,4 +1,4 @@
-"""What wrk and h2load print is read rightly; the outputs here are real ones, shortened in the middle."""
+"""What wrk and h2load print is read rightly, and summed up rightly; the outputs are real, shortened ones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 
 from bench.load.generators import parse_h2load, parse_wrk, percentile
 from bench.load.machine import BenchError
+from bench.load.rounds import Sample, summarise
 
 WRK = """\
 Running 1s test @ http://127.0.0.1:18400/
@@ -120,3 +121,35 @@ def test_h2load_without_one_answer_is_refused() -> None:
 )
 def test_percentile_is_the_nearest_rank(percent: float, expected: float) -> None:
     assert percentile([10.0, 20.0, 30.0, 40.0], percent) == expected
+
+
+def test_ratios_are_taken_within_a_round() -> None:
+    """The machine is twice as slow in the second round: the ratio does not see it."""
+    rounds = [
+        [_sample("nginx", 10.0), _sample("fastgw", 11.0)],
+        [_sample("fastgw", 22.0), _sample("nginx", 20.0)],
+    ]
+    nginx, fastgw = summarise(rounds)
+    assert (nginx.contender, nginx.ratio, nginx.cpu_us) == ("nginx", 1.0, 15.0)
+    assert (fastgw.contender, fastgw.cpu_us_least, fastgw.cpu_us_most) == ("fastgw", 11.0, 22.0)
+    assert fastgw.ratio == pytest.approx(1.1)
+
+
+def test_without_nginx_there_is_no_ratio() -> None:
+    (fastgw,) = summarise([[_sample("fastgw", 11.0)]])
+    assert fastgw.ratio is None
+
+
+def _sample(contender: str, cpu_us: float) -> Sample:
+    return Sample(
+        contender=contender,
+        requests=1000,
+        failed=0,
+        requests_per_s=1000.0,
+        cpu_us=cpu_us,
+        p50_us=1.0,
+        p99_us=2.0,
+        busy_share=1.0,
+        foreign_share=0.0,
+        rss_mib=1.0,
+    )
