@@ -69,6 +69,11 @@ class SqlStorage(Storage):
         self._limits = limits or JournalLimits()
         self._signal = VersionSignal()
 
+    @property
+    @abstractmethod
+    def where(self) -> str:
+        """Which database this is, for people."""
+
     @abstractmethod
     def _view(self) -> AbstractAsyncContextManager[Connection]:
         """Open a read-only transaction that sees one state."""

@@ -109,6 +109,10 @@ class PostgresStorage(SqlStorage):
         # Writers of this process queue up here, so that they do not hold connections while they wait.
         self._turn = asyncio.Lock()
 
+    @property
+    def where(self) -> str:
+        return str(self._server)
+
     def migrator(self) -> Migrator:
         return Migrator(PostgresMaintenance(self._server), self._schema, self._migrations)
 
@@ -150,7 +154,7 @@ class PostgresStorage(SqlStorage):
 
     @asynccontextmanager
     async def _versioned(self, actor: str) -> AsyncIterator[SqlWriter]:
-        async with in_turn(self._turn, str(self._server)), self._transaction() as connection:
+        async with in_turn(self._turn, self.where), self._transaction() as connection:
             ((version, seq, trimmed, at),) = await connection.fetch(_LOCK_VERSION)
             writer = SqlWriter(
                 self._schema,
@@ -173,7 +177,7 @@ class PostgresStorage(SqlStorage):
         """Lend a connection on which *begin* was executed; commit, or roll back when an exception leaves."""
         pool = self._pool
         if pool is None:
-            raise StorageUnavailable(f"{self._server}: the storage is closed")
+            raise StorageUnavailable(f"{self.where}: the storage is closed")
         with self._server.clear_errors():
             raw = await self._begin(pool, begin)
         connection = PostgresConnection(raw, self._server)
@@ -208,7 +212,7 @@ class PostgresStorage(SqlStorage):
                 async with self._listening(heard) as connection:
                     if failures:
                         away_s = loop.time() - lost_at_monotonic
-                        _log.notice("%s: listening again after %.1f s", self._server, away_s)
+                        _log.notice("%s: listening again after %.1f s", self.where, away_s)
                         failures = 0
                     await self._follow(connection, heard)
             except StorageError as error:
@@ -243,7 +247,7 @@ class PostgresStorage(SqlStorage):
             known = self._signal.version
             ((version,),) = await connection.fetch(_VERSION)
             if self._signal.observe(version, known_before=known):
-                _log.warning("%s: went back from version %d to %d", self._server, known, version)
+                _log.warning("%s: went back from version %d to %d", self.where, known, version)
             try:
                 async with asyncio.timeout(_POLL_S):
                     await heard.wait()

@@ -157,6 +157,8 @@ def _explain(error: BaseException, server: PostgresServer) -> str:
             return f"no answer within {server.timeout_s * 1000:.0f} ms (pg_timeout)"
         case ConnectionRefusedError():
             return "connection refused; is it running, and are pg_host and pg_port right?"
+        case ConnectionError() if error.errno is None and server.use_tls:
+            return "it does not speak TLS; turn that on there, or set pg_ssl to off"
         case ssl.SSLCertVerificationError():
             return f"its certificate is not trusted: {error.verify_message}"
         case OSError():

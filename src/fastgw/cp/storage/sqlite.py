@@ -200,6 +200,10 @@ class SqliteStorage(SqlStorage):
         self._readers: list[SqliteConnection] = []
         self._free: asyncio.Queue[SqliteConnection] = asyncio.Queue()
 
+    @property
+    def where(self) -> str:
+        return f"SQLite {self._path}"
+
     def migrator(self) -> Migrator:
         held = self._lock if self._lock.is_held else None
         return Migrator(SqliteMaintenance(self._path, held), self._schema, self._migrations)
@@ -239,7 +243,7 @@ class SqliteStorage(SqlStorage):
                 reader = await self._free.get()
         except TimeoutError:
             raise StorageUnavailable(
-                f"SQLite {self._path}: all {_READERS} readers are busy for {_READER_WAIT_S:.0f} s"
+                f"{self.where}: all {_READERS} readers are busy for {_READER_WAIT_S:.0f} s"
             ) from None
         try:
             reader.begin("BEGIN")
@@ -251,7 +255,7 @@ class SqliteStorage(SqlStorage):
     @asynccontextmanager
     async def _begun(self) -> AsyncIterator[SqliteConnection]:
         """Begin on the writer's connection, in turn; what is not committed at the end is rolled back."""
-        async with in_turn(self._turn, f"SQLite {self._path}"):
+        async with in_turn(self._turn, self.where):
             try:
                 self._writer.begin("BEGIN IMMEDIATE")
                 yield self._writer
