@@ -32,6 +32,22 @@ class Answer(Exception):
         super().__init__(f"{status} {body.get('message')}")
 
 
+def error_response(answer: Answer) -> Response:
+    """The response of an error. What it quotes may hold bytes that were no UTF-8: they show as `?`."""
+    try:
+        return json_response(answer.body, answer.status)
+    except UnicodeEncodeError:
+        return json_response(_encodable(answer.body), answer.status)
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, Mapping):
+        return {_encodable(name): _encodable(item) for name, item in value.items()}
+    return [_encodable(item) for item in value] if isinstance(value, list) else value
+
+
 def message(status: int, text: str) -> Answer:
     return Answer(status, {"message": text})
 

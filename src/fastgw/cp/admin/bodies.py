@@ -88,7 +88,7 @@ async def _read_bytes(request: Request) -> bytes:
 def _parse_json(data: bytes) -> dict[str, Any]:
     try:
         value = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise message(400, "Cannot parse JSON body")
@@ -121,9 +121,10 @@ def _parse_multipart(content_type: str, data: bytes) -> tuple[tuple[str, FormVal
     if match is None:
         raise message(400, "Cannot parse multipart body: no boundary in Content-Type")
     delimiter = b"\r\n--" + (match[1] or match[2]).encode("latin-1")
+    data = b"\r\n" + data
     if data.count(delimiter) > MOST_ARGUMENTS + 1:
         raise message(400, "Too many arguments")
-    preamble, *parts = (b"\r\n" + data).split(delimiter)
+    preamble, *parts = data.split(delimiter)
     if not parts or not parts[-1].startswith(b"--"):
         raise message(400, "Cannot parse multipart body: it does not end with its boundary")
     pairs: list[tuple[str, FormValue]] = []

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from fastgw.cp.admin import answers
-from fastgw.cp.admin.answers import Answer, json_response
+from fastgw.cp.admin.answers import Answer
 from fastgw.cp.admin.bodies import Body, check_content_type, parse_urlencoded, read_body, unescape
 from fastgw.errors import ForeignViolation, ReferencedViolation, UniqueViolation, ValidationError
 from fastgw.obs.logs import get_logger
@@ -114,7 +114,7 @@ class Dispatcher:
         except Exception:
             log.exception("%s %s failed", request.method, request.url.path)
             found = answers.unexpected()
-        return json_response(found.body, found.status)
+        return answers.error_response(found)
 
     async def _dispatch(self, request: Request) -> Response:
         resource, captured = self._find(request.scope["raw_path"])

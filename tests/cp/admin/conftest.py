@@ -1,0 +1,26 @@
+"""One Admin API for all tests of a module group, emptied after each test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.cp.admin.server import AdminServer
+
+
+@pytest.fixture(scope="session")
+def admin_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AdminServer]:
+    with AdminServer(tmp_path_factory.mktemp("admin")) as server:
+        yield server
+
+
+@pytest.fixture
+def admin(admin_server: AdminServer) -> Iterator[httpx.Client]:
+    """A client of an Admin API without rows."""
+    with httpx.Client(
+        base_url=f"http://127.0.0.1:{admin_server.port}", timeout=20, trust_env=False
+    ) as client:
+        yield client
+    admin_server.run(admin_server.empty())
