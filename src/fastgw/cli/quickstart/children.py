@@ -56,7 +56,8 @@ class Child:
         if self.exit_code is None:
             self._process.terminate()
         try:
-            await asyncio.wait_for(self.ended.wait(), deadline_s)
+            async with asyncio.timeout(deadline_s):
+                await self.ended.wait()
         except TimeoutError:
             click.echo(f"{self._label} still there after {deadline_s:g} s: killed", err=True)
             self.kill()
