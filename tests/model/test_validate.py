@@ -320,6 +320,14 @@ UNSERVED: list[tuple[Entity, dict[str, Any], str]] = [
     (ROUTES, {"headers": {"x-team": ["a"]}}, "headers"),
     (ROUTES, {"snis": ["a.com"]}, "snis"),
     (ROUTES, {"paths": ["/ok", "~/regex"]}, "paths"),
+    (SERVICES, {"host": "a" * 255}, "host"),
+    (SERVICES, {"path": "/" + "a" * 65535}, "path"),
+    (ROUTES, {"paths": ["/" + "é" * 32768]}, "paths"),
+    (ROUTES, {"paths": ["/"] * 65536}, "paths"),
+    (ROUTES, {"methods": ["A" * 65536]}, "methods"),
+    (ROUTES, {"hosts": ["*."]}, "hosts"),
+    (ROUTES, {"hosts": ["*.:80"]}, "hosts"),
+    (ROUTES, {"hosts": ["a." * 32768]}, "hosts"),
 ]
 
 

@@ -41,17 +41,47 @@ def _unserved_protocols(protocols: list[str]) -> Fault | None:
     return None
 
 
-def _unserved_paths(paths: list[str]) -> Fault | None:
-    faults = [
-        "fastgw does not serve regex paths yet: use a prefix" if path.startswith("~") else None
-        for path in paths
-    ]
-    return faults if any(faults) else None
+def _unserved_path(path: str) -> str | None:
+    if path.startswith("~"):
+        return "fastgw does not serve regex paths yet: use a prefix"
+    return _too_long(path, _LONGEST_BYTES)
 
+
+def _unserved_host(host: str) -> str | None:
+    if host == "*." or host.startswith("*.:"):
+        return "fastgw does not serve a wildcard without a name"
+    return _too_long(host, _LONGEST_BYTES)
+
+
+def _too_long(text: str, longest_bytes: int) -> str | None:
+    if len(text) <= longest_bytes // 4 or len(text.encode()) <= longest_bytes:
+        return None
+    return f"fastgw does not serve values longer than {longest_bytes} bytes"
+
+
+def _listed(refuse: Callable[[str], str | None]) -> Callable[[list[str]], Fault | None]:
+    """Refuse elements, each with its own fault, and lists that the route table cannot hold."""
+
+    def refuse_list(elements: list[str]) -> Fault | None:
+        if len(elements) > _MOST_ELEMENTS:
+            return f"fastgw does not serve lists of more than {_MOST_ELEMENTS}"
+        faults = [refuse(element) for element in elements]
+        return faults if any(faults) else None
+
+    return refuse_list
+
+
+# What the route table has room for (`_router`), far beyond what any request could match.
+_LONGEST_BYTES: Final = 0xFFFF
+_MOST_ELEMENTS: Final = 0xFFFF
+# The longest name that DNS can resolve, with its final dot; an IPv6 address is shorter.
+_LONGEST_HOST_BYTES: Final = 254
 
 UNSERVED: Final[Mapping[str, tuple[Unserved, ...]]] = {
     "services": (
         Unserved("protocol", _unserved_protocol),
+        Unserved("host", lambda host: _too_long(host, _LONGEST_HOST_BYTES)),
+        Unserved("path", lambda path: _too_long(path, _LONGEST_BYTES)),
         Unserved("client_certificate", _whole("client certificates towards services")),
         Unserved("tls_verify", lambda value: "fastgw does not serve TLS towards services yet: leave it null"),
         Unserved(
@@ -65,7 +95,9 @@ UNSERVED: Final[Mapping[str, tuple[Unserved, ...]]] = {
         Unserved("snis", _whole("matching by SNI")),
         Unserved("sources", _whole("matching by source address")),
         Unserved("destinations", _whole("matching by destination address")),
-        Unserved("paths", _unserved_paths),
+        Unserved("methods", _listed(lambda method: _too_long(method, _LONGEST_BYTES))),
+        Unserved("hosts", _listed(_unserved_host)),
+        Unserved("paths", _listed(_unserved_path)),
     ),
 }
 
