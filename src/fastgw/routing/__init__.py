@@ -1,1 +1,7 @@
-"""From entities to the compiled image that workers map: compile, image format, compile process."""
+"""From entities to what a data plane serves.
+
+    snapshot document ──compile──> image ──open──> table, route and service records
+
+`compile` turns a canonical document into an image, `image` is that file's format, `compile_process` runs the
+one in a process of its own so that no event loop waits for it (`jobs` and `compile_child` are its other end).
+"""

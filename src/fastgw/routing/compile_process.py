@@ -1,0 +1,276 @@
+"""Compiling in a process of its own, so that no event loop ever parses configuration.
+
+Contract. The process is there from `start` to `close` and waits between jobs. Should it die, another takes
+its place, after a delay that doubles up to `RESTART_DELAY_LIMIT_S` and is spread by chance; a job that it
+died of is tried once more, then refused. It ends with its parent, whose end of the socket closes then.
+
+The one complication: a job cannot be called back. Whoever stops waiting for one ends the process with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import socket
+import sys
+import time
+from asyncio.subprocess import DEVNULL, Process
+from typing import Final, NamedTuple
+
+import msgspec
+
+from fastgw.errors import CompileError, SnapshotError
+from fastgw.obs.logs import get_logger
+from fastgw.routing.jobs import (
+    Answer,
+    Done,
+    Job,
+    Ready,
+    Refusal,
+    make_sealed_memfd,
+    read_memfd,
+    receive,
+)
+
+JOB_DEADLINE_S: Final = 60.0
+START_DEADLINE_S: Final = 15.0
+END_DEADLINE_S: Final = 2.0
+RESTART_DELAY_S: Final = 0.1
+RESTART_DELAY_LIMIT_S: Final = 5.0
+ATTEMPTS: Final = 2
+
+_LONG_LIVED_S: Final = 60.0
+"""A process that lived this long did not die of what its predecessor died of."""
+
+_log: Final = get_logger("compile")
+_answers: Final = msgspec.msgpack.Decoder(Answer)
+_refusals: Final = msgspec.msgpack.Decoder(Refusal)
+
+
+class CompileResult(NamedTuple):
+    fd: int
+    """Sealed memory that holds the image; the receiver's to close."""
+    counts: dict[str, int]
+    """Entities of the snapshot by kind."""
+    decode_ms: float
+    compile_ms: float
+
+
+class _Gone(Exception):
+    """The process ended before it answered."""
+
+
+class _Child:
+    """One compile process and our end of its socket."""
+
+    def __init__(self, process: Process, channel: socket.socket) -> None:
+        self.process = process
+        self._channel = channel
+        self._loop = asyncio.get_running_loop()
+        self._answer: asyncio.Future[tuple[Answer, int]] = self._loop.create_future()
+        self._loop.add_reader(channel, self._on_readable)
+
+    async def answer(self) -> tuple[Answer, int]:
+        """The next message and its descriptor, which is -1 or the caller's to close.
+
+        Raises:
+            _Gone: there will be none.
+        """
+        try:
+            return await self._answer
+        finally:
+            self._answer = self._loop.create_future()
+
+    async def _make_memfd(self, data: bytes) -> int:
+        """The same as `make_sealed_memfd`, in a thread: it may be many megabytes."""
+        made = self._loop.run_in_executor(None, make_sealed_memfd, "fastgw-snapshot", data)
+        try:
+            return await asyncio.shield(made)
+        except asyncio.CancelledError:
+            made.add_done_callback(lambda made: os.close(made.result()))
+            raise
+
+    async def run(self, job: Job, compressed: bytes) -> tuple[Answer, int]:
+        """Hand over a job and wait for its answer, as `answer` does."""
+        fd = await self._make_memfd(compressed)
+        try:
+            socket.send_fds(self._channel, [msgspec.msgpack.encode(job)], [fd])
+        except OSError as exc:
+            raise _Gone from exc
+        finally:
+            os.close(fd)
+        return await self.answer()
+
+    def close(self) -> None:
+        """Hang up, which ends the process once it is idle."""
+        if self._channel.fileno() >= 0:
+            self._loop.remove_reader(self._channel)
+            self._channel.close()
+        if not self._answer.done():
+            self._answer.set_exception(_Gone())
+            self._answer.exception()  # nobody may be waiting for it
+
+    def _on_readable(self) -> None:
+        try:
+            packet, fd = receive(self._channel)
+        except OSError:
+            packet, fd = b"", -1
+        if not packet:
+            self.close()
+        elif not self._answer.done():
+            self._answer.set_result((_answers.decode(packet), fd))
+        elif fd >= 0:
+            os.close(fd)  # whoever asked has stopped waiting
+
+
+class CompileProcess:
+    def __init__(self) -> None:
+        self._keeper: asyncio.Task[None] | None = None
+        self._child: _Child | None = None
+        self._is_ready = asyncio.Event()
+        self._one_at_a_time = asyncio.Lock()
+        self._is_closed = False
+
+    async def start(self) -> None:
+        """Start the process; returns when it can take a job.
+
+        Raises:
+            OSError: it does not start.
+        """
+        self._keeper = asyncio.create_task(self._keep(), name="compile process")
+        try:
+            async with asyncio.timeout(START_DEADLINE_S):
+                await self._is_ready.wait()
+        except TimeoutError:
+            await self.close()
+            raise OSError(f"the compile process did not start within {START_DEADLINE_S:g} s") from None
+
+    async def close(self) -> None:
+        """End the process, at the latest after `END_DEADLINE_S`; a job that runs is given up."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeper
+            self._keeper = None
+        self._is_closed = True
+        self._is_ready.set()  # wakes whoever waits for a process
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that is there now."""
+        return self._child.process.pid if self._child is not None else None
+
+    async def compile(
+        self, compressed: bytes, *, version: int, digest: str, deadline_s: float = JOB_DEADLINE_S
+    ) -> CompileResult:
+        """Compile a snapshot; jobs wait for one another.
+
+        Args:
+            compressed: its document, from `model.snapshot.compress`.
+            deadline_s: for all of it, waiting included.
+        Raises:
+            CompileError: it cannot be served, with all reasons; or could not be compiled in time.
+            SnapshotError: it is damaged, or its digest is another.
+        """
+        job = Job(version, digest)
+        try:
+            async with asyncio.timeout(deadline_s), self._one_at_a_time:
+                for _ in range(ATTEMPTS):
+                    child = await self._ready_child()
+                    try:
+                        return _result_of(*await child.run(job, compressed))
+                    except _Gone:
+                        self._is_ready.clear()
+                    except asyncio.CancelledError:
+                        self._is_ready.clear()
+                        _kill(child.process)
+                        raise
+        except TimeoutError:
+            raise _failed(f"it was not compiled within {deadline_s:g} s") from None
+        raise _failed(f"the compile process died of it, {ATTEMPTS} times")
+
+    async def _ready_child(self) -> _Child:
+        while not self._is_closed:
+            if self._child is not None and self._is_ready.is_set():
+                return self._child
+            await self._is_ready.wait()
+        raise _failed("the compile process is closed")
+
+    async def _keep(self) -> None:
+        """See to it that there is a process, until cancelled."""
+        failures = 0
+        while True:
+            started_s = time.monotonic()
+            status = await self._run_one()
+            failures = 0 if time.monotonic() - started_s > _LONG_LIVED_S else failures + 1
+            delay_s = min(RESTART_DELAY_LIMIT_S, RESTART_DELAY_S * 2 ** min(failures, 10))
+            delay_s *= random.uniform(0.5, 1.0)
+            _log.error("the compile process ended (%s); the next one starts in %.1f s", status, delay_s)
+            await asyncio.sleep(delay_s)
+
+    async def _run_one(self) -> str:
+        """Start a process and stay with it to its end; returns how it ended."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            ours.setblocking(False)
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-P",  # whatever lies in the working directory is not ours
+                    "-m",
+                    "fastgw.routing.compile_child",
+                    "--fd",
+                    str(theirs.fileno()),
+                    stdin=DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                )
+            except OSError as exc:
+                ours.close()
+                return f"it cannot be started: {exc.strerror}"
+        child = self._child = _Child(process, ours)
+        try:
+            async with asyncio.timeout(START_DEADLINE_S):
+                answer, _ = await child.answer()
+            assert isinstance(answer, Ready)
+            self._is_ready.set()
+            status = await process.wait()
+            return f"signal {-status}" if status < 0 else f"status {status}"
+        except (TimeoutError, _Gone):
+            return "it did not get ready"
+        finally:
+            self._is_ready.clear()
+            self._child = None
+            child.close()
+            if self._one_at_a_time.locked():
+                _kill(process)  # it is at work, and would notice only afterwards
+            await _end(process)
+
+
+async def _end(process: Process) -> None:
+    """Wait for the end of a process that was hung up on; kill it when that takes too long."""
+    try:
+        async with asyncio.timeout(END_DEADLINE_S):
+            await process.wait()
+    except TimeoutError:
+        _kill(process)
+        await process.wait()
+
+
+def _kill(process: Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+
+
+def _result_of(answer: Answer, fd: int) -> CompileResult:
+    if isinstance(answer, Done):
+        return CompileResult(fd, answer.counts, answer.decode_ms, answer.compile_ms)
+    refusal = _refusals.decode(read_memfd(fd))
+    if refusal.faults:
+        raise CompileError(refusal.faults)
+    raise SnapshotError(refusal.reason)
+
+
+def _failed(reason: str) -> CompileError:
+    return CompileError([{"entity": "", "id": "", "field": "", "reason": reason}])
