@@ -416,7 +416,10 @@ cdef class Exchange:
     cdef int _end(self) except -1:
         cdef ClientSide client = self.client
         cdef ProxyCore core = self.core
-        if self.state == EX_IDLE:
+        # The caller may hold no reference of its own (a call through an attribute takes none), and
+        # `finish` drops the client's: without this one the object would be freed under our feet.
+        cdef Exchange keep = self
+        if keep.state == EX_IDLE:
             return 0
         self._count()
         self.state = EX_DONE

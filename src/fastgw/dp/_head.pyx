@@ -287,10 +287,10 @@ cdef int parse_request_head(const uint8_t* head, Py_ssize_t size, int max_fields
         return 400
     out.target_size = <uint32_t>(at - out.target_start)
     at += 1
-    if size - at < 12 or memcmp(head + at, b"HTTP/1.", 7) != 0 or memcmp(head + at + 8, b"\r\n", 2) != 0:
-        return 505 if size - at >= 12 and memcmp(head + at, b"HTTP/", 5) == 0 else 400
+    if size - at < 12 or memcmp(head + at, b"HTTP/", 5) != 0 or memcmp(head + at + 8, b"\r\n", 2) != 0:
+        return 400
     out.framing.minor = head[at + 7] - c'0'
-    if out.framing.minor != 0 and out.framing.minor != 1:
+    if memcmp(head + at + 5, b"1.", 2) != 0 or (out.framing.minor != 0 and out.framing.minor != 1):
         return 505
     at += 10
 
@@ -430,6 +430,10 @@ cdef int parse_response_head(const uint8_t* head, Py_ssize_t size, ResponseHead*
     newline = <const uint8_t*>memchr(head, c'\n', size)
     if newline == NULL or (newline - 1)[0] != c'\r':
         return -1
+    # The parser lets controls pass in the reason; nothing good sends them.
+    for at in range(12, newline - head - 1):
+        if (head[at] < 0x20 and head[at] != c'\t') or head[at] == 0x7F:
+            return -1
     at = newline - head + 1
     while True:
         if out.field_count == MAX_FIELDS:

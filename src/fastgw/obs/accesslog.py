@@ -18,7 +18,9 @@ FLUSH_BYTES: Final = 65536
 #: Bytes that may wait for a destination that does not take them; about 100,000 lines.
 MAX_WAITING_BYTES: Final = 16 * 1024 * 1024
 
-_ESCAPES: Final = {byte: f"\\x{byte:02X}".encode() for byte in (*range(0x20), 0x22, 0x5C, *range(0x7F, 0x100))}
+_ESCAPES: Final = {
+    byte: f"\\x{byte:02X}".encode() for byte in (*range(0x20), 0x22, 0x5C, *range(0x7F, 0x100))
+}
 
 
 def escape(value: bytes) -> bytes:

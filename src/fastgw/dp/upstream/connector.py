@@ -73,7 +73,9 @@ class Connector:
                 )
             except OSError as error:
                 reason = "refused"
-                self._log.error("upstream %s:%d: %s: %s", pool.host, pool.port, address, error.strerror or error)
+                self._log.error(
+                    "upstream %s:%d: %s: %s", pool.host, pool.port, address, error.strerror or error
+                )
             else:
                 exchange.on_connected(cast("object", connection))
                 return
