@@ -47,6 +47,11 @@ class Child:
         return cls(name, color, process)
 
     @property
+    def pid(self) -> int:
+        """Its process id, and that of its group."""
+        return self._process.pid
+
+    @property
     def exit_code(self) -> int | None:
         """None while it runs; negative when a signal ended it."""
         return self._process.returncode
@@ -66,7 +71,7 @@ class Child:
     def kill(self) -> None:
         """Send SIGKILL to the child and to all that it started in its group."""
         try:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            os.killpg(self.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass  # the whole group is gone
 
