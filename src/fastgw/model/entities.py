@@ -244,9 +244,11 @@ ROUTES: Final = Entity(
             "array",
             elements=each(
                 "string",
-                match_all=(pattern(r"^[^*]*\*?[^*]*\Z", "invalid wildcard: must have at most one wildcard"),),
+                match_all=(
+                    pattern(r"^[^*]*+\*?[^*]*+\Z", "invalid wildcard: must have at most one wildcard"),
+                ),
                 match_any=(
-                    (re.compile(r"^\*\."), re.compile(r"\.\*\Z"), re.compile(r"^[^*]*\Z")),
+                    (re.compile(r"^\*\."), re.compile(r"\.\*\Z"), re.compile(r"^[^*]*+\Z")),
                     "invalid wildcard: must be placed at leftmost or rightmost label",
                 ),
                 format="route_host",

@@ -32,7 +32,10 @@ UNSET: Final = Unset.UNSET
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A regular expression and what to say when it is broken (`{value}` stands for the value)."""
+    """A regular expression and what to say when it is broken (`{value}` stands for the value).
+
+    Values may be megabytes long: write it so that it cannot backtrack (possessive `*+`).
+    """
 
     regex: re.Pattern[str]
     message: str

@@ -25,6 +25,9 @@ _NEXT: Final = None
 _Step = str | int | None
 
 _STEP = re.compile(r"\[([^\]]*)\]|\.?([^.\[]+)")
+# Deeper names are no field of any entity.
+_DEEPEST: Final = 32
+_LONGEST_NAME: Final = 4096
 # Longer ones are no number that any field could hold.
 _NUMBER = re.compile(r"[+-]?(?:[0-9]{1,40}(?:\.[0-9]{0,40})?|\.[0-9]{1,40})(?:[eE][+-]?[0-9]{1,3})?")
 
@@ -55,6 +58,8 @@ def decode_form(pairs: Iterable[tuple[str, FormValue]], entity: Entity) -> dict[
 
 def _steps(name: str) -> list[_Step]:
     """Take a name apart: `a.b[]` is a, b, next; `a[1].b` is a, 1, b; one that follows no rule is one step."""
+    if len(name) > _LONGEST_NAME:
+        return [name]
     steps: list[_Step] = []
     position = 0
     while position < len(name):
@@ -69,7 +74,7 @@ def _steps(name: str) -> list[_Step]:
         else:
             steps.append(int(inner) if re.fullmatch("[0-9]{1,4}", inner) else inner)
         position = match.end()
-    return steps or [name]
+    return steps if 0 < len(steps) <= _DEEPEST else [name]
 
 
 def _record(fields: Mapping[str, Field], node: _Node) -> dict[str, Any]:

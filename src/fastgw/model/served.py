@@ -59,12 +59,10 @@ def _too_long(text: str, longest_bytes: int) -> str | None:
     return f"fastgw does not serve values longer than {longest_bytes} bytes"
 
 
-def _listed(refuse: Callable[[str], str | None]) -> Callable[[list[str]], Fault | None]:
-    """Refuse elements, each with its own fault, and lists that the route table cannot hold."""
+def _each(refuse: Callable[[str], str | None]) -> Callable[[list[str]], Fault | None]:
+    """Refuse elements of a list, each with its own fault."""
 
     def refuse_list(elements: list[str]) -> Fault | None:
-        if len(elements) > _MOST_ELEMENTS:
-            return f"fastgw does not serve lists of more than {_MOST_ELEMENTS}"
         faults = [refuse(element) for element in elements]
         return faults if any(faults) else None
 
@@ -73,7 +71,6 @@ def _listed(refuse: Callable[[str], str | None]) -> Callable[[list[str]], Fault 
 
 # What the route table has room for (`_router`), far beyond what any request could match.
 _LONGEST_BYTES: Final = 0xFFFF
-_MOST_ELEMENTS: Final = 0xFFFF
 # The longest name that DNS can resolve, with its final dot; an IPv6 address is shorter.
 _LONGEST_HOST_BYTES: Final = 254
 
@@ -95,9 +92,9 @@ UNSERVED: Final[Mapping[str, tuple[Unserved, ...]]] = {
         Unserved("snis", _whole("matching by SNI")),
         Unserved("sources", _whole("matching by source address")),
         Unserved("destinations", _whole("matching by destination address")),
-        Unserved("methods", _listed(lambda method: _too_long(method, _LONGEST_BYTES))),
-        Unserved("hosts", _listed(_unserved_host)),
-        Unserved("paths", _listed(_unserved_path)),
+        Unserved("methods", _each(lambda method: _too_long(method, _LONGEST_BYTES))),
+        Unserved("hosts", _each(_unserved_host)),
+        Unserved("paths", _each(_unserved_path)),
     ),
 }
 

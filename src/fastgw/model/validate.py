@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from fastgw.errors import ValidationError
 from fastgw.model.entities import ENTITIES, Entity, Row
@@ -25,9 +25,12 @@ from fastgw.model.formats import FORMATS, is_uuid
 from fastgw.model.served import trimmed, unserved_faults
 
 #: Integers that every storage and wire format here can carry.
-_INT64 = range(-(2**63), 2**63)
+_INT64: Final = range(-(2**63), 2**63)
 
-_REQUIRED = "required field missing"
+#: Elements of one list; more could keep the event loop busy for seconds.
+MOST_ELEMENTS: Final = 0xFFFF
+
+_REQUIRED: Final = "required field missing"
 
 
 def make_row(entity: Entity, data: Mapping[str, Any], *, now_s: int, id: str | None = None) -> Row:
@@ -146,7 +149,7 @@ def _fill(field: Field, value: Any) -> Any:
         case "array" | "set":
             if value == {}:
                 value = []
-            if isinstance(value, list) and field.elements is not None:
+            if isinstance(value, list) and field.elements is not None and len(value) <= MOST_ELEMENTS:
                 elements = [_fill(field.elements, element) for element in value]
                 is_plain_set = field.type == "set" and all(isinstance(element, str) for element in elements)
                 return list(dict.fromkeys(elements)) if is_plain_set else elements
@@ -267,6 +270,8 @@ def _check_type(field: Field, value: Any) -> str | None:
             return f"expected {article} {field.type}"
     if field.type == "integer" and value not in _INT64:
         return f"value should be between {_INT64.start} and {_INT64.stop - 1}"
+    if isinstance(value, list) and len(value) > MOST_ELEMENTS:
+        return f"length must be at most {MOST_ELEMENTS}"
     if isinstance(value, str):
         if value == "" and field.len_min != 0:
             return "length must be at least 1"
