@@ -59,15 +59,15 @@ class ProxyOptions(msgspec.Struct, frozen=True):
             request_line_bytes=settings.proxy_request_line_bytes,
             head_fields=settings.proxy_head_fields,
             body_bytes=settings.nginx_http_client_max_body_size,
-            head_timeout_ms=settings.nginx_http_client_header_timeout * 1000,
-            body_timeout_ms=settings.nginx_http_client_body_timeout * 1000,
-            send_timeout_ms=settings.nginx_http_send_timeout * 1000,
-            keepalive_timeout_ms=settings.nginx_http_keepalive_timeout * 1000,
+            head_timeout_ms=int(settings.nginx_http_client_header_timeout * 1000),
+            body_timeout_ms=int(settings.nginx_http_client_body_timeout * 1000),
+            send_timeout_ms=int(settings.nginx_http_send_timeout * 1000),
+            keepalive_timeout_ms=int(settings.nginx_http_keepalive_timeout * 1000),
             keepalive_requests=settings.nginx_http_keepalive_requests,
             connections=settings.worker_connections,
             upstream_idle_connections=settings.upstream_keepalive_pool_size,
             upstream_keepalive_requests=settings.upstream_keepalive_max_requests,
-            upstream_idle_timeout_ms=settings.upstream_keepalive_idle_timeout * 1000,
+            upstream_idle_timeout_ms=int(settings.upstream_keepalive_idle_timeout * 1000),
         )
 
 
