@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fastgw.errors import CompileError
+from fastgw.model.entities import SERVICES
 from fastgw.model.snapshot import Snapshot, compress
 from fastgw.routing.compile import FAULTS_LIMIT, compile_snapshot
 from fastgw.routing.image import Image, Protocols, RouteRecord, ServiceRecord
@@ -68,6 +69,16 @@ def test_a_route_and_its_service(tmp_path: Path) -> None:
     assert (image.meta.version, image.meta.digest) == (7, made.digest)
     assert image.meta.counts == {"routes": 1, "services": 1}
     assert image.snapshot_document() == made.encode()
+
+
+def test_null_stands_for_the_default(tmp_path: Path) -> None:
+    nulls = dict.fromkeys(["retries", "connect_timeout", "write_timeout", "read_timeout"])
+    record = compile_to_image(snapshot(service(1, **nulls)), tmp_path).service(0)
+    defaults = SERVICES.fields
+    assert record.retries == defaults["retries"].default
+    assert record.connect_timeout_ms == defaults["connect_timeout"].default
+    assert record.write_timeout_ms == defaults["write_timeout"].default
+    assert record.read_timeout_ms == defaults["read_timeout"].default
 
 
 def test_an_empty_snapshot_makes_an_image(tmp_path: Path) -> None:

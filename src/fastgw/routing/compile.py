@@ -25,6 +25,8 @@ FAULTS_LIMIT: Final = 1000
 """Reasons beyond this number are counted, not told."""
 
 _PROTOCOL_BITS: Final = {name.lower(): int(bit) for name, bit in Protocols.__members__.items()}
+_RETRIES: Final = 5
+_TIMEOUT_MS: Final = 60000
 _LEFT_OUT: Final = -2
 """In place of a service's number: it is disabled, or its fault is already told."""
 
@@ -40,10 +42,10 @@ class _ServiceRow(msgspec.Struct, gc=False):
     port: int
     path: str | None
     protocol: str
-    retries: int
-    connect_timeout: int
-    write_timeout: int
-    read_timeout: int
+    retries: int | None
+    connect_timeout: int | None
+    write_timeout: int | None
+    read_timeout: int | None
     enabled: bool
     # Never served so far: looked at by the table of what is not.
     client_certificate: Any = None
@@ -183,10 +185,11 @@ def _compile_services(document: bytes, spans: list[_Span], faults: _Faults) -> t
                 port=row.port,
                 path=row.path,
                 protocol=row.protocol,
-                retries=row.retries,
-                connect_timeout_ms=row.connect_timeout,
-                write_timeout_ms=row.write_timeout,
-                read_timeout_ms=row.read_timeout,
+                # Null is allowed, and stands for the default.
+                retries=_RETRIES if row.retries is None else row.retries,
+                connect_timeout_ms=row.connect_timeout or _TIMEOUT_MS,
+                write_timeout_ms=row.write_timeout or _TIMEOUT_MS,
+                read_timeout_ms=row.read_timeout or _TIMEOUT_MS,
                 is_upstream_name=False,
             )
         )
