@@ -1,0 +1,155 @@
+"""One worker process: `python -m fastgw.dp.worker --fd N`, started by the supervisor only.
+
+1. Read Configure from the control channel (descriptor N): options, listening sockets, metrics segment.
+2. Make the proxy, say Ready, and freeze what is in memory out of the garbage collector's sight.
+3. Answer the supervisor until Drain or until its end of the channel closes.
+
+It parses no configuration: a generation is an image that it maps. It decides nothing about its life: signals
+that a terminal or a service manager sends to the whole group are left to the supervisor, and the kernel kills
+it when the supervisor is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import uvloop
+
+from fastgw.dp import control
+from fastgw.dp._runtime import Runtime
+from fastgw.dp.process import die_with_parent, raise_file_limit
+from fastgw.dp.server import ProxyOptions, ProxyServer
+from fastgw.errors import FastgwError, ImageError
+from fastgw.obs import logs
+from fastgw.obs.accesslog import AccessLog
+
+CONFIGURE_DEADLINE_S: Final = 10.0
+
+_IGNORED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
+_log: Final = logs.get_logger(__name__)
+_Channel = control.Channel[control.ToWorker, control.ToSupervisor]
+
+
+class _Worker:
+    """The proxy of this process and the generations that the supervisor speaks about."""
+
+    def __init__(self, channel: _Channel, configure: control.Configure, fds: Sequence[int]) -> None:
+        self._channel = channel
+        sockets = [socket.socket(fileno=fd) for fd in fds[:-1]]
+        self._listeners = list(zip(sockets, configure.schemes, strict=True))
+        self._access_log = AccessLog(configure.access_log) if configure.access_log else None
+        options = msgspec.msgpack.decode(configure.options, type=ProxyOptions)
+        self._server = ProxyServer(asyncio.get_running_loop(), options, fds[-1], self._access_log)
+        os.close(fds[-1])
+        self._prepared: tuple[int, Runtime] | None = None
+
+    async def run(self) -> None:
+        """Answer until drained."""
+        await self._channel.send(control.Ready())
+        gc.collect()
+        gc.freeze()
+        while True:
+            message, fds = await self._channel.receive()
+            await self._channel.send(await self._answer(message, fds))
+            if isinstance(message, control.Drain):
+                return
+
+    def close(self) -> None:
+        if self._access_log is not None:
+            self._access_log.close()
+
+    async def _answer(self, message: control.ToWorker, fds: Sequence[int]) -> control.ToSupervisor:
+        match message:
+            case control.Prepare():
+                return await self._do_prepare(message, fds[0])
+            case control.Commit():
+                return self._do_commit(message.generation)
+            case control.Abandon():
+                self._prepared = None
+                return control.Abandoned(message.generation)
+            case control.Listen():
+                await self._server.listen(self._listeners)
+                return control.Listening()
+            case control.Reopen():
+                logs.reopen()
+                if self._access_log is not None:
+                    self._access_log.reopen()
+                return control.Reopened()
+            case control.Drain():
+                await self._server.drain(message.deadline_s)
+                return control.Drained()
+            case control.Configure():
+                raise control.ChannelError("Configure came twice")
+
+    async def _do_prepare(self, message: control.Prepare, image_fd: int) -> control.ToSupervisor:
+        begun = time.monotonic()
+        try:
+            # In a thread: the checksum of a large image takes longer than the loop may be held.
+            runtime = await asyncio.to_thread(self._server.prepare, image_fd)
+        except ImageError as error:
+            return control.Refused(message.generation, str(error))
+        finally:
+            os.close(image_fd)
+        if runtime.digest != message.digest:
+            return control.Refused(
+                message.generation, f"the image holds {runtime.digest}, not {message.digest}"
+            )
+        self._prepared = (message.generation, runtime)
+        return control.Prepared(message.generation, (time.monotonic() - begun) * 1000)
+
+    def _do_commit(self, generation: int) -> control.ToSupervisor:
+        if self._prepared is None or self._prepared[0] != generation:
+            return control.Refused(generation, f"generation {generation} was not prepared")
+        runtime = self._prepared[1]
+        self._prepared = None
+        self._server.commit(runtime)
+        return control.Committed(generation)
+
+
+async def _serve(sock: socket.socket) -> int:
+    channel = control.make_worker_end(sock)
+    worker = None
+    try:
+        configure, fds = await channel.receive(deadline_s=CONFIGURE_DEADLINE_S)
+        if not isinstance(configure, control.Configure):
+            raise control.ChannelError(f"the first message is {type(configure).__name__}, not Configure")
+        logs.setup(configure.log_level, configure.error_log, process=f"dp worker {configure.worker}")
+        worker = _Worker(channel, configure, fds)
+        await worker.run()
+    except control.ChannelClosed:
+        return 0  # the supervisor is gone or wants no more of this process
+    except (FastgwError, OSError) as error:
+        _log.critical("this worker ends: %s", error)
+        return 1
+    finally:
+        if worker is not None:
+            worker.close()
+        channel.close()
+    return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the worker on the channel that *arguments* name; return the exit code."""
+    if len(arguments) != 2 or arguments[0] != "--fd" or not arguments[1].isdigit():
+        sys.stderr.write("usage: python -m fastgw.dp.worker --fd N (started by 'fastgw dp')\n")
+        return 2
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    die_with_parent()
+    raise_file_limit()
+    sock = socket.socket(fileno=int(arguments[1]))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(sock))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
