@@ -1,0 +1,266 @@
+"""The two-phase apply: all workers of a node serve a snapshot, or none does and every reason is told.
+
+    compile ──> prepare on all ──> store ──> commit on all ──> Applied
+       │              │              │           └ late or dead: replaced, by one that serves the new
+       └──────────────┴──────────────┴──> abandon on all ──> Refused(faults)
+
+Storing is the decision: what is on disk was prepared whole, and nothing after it can refuse. Applies run
+one at a time; one that has begun goes on to its end even when the link that brought the snapshot breaks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+from fastgw.dp.generation import Generation, ImageFile, describe_counts
+from fastgw.dp.store import Store, StoredImage, StoredSnapshot
+from fastgw.dp.sync import Applied, AppliedState, IncomingSnapshot, Refused
+from fastgw.dp.workers import Deadlines, Worker, WorkerFailed, WorkerState
+from fastgw.errors import CompileError, FastgwError
+from fastgw.obs import logs
+from fastgw.routing.compile_process import CompileProcess
+
+_log: Final = logs.get_logger("supervisor")
+
+LOGGED_FAULTS: Final = 5
+"""Reasons of a refusal that the log tells; the control plane is told all."""
+
+Faults = list[dict[str, Any]]
+_T = TypeVar("_T")
+
+
+class Applier:
+    """Holds the decided generation of this data plane and replaces it."""
+
+    def __init__(self, store: Store, compiler: CompileProcess, deadlines: Deadlines) -> None:
+        self.decided: Generation | None = None
+        self.workers: Sequence[Worker] = ()
+        """Set once, before the first apply: workers ask for `decided` themselves when they start."""
+        self.applied_at: float | None = None
+        """Wall time at which `decided` was applied; for /status."""
+        self.refused_total = 0
+        self.applied_total = 0
+        self._store = store
+        self._compiler = compiler
+        self._deadlines = deadlines
+        self._number = 0
+        self._one_at_a_time = asyncio.Lock()
+        self._running: set[asyncio.Task[Any]] = set()
+
+    def state(self) -> AppliedState:
+        """Tell what all workers serve; version 0 and no digest before the first configuration."""
+        if self.decided is None:
+            return AppliedState(0, "")
+        return AppliedState(self.decided.version, self.decided.digest)
+
+    def restore(self, stored: StoredImage) -> None:
+        """Take a generation from disk as the decided one, before any worker is started."""
+        assert self.decided is None
+        self._number += 1
+        self.decided = Generation(self._number, stored.version, stored.digest, stored.counts, stored.image)
+        self.applied_at = time.time()
+
+    async def recompile(self, stored: StoredSnapshot) -> None:
+        """The same from an image of another format; one that does not compile is set aside."""
+        try:
+            result = await self._compiler.compile(
+                stored.compressed, version=stored.version, digest=stored.digest
+            )
+            image = ImageFile(result.fd)
+            await asyncio.to_thread(self._store.save, image)
+        except (FastgwError, OSError) as error:
+            self._store.set_aside_current(f"of another format, and cannot be compiled anew: {error}")
+            return
+        self.restore(StoredImage(stored.version, stored.digest, dict(result.counts), image))
+
+    async def apply(self, incoming: IncomingSnapshot) -> Applied | Refused:
+        """Bring *incoming* to all workers; return when they serve it, or why they do not.
+
+        A snapshot with the digest of the decided generation costs nothing.
+        """
+        task = asyncio.create_task(self._apply(incoming), name=f"apply version {incoming.version}")
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)
+
+    async def finish(self) -> None:
+        """Wait for the end of what has begun."""
+        while self._running:
+            await asyncio.wait(self._running)
+
+    async def _apply(self, incoming: IncomingSnapshot) -> Applied | Refused:
+        async with self._one_at_a_time:
+            if self.decided is not None and self.decided.digest == incoming.digest:
+                self.decided = dataclasses.replace(self.decided, version=incoming.version)
+                return Applied(incoming.version, incoming.digest, 0.0, 0.0, 0.0, 0.0)
+            try:
+                result = await self._compiler.compile(
+                    incoming.compressed, version=incoming.version, digest=incoming.digest
+                )
+            except CompileError as error:
+                return self._refuse(incoming, error.faults)
+            except (FastgwError, OSError) as error:
+                return self._refuse(incoming, [{"reason": str(error)}])
+            self._number += 1
+            generation = Generation(
+                self._number, incoming.version, incoming.digest, dict(result.counts), ImageFile(result.fd)
+            )
+            prepared, faults, prepare_ms = await self._prepare(generation)
+            store_ms = 0.0
+            if not faults:
+                faults, store_ms = await self._decide(generation)
+            if faults:
+                for worker in prepared:
+                    if worker.state is WorkerState.RUNNING:
+                        self._in_background(worker.abandon(generation))
+                return self._refuse(incoming, faults)
+            commit_ms = await self._commit(generation)
+            self.applied_total += 1
+            self.applied_at = time.time()
+            _log.notice(
+                "applied version %d, digest %s: %s; decode %.1f ms, compile %.1f ms, prepare %.1f ms, "
+                "store %.1f ms, commit %.1f ms",
+                generation.version,
+                short_digest(generation.digest),
+                describe_counts(generation.counts),
+                result.decode_ms,
+                result.compile_ms,
+                prepare_ms,
+                store_ms,
+                commit_ms,
+            )
+            return Applied(
+                version=generation.version,
+                digest=generation.digest,
+                decode_ms=result.decode_ms,
+                compile_ms=result.compile_ms,
+                commit_ms=commit_ms,
+                store_ms=store_ms,
+            )
+
+    async def _prepare(self, generation: Generation) -> tuple[list[Worker], Faults, float]:
+        """Prepare on every worker that runs; those that start just now are waited for, and the first one."""
+        await _all(worker.wait_started(self._deadlines.prepare_s) for worker in self.workers)
+        participants = self._running_workers()
+        if not participants:
+            await _any(worker.wait_serving(0, self._deadlines.start_s) for worker in self.workers)
+            participants = self._running_workers()
+        if not participants:
+            return [], [{"reason": "no worker is running"}], 0.0
+        begun = time.monotonic()
+        faults = await self._on_each(participants, lambda worker: worker.prepare(generation))
+        return participants, list(faults.values()), _ms_since(begun)
+
+    async def _decide(self, generation: Generation) -> tuple[Faults, float]:
+        begun = time.monotonic()
+        try:
+            await asyncio.to_thread(self._store.save, generation.image)
+        except OSError as error:
+            return [
+                {"reason": f"cannot store the configuration in {self._store.directory}: {error.strerror}"}
+            ], 0.0
+        self.decided = generation
+        return [], _ms_since(begun)
+
+    async def _commit(self, generation: Generation) -> float:
+        """Commit on every worker that runs; one that fails is replaced, and its replacement waited for."""
+        begun = time.monotonic()
+        faults = await self._on_each(
+            self._running_workers(), lambda worker: _commit_or_kill(worker, generation)
+        )
+        served = await _all(
+            worker.wait_serving(generation.number, self._deadlines.start_s) for worker in faults
+        )
+        for worker, serves in zip(faults, served, strict=True):
+            if not serves:
+                _log.error(
+                    "worker %d does not serve version %d yet; it will not accept before it does",
+                    worker.index,
+                    generation.version,
+                )
+        return _ms_since(begun)
+
+    def _running_workers(self) -> list[Worker]:
+        return [worker for worker in self.workers if worker.state is WorkerState.RUNNING]
+
+    async def _on_each(
+        self, workers: Sequence[Worker], step: Callable[[Worker], Awaitable[None]]
+    ) -> dict[Worker, dict[str, Any]]:
+        """Run *step* on all *workers* at once; return the fault of each that failed."""
+
+        async def attempt(worker: Worker) -> dict[str, Any] | None:
+            try:
+                await step(worker)
+            except WorkerFailed as error:
+                return {"worker": worker.index, "reason": f"worker {worker.index} {error}"}
+            return None
+
+        faults = await _all(attempt(worker) for worker in workers)
+        return {worker: fault for worker, fault in zip(workers, faults, strict=True) if fault is not None}
+
+    def _refuse(self, incoming: IncomingSnapshot, faults: Faults) -> Refused:
+        self.refused_total += 1
+        reasons = [_describe_fault(fault) for fault in faults]
+        _log.error(
+            "refused version %d, digest %s, and stays with %s: %s%s",
+            incoming.version,
+            short_digest(incoming.digest),
+            f"version {self.decided.version}" if self.decided is not None else "no configuration",
+            "; ".join(reasons[:LOGGED_FAULTS]),
+            f"; and {len(reasons) - LOGGED_FAULTS} more reasons" if len(reasons) > LOGGED_FAULTS else "",
+        )
+        return Refused(incoming.version, faults)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+
+def short_digest(digest: str) -> str:
+    """Return the part of a digest that Kong's tools show as the configuration's hash."""
+    return digest[:32]
+
+
+async def _commit_or_kill(worker: Worker, generation: Generation) -> None:
+    try:
+        await worker.commit(generation)
+    except WorkerFailed as error:
+        # At once: a moment later another process may be in this place.
+        worker.kill()
+        _log.error("worker %d %s: killed, to be replaced", worker.index, error)
+        raise
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
+    """Run all of *work* at once and return the results in their order; an error cancels the rest."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(item) for item in work]
+    return [task.result() for task in tasks]
+
+
+async def _any(work: Iterable[Coroutine[Any, Any, bool]]) -> bool:
+    """Run all of *work* at once until one is true, and say whether one is; the rest is cancelled."""
+    tasks = [asyncio.ensure_future(item) for item in work]
+    try:
+        for task in asyncio.as_completed(tasks):
+            if await task:
+                return True
+        return False
+    finally:
+        for left in tasks:
+            left.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _describe_fault(fault: Mapping[str, Any]) -> str:
+    where = " ".join(str(fault[key]) for key in ("entity", "id", "field") if fault.get(key))
+    return f"{where}: {fault.get('reason', '')}" if where else str(fault.get("reason", ""))
+
+
+def _ms_since(begun: float) -> float:
+    return (time.monotonic() - begun) * 1000

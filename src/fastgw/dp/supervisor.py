@@ -1,0 +1,203 @@
+"""The supervisor: owns the listening sockets, keeps the workers, and applies configurations through them.
+
+1. `start`: open all sockets (a taken port ends the start with one line), read the last decided generation
+   from disk, start the compile process.
+2. `run`: keep a process in every worker's place, until `stop`.
+3. `apply`: one snapshot, from the link or from a declarative file, in two phases (`apply.py`).
+4. `stop`: end applies, drain all workers at once, let go of everything.
+
+It carries no traffic itself: whatever keeps its loop busy, requests are served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import socket
+import time
+from typing import Final
+
+import msgspec
+
+from fastgw.dp.apply import Applier, short_digest
+from fastgw.dp.generation import describe_counts
+from fastgw.dp.server import ProxyOptions
+from fastgw.dp.store import Store, StoredImage, StoredSnapshot
+from fastgw.dp.sync import Applied, AppliedState, IncomingSnapshot, NodeIdentity, Refused
+from fastgw.dp.workers import Deadlines, Worker, WorkerSettings, WorkerState
+from fastgw.listening import address_of, open_listener
+from fastgw.obs import logs
+from fastgw.routing.compile_process import CompileProcess
+from fastgw.settings import Listen, Settings
+
+_log: Final = logs.get_logger(__name__)
+
+
+class Supervisor:
+    """The data plane without its link and its status port."""
+
+    def __init__(
+        self, settings: Settings, *, node: NodeIdentity, store: Store, deadlines: Deadlines | None = None
+    ) -> None:
+        self.node: Final = node
+        self.workers: list[Worker] = []
+        self.addresses: list[str] = []
+        """What the workers listen on, as `127.0.0.1:8000`, one for each entry of proxy_listen."""
+        self.is_draining = False
+        self._settings = settings
+        self._deadlines = deadlines or Deadlines()
+        self._compiler = CompileProcess()
+        self._compiler_start: asyncio.Task[None] | None = None
+        self._store = store
+        self.applier: Final = Applier(store, self._compiler, self._deadlines)
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether requests are routed: a configuration is applied and a worker accepts."""
+        return (
+            not self.is_draining
+            and self.applier.decided is not None
+            and any(worker.state is WorkerState.RUNNING for worker in self.workers)
+        )
+
+    async def start(self, *, from_disk: bool = True) -> None:
+        """Open sockets, make the workers' places, and take the last generation from disk.
+
+        Raises:
+            ListenError: an address of proxy_listen cannot be listened on.
+        """
+        count = self._settings.workers
+        listeners: list[list[tuple[socket.socket, str]]] = [[] for _ in range(count)]
+        for listen in self._settings.proxy_listen:
+            sockets = _open_for_workers(listen, count)
+            self.addresses.append(address_of(sockets[0]))
+            for place, sock in zip(listeners, sockets, strict=True):
+                place.append((sock, "http"))
+        # Beside all else: what is on disk is served before anything new needs compiling.
+        self._compiler_start = asyncio.create_task(self._compiler.start(), name="compile process start")
+        if from_disk:
+            await self._restore()
+        worker_settings = WorkerSettings(
+            node_id=self.node.id,
+            options=msgspec.Raw(msgspec.msgpack.encode(ProxyOptions.from_settings(self._settings))),
+            log_level=self._settings.log_level,
+            error_log=self._settings.log_destination(self._settings.proxy_error_log),
+            access_log=self._settings.log_destination(self._settings.proxy_access_log),
+        )
+        self.workers = [
+            Worker(
+                index,
+                place,
+                worker_settings,
+                decided=lambda: self.applier.decided,
+                deadlines=self._deadlines,
+            )
+            for index, place in enumerate(listeners)
+        ]
+        self.applier.workers = self.workers
+
+    async def run(self) -> None:
+        """Keep all workers running until `stop`.
+
+        Raises:
+            WorkersCannotStart: a worker never came up.
+            OSError: the compile process never came up.
+        """
+        begun = time.monotonic()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for worker in self.workers:
+                    group.create_task(worker.run(), name=f"worker {worker.index}")
+                group.create_task(self._tell_start(begun))
+                if self._compiler_start is not None:
+                    await self._compiler_start
+        except* Exception as failures:
+            # One reason is enough: the workers fail alike.
+            raise failures.exceptions[0] from None
+
+    async def apply(self, incoming: IncomingSnapshot) -> Applied | Refused:
+        """Bring *incoming* to all workers, whole or not at all."""
+        return await self.applier.apply(incoming)
+
+    def state(self) -> AppliedState:
+        return self.applier.state()
+
+    async def reopen_logs(self) -> None:
+        """Open all log files anew under their names, here and in the workers."""
+        logs.reopen()
+        running = [worker for worker in self.workers if worker.state is WorkerState.RUNNING]
+        async with asyncio.TaskGroup() as group:
+            for worker in running:
+                group.create_task(worker.reopen())
+
+    async def stop(self) -> None:
+        """Drain all workers, within the deadline; `run` returns. May be called again."""
+        self.is_draining = True
+        async with asyncio.TaskGroup() as group:
+            for worker in self.workers:
+                group.create_task(worker.stop())
+
+    def kill(self) -> None:
+        """End all workers now; after `stop`, for those who will not wait."""
+        for worker in self.workers:
+            worker.kill()
+
+    async def close(self) -> None:
+        """Let go of everything, after `run` has ended."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._deadlines.commit_s):
+                await self.applier.finish()
+        if self._compiler_start is not None:
+            self._compiler_start.cancel()
+            await asyncio.gather(self._compiler_start, return_exceptions=True)
+        await self._compiler.close()
+        for worker in self.workers:
+            worker.close()
+
+    async def _restore(self) -> None:
+        begun = time.monotonic()
+        stored = await asyncio.to_thread(self._store.load)
+        match stored:
+            case StoredImage():
+                self.applier.restore(stored)
+            case StoredSnapshot():
+                await self.applier.recompile(stored)
+        decided = self.applier.decided
+        if decided is not None:
+            _log.notice(
+                "starts from disk with version %d, digest %s: %s; load %.1f ms",
+                decided.version,
+                short_digest(decided.digest),
+                describe_counts(decided.counts),
+                (time.monotonic() - begun) * 1000,
+            )
+
+    async def _tell_start(self, begun: float) -> None:
+        for worker in self.workers:
+            if not await worker.wait_started(self._deadlines.start_s):
+                return  # its own line says why
+        _log.notice(
+            "%d worker%s on %s, started in %.0f ms",
+            len(self.workers),
+            "" if len(self.workers) == 1 else "s",
+            ", ".join(self.addresses),
+            (time.monotonic() - begun) * 1000,
+        )
+
+
+def _open_for_workers(listen: Listen, count: int) -> list[socket.socket]:
+    """Open one socket per worker on the same address; the kernel spreads connections over them."""
+    # Without SO_REUSEPORT first: with it, the port of another data plane would be shared, not refused.
+    open_listener(dataclasses.replace(listen, reuseport=False), name="proxy_listen").close()
+    shared = dataclasses.replace(listen, reuseport=True)
+    sockets = [open_listener(shared, name="proxy_listen")]
+    try:
+        port = sockets[0].getsockname()[1]  # the one that the system chose, where that is its choice
+        for _ in range(count - 1):
+            sockets.append(open_listener(dataclasses.replace(shared, port=port), name="proxy_listen"))  # noqa: PERF401 - those that are open are closed when a later one fails
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
