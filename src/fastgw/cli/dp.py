@@ -1,0 +1,27 @@
+"""`fastgw dp`: run a data plane."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+from fastgw.cli.common import load, settings_options
+
+
+@click.command()
+@settings_options
+def dp(conf: Path | None, sets: Mapping[str, str]) -> None:
+    """Run a data plane: the proxy, with configuration from a control plane or a declarative file.
+
+    SIGTERM and Ctrl-C let requests in progress end first; the second one does not wait. SIGHUP reads
+    declarative_config anew, SIGUSR1 opens the log files anew.
+    """
+    import uvloop
+
+    from fastgw.dp.main import run_data_plane
+
+    # Warnings go to the data plane's log, with all else that it says.
+    settings = load("data_plane", conf, sets, warn=False)
+    uvloop.run(run_data_plane(settings))

@@ -1,0 +1,196 @@
+"""The data plane's process: supervisor, status port, and the link or a declarative file.
+
+Contract. `DataPlane.start` either has everything open or raises one FastgwError with nothing left behind;
+`run` serves until `stop`, or until a part that cannot be done without has failed. With declarative_config no
+control plane is dialled, and nothing is read from disk: the file is the configuration.
+
+    SIGTERM, SIGINT, SIGQUIT   drain, then end; once more: end now
+    SIGHUP                     read declarative_config anew
+    SIGUSR1                    open the log files anew
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Coroutine, Iterator
+from typing import Any, Final
+
+from fastgw import __version__
+from fastgw.dp.declared import DeclaredSource
+from fastgw.dp.identity import load_identity
+from fastgw.dp.process import raise_file_limit
+from fastgw.dp.status import StatusApp, StatusServer
+from fastgw.dp.store import Store
+from fastgw.dp.supervisor import Supervisor
+from fastgw.dp.sync import IncomingSnapshot, Sync, SyncStatus
+from fastgw.dp.workers import Deadlines
+from fastgw.obs import logs
+from fastgw.settings import Settings, require_cluster_pair
+
+_log: Final = logs.get_logger("supervisor")
+
+
+class DataPlane:
+    """One data plane."""
+
+    def __init__(self, settings: Settings, *, deadlines: Deadlines | None = None) -> None:
+        self._settings = settings
+        self._deadlines = deadlines
+        self._cleanup = contextlib.AsyncExitStack()
+        self._stopping = asyncio.Event()
+        self._background: set[asyncio.Task[None]] = set()
+        self._link: Sync | None = None
+        self._declared: DeclaredSource | None = None
+        self._first: IncomingSnapshot | None = None
+        self._certificate_expires_s: float | None = None
+        self.supervisor: Supervisor
+        """Once started."""
+        self.status: StatusServer
+        """Once started."""
+
+    async def start(self) -> None:
+        """Open everything; no worker runs yet.
+
+        Raises:
+            FastgwError: the first part that cannot start; those before it are closed again.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self._cleanup.aclose()
+            raise
+
+    async def run(self) -> None:
+        """Serve until `stop`; then drain and close everything.
+
+        Raises:
+            FastgwError: a part failed for good.
+        """
+        source = asyncio.create_task(self._run_source(), name="source")
+        workers = asyncio.create_task(self.supervisor.run(), name="workers")
+        status = asyncio.create_task(self.status.run(), name="status")
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait((source, workers, status, stopping), return_when=asyncio.FIRST_COMPLETED)
+            for task in (source, workers, status):
+                if task.done():
+                    task.result()
+        finally:
+            stopping.cancel()
+            source.cancel()
+            await asyncio.gather(source, return_exceptions=True)
+            _log.notice("drains")
+            await self.supervisor.stop()
+            await asyncio.gather(workers, return_exceptions=True)
+            self.status.stop()
+            await asyncio.gather(status, return_exceptions=True)
+            await self._cleanup.aclose()
+            _log.notice("ends")
+
+    def stop(self) -> None:
+        """Have `run` drain and end; the second time without waiting for requests in progress."""
+        if self._stopping.is_set():
+            self.supervisor.kill()
+        self._stopping.set()
+
+    def read_again(self) -> None:
+        """Read what can change while the data plane runs."""
+        if self._declared is not None:
+            self._declared.read_again()
+        else:
+            _log.notice("nothing to read anew: the configuration comes from the control plane")
+
+    def reopen_logs(self) -> None:
+        self._in_background(self.supervisor.reopen_logs())
+
+    async def _start(self) -> None:
+        settings = self._settings
+        for warning in settings.warnings:
+            _log.warning("%s", warning)
+        store = Store(settings.prefix)
+        self._cleanup.callback(store.close)
+        node = load_identity(settings.prefix)
+        self.supervisor = Supervisor(settings, node=node, store=store, deadlines=self._deadlines)
+        if settings.declarative_config is not None:
+            self._declared = DeclaredSource(settings.declarative_config, self.supervisor.apply)
+            self._first = await self._declared.read()
+        else:
+            self._link = self._make_link()
+        self._cleanup.push_async_callback(self.supervisor.close)
+        await self.supervisor.start(from_disk=self._declared is None)
+        app = StatusApp(
+            self.supervisor, link=self._link_status, certificate_expires_s=self._certificate_expires_s
+        )
+        self.status = StatusServer(settings.status_listen, app.make())
+        self._cleanup.callback(self.status.close)
+        _log.notice(
+            "fastgw %s, node %s on %s, prefix %s; %s",
+            __version__,
+            node.id,
+            node.hostname,
+            settings.prefix,
+            f"status on {', '.join(self.status.addresses)}" if self.status.addresses else "no status port",
+        )
+
+    def _make_link(self) -> Sync:
+        require_cluster_pair(self._settings)
+        link = Sync(
+            self._settings,
+            node=self.supervisor.node,
+            apply=self.supervisor.apply,
+            applied=self.supervisor.state,
+            log=logs.get_logger("link"),
+        )
+        self._certificate_expires_s = link.pair.not_after.timestamp()
+        return link
+
+    async def _run_source(self) -> None:
+        if self._link is not None:
+            await self._link.run()
+        elif self._declared is not None and self._first is not None:
+            await self._declared.run(self._first)
+
+    def _link_status(self) -> SyncStatus | None:
+        return None if self._link is None else self._link.status
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+async def run_data_plane(settings: Settings) -> None:
+    """Run a data plane until a signal ends it.
+
+    Raises:
+        FastgwError: it cannot start, or cannot go on.
+    """
+    logs.setup(
+        settings.log_level, settings.log_destination(settings.proxy_error_log), process="dp supervisor"
+    )
+    raise_file_limit()
+    data_plane = DataPlane(settings)
+    await data_plane.start()
+    with _signals(data_plane):
+        await data_plane.run()
+
+
+@contextlib.contextmanager
+def _signals(data_plane: DataPlane) -> Iterator[None]:
+    actions = {
+        signal.SIGTERM: data_plane.stop,
+        signal.SIGINT: data_plane.stop,
+        signal.SIGQUIT: data_plane.stop,
+        signal.SIGHUP: data_plane.read_again,
+        signal.SIGUSR1: data_plane.reopen_logs,
+    }
+    loop = asyncio.get_running_loop()
+    for number, action in actions.items():
+        loop.add_signal_handler(number, action)
+    try:
+        yield
+    finally:
+        for number in actions:
+            loop.remove_signal_handler(number)
