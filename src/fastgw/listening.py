@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Iterable
 from typing import Final
 
 from fastgw.errors import ListenError
@@ -54,3 +55,20 @@ def address_of(listener: socket.socket) -> str:
     """What a listening socket is bound to, as `127.0.0.1:8001`; the port is the real one."""
     host, port = listener.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def open_listeners(listens: Iterable[Listen], *, name: str) -> list[socket.socket]:
+    """Open one socket for each, or none at all.
+
+    Raises:
+        ListenError: as `open_listener`.
+    """
+    listeners: list[socket.socket] = []
+    try:
+        for listen in listens:
+            listeners.append(open_listener(listen, name=name))  # noqa: PERF401 (those before are to be closed)
+    except ListenError:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners

@@ -21,15 +21,15 @@ import http
 import socket
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 from fastgw import __version__
 from fastgw.cp.hub import DataPlane, Hub
-from fastgw.errors import CertificateError, FastgwError, RemoteLinkError
-from fastgw.listening import address_of, open_listener
+from fastgw.errors import CertificateError, RemoteLinkError
+from fastgw.listening import address_of, open_listeners
 from fastgw.obs.logs import get_logger
 from fastgw.settings import Listen
 from fastgw.tls.cluster import check_peer, explain_handshake_failure, make_server_context
@@ -110,9 +110,9 @@ class _Session(asyncio.Protocol):
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES)
+        # uvloop's TLS transport is one in all but its bases.
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES)
         try:
             check_peer(transport.get_extra_info("ssl_object"), self._server.pair)
         except CertificateError as exc:
@@ -282,12 +282,7 @@ class ClusterServer:
         Raises:
             ListenError: one of them cannot be listened on; then none is.
         """
-        try:
-            for listen in self._listens:
-                self._listeners.append(open_listener(listen, name="cluster_listen"))
-        except FastgwError:
-            await self.close()
-            raise
+        self._listeners = open_listeners(self._listens, name="cluster_listen")
         for listener in self._listeners:
             self._spawn(self._accept(listener))
         self._spawn(self._tick())

@@ -22,7 +22,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from websockets.http11 import Response
 
@@ -115,8 +115,8 @@ class _Connection(asyncio.Protocol):
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's TLS transport is one in all but its bases.
+        self._transport = cast(asyncio.Transport, transport)
         try:
             check_peer(transport.get_extra_info("ssl_object"), self._sync.pair)
         except CertificateError as exc:
@@ -295,6 +295,7 @@ class Sync:
         try:
             await self._dial_for_ever()
         finally:
+            self.status.is_connected = False
             applier.cancel()
             await asyncio.gather(applier, return_exceptions=True)
 

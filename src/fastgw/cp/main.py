@@ -1,0 +1,240 @@
+"""The control plane's process: storage, publisher, hub, cluster port and Admin API, in order.
+
+Contract. `ControlPlane.start` either has everything listening or raises one FastgwError with nothing left
+behind; `close` ends what serves before what it needs. A part that fails later ends the process: no control
+plane goes on half alive. Data planes serve without it, and it is made to be restarted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import time
+import uuid
+from collections.abc import Coroutine, Iterator
+from typing import Any, Final
+
+import uvicorn
+
+from fastgw import __version__
+from fastgw.cp.admin import make_admin_app
+from fastgw.cp.admin.access_log import AdminAccessLog
+from fastgw.cp.cluster import ClusterServer
+from fastgw.cp.hub import Hub
+from fastgw.cp.publisher import Publisher
+from fastgw.cp.storage import Storage, make_storage
+from fastgw.errors import FastgwError, SettingsError
+from fastgw.listening import address_of, open_listeners
+from fastgw.obs import logs
+from fastgw.routing.compile_process import CompileProcess
+from fastgw.settings import Settings, require_cluster_pair
+from fastgw.tls.keypair import load_key_pair
+from fastgw.wire.link import HEARTBEAT_S
+
+log = logs.get_logger("cp")
+
+_ADMIN_GRACE_S: Final = 5
+_SHUTDOWN_TIMEOUT_S: Final = 15.0
+
+
+class _ClusterView:
+    """What the Admin API sees of the cluster."""
+
+    def __init__(self, hub: Hub, publisher: Publisher) -> None:
+        self._hub = hub
+        self._publisher = publisher
+
+    async def data_planes(self) -> list[dict[str, Any]]:
+        return await self._hub.data_planes()
+
+    def publication(self) -> dict[str, Any]:
+        return self._publisher.publication()
+
+
+class _AdminServer(uvicorn.Server):
+    """uvicorn without its own signal handling: signals are the process's."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class ControlPlane:
+    """One control plane.
+
+    Args:
+        heartbeat_s: what data planes are told; one and a half of it without a message is silence.
+    """
+
+    def __init__(self, settings: Settings, *, heartbeat_s: float = HEARTBEAT_S) -> None:
+        self._settings = settings
+        self._heartbeat_s = heartbeat_s
+        self._cleanup = contextlib.AsyncExitStack()
+        self._background: list[asyncio.Task[Any]] = []
+        self._is_closing = False
+        self._access_log: AdminAccessLog | None = None
+        self._failed: asyncio.Future[None] | None = None
+        self.admin_addresses: list[str] = []
+        """Once started, as `127.0.0.1:8001`, with the real ports."""
+        self.cluster_addresses: list[str] = []
+
+    async def start(self) -> None:
+        """Start every part.
+
+        Raises:
+            FastgwError: the first part that cannot start; those before it are closed again.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _start(self) -> None:
+        settings = self._settings
+        require_cluster_pair(settings)
+        pair = load_key_pair(settings.cluster_cert, settings.cluster_cert_key)
+        for warning in (*settings.warnings, *pair.warnings):
+            log.warning("%s", warning)
+        self._failed = asyncio.get_running_loop().create_future()
+
+        storage = make_storage(settings)
+        await storage.open()
+        self._cleanup.push_async_callback(storage.close)
+        control_plane_id = await storage.cluster_id()
+
+        compile_process = CompileProcess()
+        await compile_process.start()
+        self._cleanup.push_async_callback(compile_process.close)
+
+        hub = Hub(storage, purge_delay_s=settings.cluster_data_plane_purge_delay)
+        self._cleanup.push_async_callback(hub.write_rows)
+        publisher = Publisher(storage, compile_process, hub)
+
+        cluster = ClusterServer(
+            settings.cluster_listen,
+            pair,
+            hub,
+            control_plane_id=control_plane_id,
+            heartbeat_s=self._heartbeat_s,
+        )
+        await cluster.start()
+        self._cleanup.push_async_callback(cluster.close)
+        self.cluster_addresses = cluster.addresses
+
+        await self._start_admin(storage, _ClusterView(hub, publisher))
+        self._background = [self._run(publisher.run(), "publisher"), self._run(hub.run(), "hub")]
+        for address in self.admin_addresses:
+            log.notice("the Admin API listens on %s", address)
+        for address in self.cluster_addresses:
+            log.notice("the cluster port listens on %s", address)
+        log.notice("fastgw %s, control plane on %s, is ready", __version__, storage.dialect)
+
+    async def _start_admin(self, storage: Storage, cluster_view: _ClusterView) -> None:
+        settings = self._settings
+        app = make_admin_app(
+            storage=storage,
+            settings=settings,
+            cluster_view=cluster_view,
+            node_id=str(uuid.uuid4()),
+            started_at=time.time(),
+        )
+        self._access_log = app.state.access_log
+        listeners = open_listeners(settings.admin_listen, name="admin_listen")
+        self.admin_addresses = [address_of(listener) for listener in listeners]
+        server = _AdminServer(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                lifespan="on",
+                backlog=max(listen.backlog for listen in settings.admin_listen),
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=_ADMIN_GRACE_S,
+            )
+        )
+        serving = self._run(server.serve(sockets=listeners), "Admin API")
+
+        async def stop() -> None:
+            server.should_exit = True
+            await asyncio.wait([serving])
+
+        self._cleanup.push_async_callback(stop)
+
+    def reopen_logs(self) -> None:
+        """Open the log files anew, after they were moved away."""
+        logs.reopen()
+        if self._access_log is not None:
+            self._access_log.reopen()
+
+    async def wait_failed(self) -> None:
+        """Return never; raise what ended a part that should not end."""
+        assert self._failed is not None
+        await asyncio.shield(self._failed)
+
+    async def close(self) -> None:
+        """End every part, in reverse; may be called again."""
+        self._is_closing = True
+        for part in self._background:
+            part.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._cleanup.aclose()
+
+    def _run(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        part = asyncio.create_task(work, name=name)
+        part.add_done_callback(self._ended)
+        return part
+
+    def _ended(self, part: asyncio.Task[Any]) -> None:
+        assert self._failed is not None
+        if part.cancelled() or self._is_closing or self._failed.done():
+            return
+        cause = part.exception()
+        failure = FastgwError(f"the {part.get_name()} has ended: {cause or 'without a reason'}")
+        failure.__cause__ = cause
+        self._failed.set_exception(failure)
+
+
+async def run_control_plane(settings: Settings) -> None:
+    """Run a control plane until SIGTERM or SIGINT.
+
+    Raises:
+        FastgwError: it cannot start, or a part of it failed; one line that says which and why.
+    """
+    try:
+        settings.prefix.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        reason = os.strerror(exc.errno or 0).lower()
+        raise SettingsError(f"prefix {settings.prefix}: cannot be made: {reason}") from exc
+    logs.setup(settings.log_level, settings.log_destination(settings.admin_error_log), process="cp")
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
+
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    control_plane = ControlPlane(settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    for number in (signal.SIGHUP, signal.SIGUSR1):
+        loop.add_signal_handler(number, control_plane.reopen_logs)
+    await control_plane.start()
+    failed = asyncio.ensure_future(control_plane.wait_failed())
+    stopping = asyncio.ensure_future(stopped.wait())
+    try:
+        await asyncio.wait([failed, stopping], return_when=asyncio.FIRST_COMPLETED)
+        log.notice("shutting down")
+        async with asyncio.timeout(_SHUTDOWN_TIMEOUT_S):
+            await control_plane.close()
+    except TimeoutError:
+        log.error("not everything was closed within %g s", _SHUTDOWN_TIMEOUT_S)
+    finally:
+        stopping.cancel()
+    if failed.done():
+        failed.result()
+    failed.cancel()
