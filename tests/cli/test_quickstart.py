@@ -160,10 +160,13 @@ def test_a_child_that_does_not_end_is_killed(capsys: pytest.CaptureFixture[str])
         with socket.create_server(("127.0.0.1", 0)) as server:
             child = await started(server)
             os.kill(child.pid, signal.SIGSTOP)
+            stat = Path(f"/proc/{child.pid}/stat")
+            wait_until(lambda: stat.read_text().rpartition(") ")[2][0] == "T", 10, "the stop")
             await child.stop(deadline_s=0.1)
             return child.exit_code
 
-    assert asyncio.run(run()) == -signal.SIGKILL
+    # The pending SIGTERM may be the one that is noted, once SIGKILL has woken the process.
+    assert asyncio.run(run()) in (-signal.SIGKILL, -signal.SIGTERM)
     assert "[cp] still there after 0.1 s: killed" in capsys.readouterr().err
 
 
@@ -288,7 +291,8 @@ def test_demo_answers_stops_cleanly_goes_on_and_starts_afresh(tmp_path: Path) ->
         pids = quickstart.children()
         assert len(pids) == 2
         assert quickstart.stop() == 0
-        assert quickstart.text.endswith("stopping …\nstopped\n")
+        assert "\nstopping …\n" in quickstart.text
+        assert quickstart.text.endswith("stopped\n")
         assert not any(is_listening(listen.port) for _, listen, _ in layout.doors)
         assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     key = layout.key.read_bytes()

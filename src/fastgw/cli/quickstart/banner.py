@@ -18,7 +18,7 @@ def make_banner(layout: Layout, demo_port: int | None) -> str:
         f"  proxy      http://{layout.proxy}",
         f"  Admin API  http://{layout.admin}",
         f"  status     http://{layout.status}/status  and  /metrics",
-        f"  cluster    {layout.cluster}  (data planes connect here, with the key pair below)",
+        f"  cluster    {layout.cluster}  (data planes connect here with the key pair in state)",
         *([f"  upstream   http://127.0.0.1:{demo_port}  (the demo's echo)"] if demo_port else []),
         f"  state      {layout.state}",
         "",

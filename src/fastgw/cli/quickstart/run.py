@@ -1,8 +1,9 @@
 """Start, watch and stop everything of a quickstart.
 
 Steps: one quickstart per state directory (flock) → every port free → key pair there → control plane answers →
-data plane has applied a configuration → demo configured and served → banner → a signal or a child's end →
-data plane stops, then the control plane. Whatever fails on the way, both are stopped before this returns.
+demo configured → data plane has applied a configuration, and serves the demo → banner → a signal, or a
+child's end → data plane stops, then the control plane. Whatever fails on the way, both are stopped before
+this returns.
 """
 
 from __future__ import annotations
@@ -136,14 +137,18 @@ async def _start(layout: Layout, demo: bool, children: list[Child], stack: Async
     environ = child_environment(os.environ)
     children.append(await Child.start("cp", "cyan", layout.arguments("cp"), environ))
     await _answering("the control plane", layout.admin, "/status", children)
+    demo_port = None
+    if demo:
+        # Before the data plane starts, so that its first configuration has the demo already.
+        upstream = await stack.enter_async_context(_echo_upstream())
+        demo_port = upstream.port
+        await _configure_demo(layout, demo_port)
     children.append(await Child.start("dp", "magenta", layout.arguments("dp"), environ))
     await _answering("the data plane", layout.status, "/status/ready", children)
-    if not demo:
-        return make_banner(layout, None)
-    upstream = await stack.enter_async_context(_echo_upstream())
-    await _configure_demo(layout, upstream.port)
-    await _answering("the demo's route", layout.proxy, "/demo", children)
-    return make_banner(layout, upstream.port)
+    if demo:
+        # A data plane that starts from disk is ready before it has this start's upstream.
+        await _answering("the demo's route", layout.proxy, "/demo", children)
+    return make_banner(layout, demo_port)
 
 
 @asynccontextmanager
