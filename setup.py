@@ -10,10 +10,12 @@ DEBUG = os.environ.get("FASTGW_DEBUG") == "1"
 # One entry per compiled module, in the order of the rooms (docs/architecture.md).
 MODULES = [
     "fastgw._router",
+    "fastgw._router_build",
     "fastgw._uri",
     "fastgw.dp._metrics",
     "fastgw.dp._wheel",
     "fastgw.dp._head",
+    "fastgw.dp._rewrite",
     "fastgw.dp._body",
     "fastgw.dp._runtime",
     "fastgw.dp._core",

@@ -24,6 +24,7 @@ RANKS: Final = {
     "errors": 0,
     "settings": 1,
     "_router": 1,
+    "_router_build": 1,
     "_uri": 1,
     "listening": 2,
     "model": 2,
@@ -37,7 +38,7 @@ RANKS: Final = {
     "__main__": 8,
 }
 # Know ints and bytes only: nothing of ours but each other.
-PLAIN: Final = {"_router", "_uri"}
+PLAIN: Final = {"_router", "_router_build", "_uri"}
 SIDES: Final = {"cp", "dp"}
 
 SOURCES: Final = sorted(

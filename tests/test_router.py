@@ -10,7 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fastgw._router import Table, TableBuilder
+from fastgw._router import Table
+from fastgw._router_build import TableBuilder
 from tests.reference.router import Router as ReferenceRouter
 
 

@@ -103,6 +103,45 @@ cdef struct HostSlot:
     uint32_t record                   # HostRecord; 0: empty
 
 
+# Where the parts of a node and of a host's record lie.
+
+cdef inline Py_ssize_t pad(Py_ssize_t size, Py_ssize_t unit) noexcept nogil:
+    return (size + unit - 1) & -unit
+
+
+cdef inline const uint8_t* node_label(const Node* node) noexcept nogil:
+    return <const uint8_t*>(node + 1)
+
+
+cdef inline const uint32_t* node_children(const Node* node) noexcept nogil:
+    return <const uint32_t*>(node_label(node) + pad(<Py_ssize_t>node.label_len + node.children, 4))
+
+
+cdef inline const Entry* node_entries(const Node* node) noexcept nogil:
+    return <const Entry*>(node_children(node) + node.children)
+
+
+cdef inline Py_ssize_t node_size(const Node* node) noexcept nogil:
+    return (
+        sizeof(Node) + pad(<Py_ssize_t>node.label_len + node.children, 4)
+        + sizeof(uint32_t) * <Py_ssize_t>node.children + sizeof(Entry) * <Py_ssize_t>node.entries
+    )
+
+
+cdef inline const PortRoot* record_ports(const HostRecord* record) noexcept nogil:
+    return <const PortRoot*>(record + 1)
+
+
+cdef inline const uint8_t* record_key(const HostRecord* record) noexcept nogil:
+    return <const uint8_t*>(record_ports(record) + record.ports)
+
+
+# Bits of a method; names of a host: (HOST_* kind, key, port or -1); hash of a key. See _router.pyx.
+cdef uint32_t method_bit(const uint8_t* method, Py_ssize_t n) noexcept nogil
+cdef tuple parse_pattern(bytes host)
+cdef uint32_t hash_key(int kind, const uint8_t* key, Py_ssize_t n) noexcept nogil
+
+
 cdef struct FoundRoute:
     uint32_t route                    # the number given to TableBuilder.add
     uint32_t path_len                 # bytes of the path that the route's path matched; 0: it has none

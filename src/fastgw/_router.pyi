@@ -1,13 +1,12 @@
-"""The compiled route table: built once, frozen into one block of bytes, matched on bytes.
+"""The compiled route table, matched on bytes; `_router_build` makes it.
 
 Precedence is that of Kong's `traditional_compatible` flavour for hosts, paths and methods: more
 kinds set, then hosts all plain, then the longer path, then the older route, then the smaller key.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base
 
 class Considered(NamedTuple):
     """One candidate of `Table.explain`: what it asks for, and what of that holds.
@@ -24,38 +23,7 @@ class Considered(NamedTuple):
     method_holds: bool | None
     matches: bool
 
-class TableBuilder:
-    def __init__(self) -> None: ...
-    def add(
-        self,
-        route: int,
-        *,
-        hosts: Sequence[bytes],
-        paths: Sequence[bytes],
-        methods: Sequence[bytes],
-        created_at: int,
-        key: bytes,
-    ) -> None:
-        """Add a route under the number that `match` will answer with.
-
-        Args:
-            hosts: lower-case names, `*.x`, `x.*` or IP literals, each with or without `:port`.
-            paths: prefixes in normal form.
-            methods: compared byte for byte.
-            created_at: seconds; the older route wins a tie.
-            key: 16 bytes, the last tie-break: the smaller wins.
-        Raises:
-            ValueError: a condition cannot be served, or there is none; says which. The builder
-                is as it was before.
-        """
-
-    def freeze(self) -> bytes:
-        """The block that `Table` opens; the same for the same routes added in the same order.
-
-        Raises:
-            ValueError: the block would exceed 4 GiB.
-        """
-
+@disjoint_base
 class Table:
     def __init__(self, block: Buffer) -> None:
         """Open a block and check all of it; *block* is kept alive and must not change.

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from fastgw._router import TableBuilder
+from fastgw._router_build import TableBuilder
 from fastgw.errors import CompileError
 from fastgw.model.served import UNSERVED
 from fastgw.model.snapshot import compress
