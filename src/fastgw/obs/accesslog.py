@@ -74,6 +74,10 @@ class AccessLog:
             escape(user_agent) if user_agent else b"-",
             request_id,
         )
+        self.append(line)
+
+    def append(self, line: bytes) -> None:
+        """Add a line that is already made, its newline included; never blocks."""
         waiting = self._bytes_in - self._bytes_out
         if waiting > MAX_WAITING_BYTES:
             self.dropped_total += 1

@@ -1,4 +1,4 @@
-"""One Admin API for all tests of a module group, emptied after each test."""
+"""One Admin API for all tests that need no settings of their own, emptied after each test."""
 
 from __future__ import annotations
 
@@ -8,12 +8,26 @@ import httpx
 import pytest
 
 from tests.cp.admin.server import AdminServer
+from tests.postgres import PgServer
 
 
 @pytest.fixture(scope="session")
 def admin_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AdminServer]:
     with AdminServer(tmp_path_factory.mktemp("admin")) as server:
         yield server
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgres"])
+def each_admin_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[AdminServer]:
+    """One per storage, for what the storage may answer differently."""
+    flags: dict[str, str] = {}
+    if request.param == "postgres":
+        server: PgServer = request.getfixturevalue("pg_server")
+        flags = dict(server.create_database().properties)
+    with AdminServer(tmp_path_factory.mktemp("admin"), **flags) as admin_server:
+        yield admin_server
 
 
 @pytest.fixture

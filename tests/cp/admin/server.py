@@ -1,4 +1,4 @@
-"""The real Admin API for tests: uvicorn on a free port in a thread, over a real SQLite file."""
+"""The real Admin API for tests: uvicorn on a free port in a thread, over a real storage."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Self
 import msgspec
 import uvicorn
 import uvloop
+from starlette.applications import Starlette
 
 from fastgw.cp.admin import make_admin_app
 from fastgw.cp.storage import Storage, make_storage
@@ -30,6 +31,9 @@ class StoredDataPlanes:
         rows, _ = await self._storage.list_data_planes(1000)
         return [msgspec.structs.asdict(row) for row in rows]
 
+    def publication(self) -> dict[str, Any]:
+        return {"version": None, "config_hash": None, "published_at": None, "refused": None}
+
 
 class AdminServer:
     """Serves between `with` and its end; `storage` may be used through `run`."""
@@ -38,9 +42,10 @@ class AdminServer:
         self.settings: Settings = load_settings(
             "control_plane", environ={}, flags={"prefix": str(prefix), **flags}
         )
-        self.storage: Storage = make_storage(self.settings)
+        self.storage = make_storage(self.settings)
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
+        self.app = Starlette()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: uvicorn.Server | None = None
         self._ready = threading.Event()
@@ -84,9 +89,10 @@ class AdminServer:
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
+        await self.storage.migrator().bootstrap()
         await self.storage.open()
         try:
-            app = make_admin_app(
+            self.app = make_admin_app(
                 storage=self.storage,
                 settings=self.settings,
                 cluster_view=StoredDataPlanes(self.storage),
@@ -94,7 +100,7 @@ class AdminServer:
                 started_at=1_700_000_000.0,
             )
             config = uvicorn.Config(
-                app,
+                self.app,
                 log_config=None,
                 access_log=False,
                 server_header=False,

@@ -8,9 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from fastgw.cp.admin.access_log import AccessLog
+from fastgw.cp.admin.access_log import AdminAccessLog
 from fastgw.errors import SettingsError
 from tests.cp.admin.server import AdminServer
+from tests.waiting import wait_until
 
 
 def test_lines_are_nginx_combined(tmp_path: Path) -> None:
@@ -40,14 +41,16 @@ def test_off_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_reopen_follows_the_name(tmp_path: Path) -> None:
-    path = tmp_path / "a.log"
-    log = AccessLog(str(path))
-    path.rename(tmp_path / "a.log.1")
-    log.reopen()
-    assert path.read_text() == ""
-    log.close()
+    path = tmp_path / "logs/admin_access.log"
+    with AdminServer(tmp_path) as server:
+        url = f"http://127.0.0.1:{server.port}/status"
+        path.rename(tmp_path / "moved.log")
+        server.app.state.access_log.reopen()
+        wait_until(path.exists, 10, "the new file")
+        httpx.get(url, timeout=20, trust_env=False)
+    assert '"GET /status HTTP/1.1" 200' in path.read_text()
 
 
 def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"admin_access_log: cannot open .*: is a directory"):
-        AccessLog(str(tmp_path))
+        AdminAccessLog(str(tmp_path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
@@ -30,6 +31,12 @@ def service(admin: httpx.Client, name: str | None = None, **data: Any) -> dict[s
 def route(admin: httpx.Client, **data: Any) -> dict[str, Any]:
     row: dict[str, Any] = ok(admin.post("/routes", json={"paths": ["/"], **data}), 201)
     return row
+
+
+@pytest.fixture
+def admin_server(each_admin_server: AdminServer) -> AdminServer:
+    """On every storage, instead of SQLite alone."""
+    return each_admin_server
 
 
 # Creating
@@ -177,6 +184,15 @@ def test_unique_violation(admin: httpx.Client) -> None:
     }
     service(admin, "b")
     assert ok(admin.patch("/services/b", json={"name": "a"}), 409)["code"] == 5
+
+
+def test_of_many_at_once_one_gets_the_name(admin: httpx.Client) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        responses = list(
+            pool.map(lambda _: admin.post("/services", json={"host": "a", "name": "same"}), range(16))
+        )
+    assert sorted(response.status_code for response in responses) == [201] + [409] * 15
+    assert len(ok(admin.get("/services"))["data"]) == 1
 
 
 def test_primary_key_violation(admin: httpx.Client) -> None:

@@ -38,6 +38,7 @@ def test_root_masks_secrets(tmp_path: Path) -> None:
 def test_status(admin: httpx.Client) -> None:
     body = admin.get("/status").json()
     assert body["database"] == {"reachable": True}
+    assert body["fastgw"]["publication"]["refused"] is None
     assert body["server"]["connections_active"] >= 1
     total = body["server"]["total_requests"]
     assert admin.get("/status").json()["server"]["total_requests"] == total + 1
@@ -70,3 +71,15 @@ def test_status_units(admin: httpx.Client, query: str, pattern: str) -> None:
 def test_bad_status_arguments(admin: httpx.Client, query: str, message: str) -> None:
     response = admin.get(f"/status?{query}")
     assert (response.status_code, response.json()) == (400, {"message": message})
+
+
+def test_without_storage_the_node_says_so(tmp_path: Path) -> None:
+    with (
+        AdminServer(tmp_path) as server,
+        httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=20, trust_env=False) as client,
+    ):
+        server.run(server.storage.close())
+        assert client.get("/status").json()["database"] == {"reachable": False}
+        for response in (client.get("/services"), client.post("/services", json={"host": "a"})):
+            assert response.status_code == 500
+            assert response.json() == {"message": "An unexpected error occurred"}

@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Mount
 
-from fastgw.cp.admin.access_log import AccessLog
+from fastgw.cp.admin.access_log import AdminAccessLog
 from fastgw.cp.admin.clustering import ClusterView, clustering_resources
 from fastgw.cp.admin.dispatch import Dispatcher
 from fastgw.cp.admin.entities import entity_resources
@@ -40,11 +40,16 @@ def make_admin_app(
         SettingsError: the access log cannot be opened.
     """
     requests = Requests()
-    access_log = AccessLog(settings.log_destination(settings.admin_access_log))
+    access_log = AdminAccessLog(settings.log_destination(settings.admin_access_log))
     dispatcher = Dispatcher(
         [
             *info_resources(
-                storage=storage, settings=settings, requests=requests, node_id=node_id, started_at=started_at
+                storage=storage,
+                settings=settings,
+                requests=requests,
+                cluster_view=cluster_view,
+                node_id=node_id,
+                started_at=started_at,
             ),
             *clustering_resources(cluster_view),
             *entity_resources(storage),

@@ -62,7 +62,7 @@ async def read_body(request: Request) -> Body:
     if content_type.startswith(_JSON):
         return Body(json=_parse_json(data))
     if content_type.startswith(_MULTIPART):
-        return Body(pairs=_parse_multipart(content_type, data))
+        return Body(pairs=parse_multipart(content_type, data))
     return Body(pairs=parse_urlencoded(data))
 
 
@@ -112,7 +112,7 @@ def unescape(piece: bytes) -> str:
     return unquote_to_bytes(piece.replace(b"+", b" ")).decode("utf-8", "surrogateescape")
 
 
-def _parse_multipart(content_type: str, data: bytes) -> tuple[tuple[str, FormValue], ...]:
+def parse_multipart(content_type: str, data: bytes) -> tuple[tuple[str, FormValue], ...]:
     """The named parts, a file's content being its value.
 
     Source: RFC 7578; parts are split at `CRLF--boundary` (RFC 2046 §5.1.1).

@@ -24,6 +24,10 @@ class ClusterView(Protocol):
     async def data_planes(self) -> list[dict[str, Any]]:
         """All known data planes, each a row with `id` and the fields shown."""
 
+    def publication(self) -> dict[str, Any]:
+        """What is published to them: `version`, `config_hash`, `published_at`, and `refused`, the reasons
+        why the newest version is not; None without any."""
+
 
 def clustering_resources(cluster_view: ClusterView) -> Iterator[Resource]:
     async def status(call: Call) -> Response:

@@ -22,7 +22,13 @@ from starlette.types import Receive, Scope, Send
 from fastgw.cp.admin import answers
 from fastgw.cp.admin.answers import Answer
 from fastgw.cp.admin.bodies import Body, check_content_type, parse_urlencoded, read_body, unescape
-from fastgw.errors import ForeignViolation, ReferencedViolation, UniqueViolation, ValidationError
+from fastgw.errors import (
+    ForeignViolation,
+    ReferencedViolation,
+    StorageError,
+    UniqueViolation,
+    ValidationError,
+)
 from fastgw.obs.logs import get_logger
 
 log = get_logger(__name__)
@@ -111,6 +117,9 @@ class Dispatcher:
             found = answers.foreign_violation(error)
         except ReferencedViolation as error:
             found = answers.referenced_violation(error)
+        except StorageError as error:
+            log.error("%s %s failed: %s", request.method, request.url.path, error)
+            found = answers.unexpected()
         except Exception:
             log.exception("%s %s failed", request.method, request.url.path)
             found = answers.unexpected()

@@ -18,7 +18,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fastgw import __version__
-from fastgw.cp.admin.access_log import AccessLog
+from fastgw.cp.admin.access_log import AdminAccessLog
 from fastgw.cp.admin.answers import json_response
 from fastgw.settings import Settings
 
@@ -40,7 +40,7 @@ class Guard:
     """The ASGI layer around the dispatcher."""
 
     def __init__(
-        self, app: ASGIApp, *, settings: Settings, requests: Requests, access_log: AccessLog
+        self, app: ASGIApp, *, settings: Settings, requests: Requests, access_log: AdminAccessLog
     ) -> None:
         self._app = app
         self._settings = settings

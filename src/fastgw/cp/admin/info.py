@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from fastgw import KONG_VERSION, __version__
 from fastgw.cp.admin.answers import json_response, message
+from fastgw.cp.admin.clustering import ClusterView
 from fastgw.cp.admin.dispatch import Call, Resource
 from fastgw.cp.admin.guard import Requests
 from fastgw.cp.storage.contract import Storage
@@ -28,18 +29,31 @@ _UNITS: Final = {"b": (1, "B"), "k": (2**10, "KiB"), "m": (2**20, "MiB"), "g": (
 
 
 def info_resources(
-    *, storage: Storage, settings: Settings, requests: Requests, node_id: str, started_at: float
+    *,
+    storage: Storage,
+    settings: Settings,
+    requests: Requests,
+    cluster_view: ClusterView,
+    node_id: str,
+    started_at: float,
 ) -> Iterator[Resource]:
-    info = _Info(storage, settings, requests, node_id, started_at)
+    info = _Info(storage, settings, requests, cluster_view, node_id, started_at)
     yield Resource("/", {"GET": info.root})
     yield Resource("/status", {"GET": info.status})
 
 
 class _Info:
     def __init__(
-        self, storage: Storage, settings: Settings, requests: Requests, node_id: str, started_at: float
+        self,
+        storage: Storage,
+        settings: Settings,
+        requests: Requests,
+        cluster_view: ClusterView,
+        node_id: str,
+        started_at: float,
     ) -> None:
         self._storage = storage
+        self._cluster_view = cluster_view
         self._requests = requests
         self._configuration = {
             prop.name: "******" if prop.secret and getattr(settings, prop.name) else _plain(value)
@@ -73,7 +87,7 @@ class _Info:
         )
 
     async def status(self, call: Call) -> Response:
-        """How the node fares.
+        """How the node fares, and whether the newest configuration is published.
 
         The server's counts are of requests: a request being answered counts as one connection, since the
         server under this application tells nothing of idle ones.
@@ -103,6 +117,7 @@ class _Info:
                     "total_requests": total,
                 },
                 "database": {"reachable": reachable},
+                "fastgw": {"publication": self._cluster_view.publication()},
             }
         )
 
