@@ -83,16 +83,12 @@ class PgDatabase(NamedTuple):
 class PgServer:
     """One server; may be stopped, killed and started again on the same port and data."""
 
-    def __init__(self, directory: Path, *, options: Mapping[str, str] | None = None) -> None:
-        """Make its data in *directory*, which must be reachable by another user.
-
-        Args:
-            options: more of postgresql.conf.
-        """
+    def __init__(self, directory: Path) -> None:
+        """Make its data in *directory*, which must be reachable by another user."""
         self.directory = directory
         self._data = directory / "data"
         self._log = directory / "log"
-        self._options = {
+        self.options = {
             "listen_addresses": HOST,
             "unix_socket_directories": str(directory),
             "max_connections": "100",
@@ -100,8 +96,8 @@ class PgServer:
             "fsync": "off",
             "full_page_writes": "off",
             "log_destination": "stderr",
-            **(options or {}),
         }
+        """For postgresql.conf, read at each start."""
         self._account = pwd.getpwnam(_other_user()) if os.geteuid() == 0 else None
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
@@ -175,7 +171,7 @@ class PgServer:
 
     def _try_start(self) -> bool:
         """Start; False when it ended at once, for instance because the port is taken."""
-        options = {**self._options, "port": str(self.port)}
+        options = {**self.options, "port": str(self.port)}
         command = [str(find_program("postgres")), "-D", str(self._data)]
         for name, value in options.items():
             command += ["-c", f"{name}={value}"]

@@ -51,15 +51,8 @@ class Database:
         await self._stack.aclose()
 
 
-def make_server(database: PgDatabase, timeout_s: float = 5.0, **changes: Any) -> PostgresServer:
-    server = PostgresServer(
-        host=database.host,
-        port=database.port,
-        user=database.user,
-        password=database.password,
-        database=database.name,
-        timeout_s=timeout_s,
-    )
+def make_server(place: PgDatabase, /, **changes: Any) -> PostgresServer:
+    server = PostgresServer(place.host, place.port, place.user, place.password, place.name, timeout_s=5.0)
     return server._replace(**changes)
 
 
