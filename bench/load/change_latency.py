@@ -19,7 +19,7 @@ from bench.load.gateway import Admin, Client, ask_until, start_gateway
 from bench.load.generators import percentile
 from bench.load.machine import BenchError, Machine, describe, require_tools
 from bench.load.processes import Processes
-from bench.load.report import describe_machine, write_json
+from bench.load.report import describe_machine, doubts, write_json
 
 
 class Latencies(msgspec.Struct, frozen=True):
@@ -56,7 +56,7 @@ def main(changes: int, routes: int, workers: int, json_path: Path) -> None:
     try:
         require_tools(["nginx"])
         machine = describe(["nginx"])
-        console.print(describe_machine(machine), highlight=False)
+        console.print(describe_machine(machine), highlight=False, soft_wrap=True)
         with (
             tempfile.TemporaryDirectory(prefix="fastgw-bench-") as directory,
             Processes(Path(directory)) as processes,
@@ -66,10 +66,10 @@ def main(changes: int, routes: int, workers: int, json_path: Path) -> None:
                 service = {"name": "bench", "url": f"http://127.0.0.1:{gateway.upstream_port}"}
                 admin.call("POST", "/services", service)
                 for number in track(range(routes), "routes before", console=console):
-                    _add_route(admin, f"/before/{number}")
+                    _add_route(admin, f"/before/{number:06}")
                 _measure(admin, proxy, "/warm-up")
                 measured = [
-                    _measure(admin, proxy, f"/changes/{number}")
+                    _measure(admin, proxy, f"/changes/{number:06}")
                     for number in track(range(changes), "changes", console=console)
                 ]
     except BenchError as error:
@@ -79,6 +79,8 @@ def main(changes: int, routes: int, workers: int, json_path: Path) -> None:
     _print(console, "new route served", latencies.served_ms)
     write_json(json_path, ChangeReport(machine, routes, workers, latencies))
     console.print(f"Written to {json_path}.")
+    for doubt in doubts(machine, {}):
+        console.print(f"[yellow]Do not keep these figures: {doubt}.[/]", soft_wrap=True)
 
 
 def _add_route(admin: Admin, path: str) -> None:
@@ -86,7 +88,12 @@ def _add_route(admin: Admin, path: str) -> None:
 
 
 def _measure(admin: Admin, proxy: Client, path: str) -> tuple[float, float]:
-    """Add a route; return the milliseconds to the Admin API's answer, and to the route's."""
+    """Add a route; return the milliseconds to the Admin API's answer, and to the route's.
+
+    Paths are prefixes, so they are all of one length: none may be served by a route that was there before.
+    """
+    if (status := proxy.ask("GET", path)[0]) != 404:
+        raise BenchError(f"{path} is answered by {status} before it has a route")
     began = time.monotonic()
     _add_route(admin, path)
     admin_s = time.monotonic() - began
@@ -106,6 +113,7 @@ def _print(console: Console, what: str, values_ms: list[float]) -> None:
         f"{what:>20}: median {percentile(ordered, 50):.1f} ms, p99 {percentile(ordered, 99):.1f} ms,"
         f" least {ordered[0]:.1f}, most {ordered[-1]:.1f} ({len(ordered)} changes)",
         highlight=False,
+        soft_wrap=True,
     )
 
 

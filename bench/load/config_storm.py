@@ -23,7 +23,7 @@ from bench.load.gateway import Admin, Client, Gateway, ask_until, settled_versio
 from bench.load.generators import BackgroundWrk, LoadResult, percentile
 from bench.load.machine import BenchError, Machine, describe, require_tools
 from bench.load.processes import Processes
-from bench.load.report import describe_machine, write_json
+from bench.load.report import describe_machine, doubts, write_json
 
 _LIMIT_S: Final = 600
 
@@ -57,7 +57,7 @@ def main(changes: int, connections: int, workers: int, json_path: Path) -> None:
     try:
         require_tools(["nginx", "wrk"])
         machine = describe(["nginx", "wrk"])
-        console.print(describe_machine(machine), highlight=False)
+        console.print(describe_machine(machine), highlight=False, soft_wrap=True)
         with (
             tempfile.TemporaryDirectory(prefix="fastgw-bench-") as directory,
             Processes(Path(directory)) as processes,
@@ -73,9 +73,12 @@ def main(changes: int, connections: int, workers: int, json_path: Path) -> None:
         f"load meanwhile: {report.load.requests} requests in {report.load.duration_s:.1f} s,"
         f" p99 {report.load.p99_us / 1000:.2f} ms, {report.load.failed} failed",
         highlight=False,
+        soft_wrap=True,
     )
     write_json(json_path, report)
     console.print(f"Written to {json_path}.")
+    for doubt in doubts(machine, {}):
+        console.print(f"[yellow]Do not keep these figures: {doubt}.[/]", soft_wrap=True)
     if report.load.failed or report.applied_versions < changes:
         sys.exit(1)
 

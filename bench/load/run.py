@@ -86,7 +86,7 @@ def main(
     write_json(json_path, report)
     console.print(f"Written to {json_path}.")
     for doubt in doubts(report.machine, report.loads):
-        console.print(f"[yellow]Do not keep these figures: {doubt}.[/]")
+        console.print(f"[yellow]Do not keep these figures: {doubt}.[/]", soft_wrap=True)
     if any(summary.failed for load in report.loads.values() for summary in load.summaries):
         sys.exit(1)
 
@@ -109,11 +109,12 @@ def _run(
     proxy_core: int,
 ) -> Report:
     machine = describe(["nginx", "haproxy", "wrk", "h2load"])
-    console.print(describe_machine(machine), highlight=False)
+    console.print(describe_machine(machine), highlight=False, soft_wrap=True)
     console.print(
         f"{rounds} rounds of {conditions.seconds} s, {conditions.connections} connections; proxy on core"
         f" {proxy_core}, upstream and load on core {conditions.load_core}\n",
         highlight=False,
+        soft_wrap=True,
     )
     # What this process itself does stays off the proxy's core.
     os.sched_setaffinity(0, {conditions.load_core})
