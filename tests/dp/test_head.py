@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fastgw.dp._head import read_request_head, read_response_head, rewrite_request_head
+from fastgw.dp._head import read_request_head, read_response_head
+from fastgw.dp._rewrite import rewrite_request_head
 from tests.reference import head as reference
 
 NAMES = st.sampled_from(
@@ -124,7 +127,7 @@ def test_more_fields_than_allowed() -> None:
 
 
 def rewrite(head: bytes, **changes: bytes) -> bytes:
-    values = {
+    values: dict[str, Any] = {
         "path": b"/up", "host": b"svc:81", "peer": b"9.9.9.9", "fixed": b"X-Real-IP: 9.9.9.9\r\n",
         "via": b"1.1 fastgw/0", "request_id": b"0" * 32,
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from pathlib import Path
@@ -183,8 +184,8 @@ def test_a_slow_reader_slows_the_upstream_down() -> None:
         server.sock.settimeout(0.5)
         server.sock.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % total)
         sent = 0
-        with pytest.raises(TimeoutError):
-            while True:
+        with contextlib.suppress(TimeoutError):
+            while sent < total:
                 sent += server.sock.send(b"x" * 65536)
         # Socket buffers and the marks hold a few MiB; the rest stays with the upstream.
         assert sent < total // 2

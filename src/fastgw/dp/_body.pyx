@@ -64,7 +64,10 @@ cdef Py_ssize_t _take_chunked(
             body.chunk_remaining -= part
             body.delivered += part
             # Data pays for extensions: one byte is forgiven per byte delivered.
-            body.extension_bytes -= <uint32_t>part if body.extension_bytes > <uint64_t>part else body.extension_bytes
+            if body.extension_bytes > <uint64_t>part:
+                body.extension_bytes -= <uint32_t>part
+            else:
+                body.extension_bytes = 0
             if body.chunk_remaining == 0:
                 body.state = CS_DATA_CR
             start[0] = data + at
@@ -161,7 +164,9 @@ cdef class BodyReader:
     cdef Body body
 
     def __init__(self, str kind, long length=0):
-        kinds = {"none": BODY_NONE, "length": BODY_LENGTH, "chunked": BODY_CHUNKED, "until-close": BODY_UNTIL_CLOSE}
+        kinds = {
+            "none": BODY_NONE, "length": BODY_LENGTH, "chunked": BODY_CHUNKED, "until-close": BODY_UNTIL_CLOSE
+        }
         begin_body(&self.body, kinds[kind], length)
 
     @property

@@ -38,6 +38,7 @@ cdef class ProxyCore:
         list spare_exchanges
         readonly bint is_draining
         readonly set downstreams
+        object on_drained             # called once the last downstream is gone while draining
         uint64_t random_0
         uint64_t random_1
         # Options, unpacked once:

@@ -1,6 +1,5 @@
 import asyncio
-import logging
-from typing import Any
+from collections.abc import Callable
 
 from fastgw.dp._downstream import Downstream
 from fastgw.dp._metrics import MetricsSegment
@@ -9,6 +8,7 @@ from fastgw.dp._wheel import TimerWheel
 from fastgw.dp.server import ProxyOptions
 from fastgw.dp.upstream.connector import Connector
 from fastgw.obs.accesslog import AccessLog
+from fastgw.obs.logs import Logger
 
 class ProxyCore:
     loop: asyncio.AbstractEventLoop
@@ -23,8 +23,8 @@ class ProxyCore:
         wheel: TimerWheel,
         metrics: MetricsSegment,
         access_log: AccessLog | None,
-        log: logging.Logger | Any,
+        log: Logger,
     ) -> None: ...
     def swap(self, runtime: Runtime) -> Runtime | None: ...
     def set_connector(self, connector: Connector) -> None: ...
-    def begin_drain(self) -> None: ...
+    def begin_drain(self, on_drained: Callable[[], object]) -> None: ...

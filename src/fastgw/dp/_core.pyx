@@ -108,9 +108,12 @@ cdef class ProxyCore:
     def set_connector(self, connector):
         self.connector = connector
 
-    def begin_drain(self):
-        """From now on every answer closes its connection."""
+    def begin_drain(self, on_drained):
+        """From now on every answer closes its connection; *on_drained* is called when none is left."""
         self.is_draining = True
+        self.on_drained = on_drained
+        if not self.downstreams:
+            on_drained()
 
 
 cdef class Connection(Timed):

@@ -56,7 +56,9 @@ cdef class Downstream(ClientSide):
     cdef Py_ssize_t _take_head(self, uint8_t* data, Py_ssize_t size) except -2
     cdef Py_ssize_t _wait_for_head(self, uint8_t* data, Py_ssize_t size) except -2
     cdef Py_ssize_t _drain(self, uint8_t* data, Py_ssize_t size) except -2
-    cdef int _send_body(self, iovec* parts, int count, const uint8_t* body, Py_ssize_t size, bint is_last) except -1
+    cdef int _send_body(
+        self, iovec* parts, int count, const uint8_t* body, Py_ssize_t size, bint is_last
+    ) except -1
     cdef Py_ssize_t _take_body(self, uint8_t* data, Py_ssize_t size) except -2
     cdef int _hold(self, const uint8_t* data, Py_ssize_t size) except -1
     cdef int _refuse_head(self, int status) except -1

@@ -8,16 +8,17 @@ Source: RFC 9112; http-security checklist §2, §3.3; docs/life_of_a_request.md.
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint64_t
+from libc.string cimport memchr
 from posix.uio cimport iovec
 
 from fastgw.dp._body cimport BODY_CHUNKED, BODY_LENGTH, BODY_NONE, BODY_UNTIL_CLOSE, take_joined
 from fastgw.dp._core cimport REQUEST_ID_SIZE, ProxyCore, span_of
 from fastgw.dp._exchange cimport EX_ANSWERING, take_exchange
 from fastgw.dp._head cimport (
-    RequestHead, ResponseHead, ResponseOut, check_request, find_head_end, parse_request_head,
-    read_host, write_interim_head, write_response_head
+    RequestHead, ResponseHead, check_request, find_head_end, parse_request_head, read_host
 )
+from fastgw.dp._rewrite cimport ResponseOut, write_interim_head, write_response_head
 from fastgw.dp._wheel cimport monotonic_ms, monotonic_us
 
 from fastgw.dp.answers import REFUSALS, render
@@ -111,6 +112,8 @@ cdef class Downstream(ClientSide):
         self.is_closed = True
         self.core.totals.connections_active -= 1
         self.core.downstreams.discard(self)
+        if self.core.is_draining and not self.core.downstreams:
+            self.core.on_drained()
         try:
             if self.exchange is not None:
                 self.exchange.client_gone()
@@ -211,7 +214,7 @@ cdef class Downstream(ClientSide):
     cdef Py_ssize_t _take_head(self, uint8_t* data, Py_ssize_t size) except -2:
         """Take one head and start its exchange; 0 when it is not whole yet or was refused."""
         cdef ProxyCore core = self.core
-        cdef Py_ssize_t end, port_at = 0, host_size
+        cdef Py_ssize_t end, line_size, port_at = 0, host_size
         cdef int status
         cdef Span host
         cdef Exchange exchange
@@ -237,7 +240,8 @@ cdef class Downstream(ClientSide):
             self._refuse_head(431)
             return 0
         status = parse_request_head(data, end, core.fields_limit, &request_head)
-        if request_head.target_start + request_head.target_size + 9 > <uint32_t>core.request_line_limit and status != 400:
+        line_size = request_head.target_start + request_head.target_size + 9
+        if status != 400 and line_size > core.request_line_limit:
             status = 414
         if status == 0 and not check_request(data, end):
             status = 400
@@ -271,7 +275,8 @@ cdef class Downstream(ClientSide):
         self.exchange = exchange
         core.totals.connections_busy += 1
         self._set_state(
-            DS_READ_BODY if request_head.framing.chunked or request_head.framing.content_length > 0 else DS_ANSWERING)
+            DS_READ_BODY if request_head.framing.chunked or request_head.framing.content_length > 0
+            else DS_ANSWERING)
         if self.state == DS_READ_BODY:
             core.wheel.arm(self, monotonic_ms() + core.body_timeout_ms)
         if exchange.start(self, data, &request_head, host, port_at, self.listener_port):
@@ -284,7 +289,7 @@ cdef class Downstream(ClientSide):
 
     cdef Py_ssize_t _wait_for_head(self, uint8_t* data, Py_ssize_t size) except -2:
         cdef ProxyCore core = self.core
-        cdef bint has_line = b"\n" in PyBytes_FromStringAndSize(<const char*>data, min(size, core.request_line_limit))
+        cdef bint has_line = memchr(data, c'\n', min(size, core.request_line_limit)) != NULL
         if not has_line and size >= core.request_line_limit:
             self._refuse_head(414)
         elif size > core.head_bytes_limit:
@@ -341,8 +346,9 @@ cdef class Downstream(ClientSide):
 
     # --- answers out
 
-    cdef int write_head(self, const uint8_t* head, ResponseHead* response, const uint8_t* body, Py_ssize_t size,
-                        bint is_last) except -1:
+    cdef int write_head(
+        self, const uint8_t* head, ResponseHead* response, const uint8_t* body, Py_ssize_t size, bint is_last
+    ) except -1:
         """Send the answer's head, and what of the body came with it, in one system call."""
         cdef ProxyCore core = self.core
         cdef Exchange exchange = self.exchange
@@ -388,7 +394,9 @@ cdef class Downstream(ClientSide):
         cdef iovec parts[4]
         return self._send_body(parts, 0, body, size, is_last)
 
-    cdef int _send_body(self, iovec* parts, int count, const uint8_t* body, Py_ssize_t size, bint is_last) except -1:
+    cdef int _send_body(
+        self, iovec* parts, int count, const uint8_t* body, Py_ssize_t size, bint is_last
+    ) except -1:
         """Frame *size* body bytes behind the *count* parts that are already there, and send it all."""
         cdef char size_line[24]
         cdef Py_ssize_t total = 0
@@ -451,7 +459,9 @@ cdef class Downstream(ClientSide):
             response_ms = (monotonic_us() - exchange.started_us) // 1000
             if exchange.tries:
                 # The request got as far as an upstream: Kong shows the proxy's latencies then.
-                proxy_ms = response_ms if not exchange.sent_us else (exchange.sent_us - exchange.started_us) // 1000
+                proxy_ms = response_ms
+                if exchange.sent_us:
+                    proxy_ms = (exchange.sent_us - exchange.started_us) // 1000
                 upstream_ms = response_ms - proxy_ms
         data = render(
             status, message, request_id, accept, is_error_page=is_error_page, is_head=is_head,
@@ -534,7 +544,7 @@ cdef class Downstream(ClientSide):
         return self.close_after_flush()
 
     cdef int _linger(self) except -1:
-        """Close our side and drop what still comes, for a while: a reset would destroy the answer on its way."""
+        """Close our side and drop what still comes, for a while: a reset would destroy the answer."""
         if self.is_closed:
             return 0
         self.held = None

@@ -4,7 +4,7 @@ The two sides see each other only through the exchange; plugins, metrics and the
 else, so that another kind of downstream (HTTP/2) can own one just as well.
 
     ClientSide ──start, request_body, client_gone──> Exchange ──send──> UpstreamSide
-    ClientSide <──write_head, write_body, finish──── Exchange <──response_head, response_body, failed── UpstreamSide
+    ClientSide <──write_head, write_body, finish──── Exchange <──response_head, failed, … UpstreamSide
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
@@ -34,7 +34,9 @@ cdef enum Failure:
 
 
 cdef class ClientSide(Connection):
-    cdef int write_head(self, const uint8_t* head, ResponseHead* response, const uint8_t* body, Py_ssize_t size, bint is_last) except -1
+    cdef int write_head(
+        self, const uint8_t* head, ResponseHead* response, const uint8_t* body, Py_ssize_t size, bint is_last
+    ) except -1
     cdef int write_body(self, const uint8_t* body, Py_ssize_t size, bint is_last) except -1
     cdef int write_interim(self, const uint8_t* head, ResponseHead* response) except -1
     cdef int finish(self) except -1
@@ -99,13 +101,18 @@ cdef class Exchange:
         int64_t sent_us
         int64_t answered_us
 
-    cdef bint start(self, ClientSide client, const uint8_t* data, RequestHead* request, Span host, Py_ssize_t host_port_at, int listener_port) except -1
+    cdef bint start(
+        self, ClientSide client, const uint8_t* data, RequestHead* request, Span host,
+        Py_ssize_t host_port_at, int listener_port
+    ) except -1
     cdef int request_bytes(self, const uint8_t* body, Py_ssize_t size) except -1
     cdef int client_gone(self) except -1
     cdef int connected(self, UpstreamSide upstream) except -1
     cdef int failed(self, Failure failure) except -1
     cdef int interim(self, const uint8_t* head, ResponseHead* response) except -1
-    cdef int response_head(self, const uint8_t* head, ResponseHead* response, const uint8_t* body, Py_ssize_t size, bint is_last) except -1
+    cdef int response_head(
+        self, const uint8_t* head, ResponseHead* response, const uint8_t* body, Py_ssize_t size, bint is_last
+    ) except -1
     cdef int response_bytes(self, const uint8_t* body, Py_ssize_t size, bint is_last) except -1
     cdef int response_done(self) except -1
     cdef int pause_response(self) except -1

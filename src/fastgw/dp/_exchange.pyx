@@ -16,12 +16,12 @@ from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
-from fastgw._router cimport FoundRoute, Table
+from fastgw._router cimport FoundRoute
 from fastgw._uri cimport encode_into, is_plain, normalise_into, upstream_path_into
 from fastgw.dp._body cimport BODY_CHUNKED, BODY_LENGTH, BODY_NONE, begin_body
 from fastgw.dp._core cimport REQUEST_ID_SIZE, span_of
-from fastgw.dp._head cimport HEAD_OVERHEAD, RequestOut, write_request_head
-from fastgw.dp._metrics cimport SOURCE_GATEWAY, SOURCE_SERVICE, RouteSlot, count_exchange
+from fastgw.dp._metrics cimport SOURCE_GATEWAY, SOURCE_SERVICE, count_exchange
+from fastgw.dp._rewrite cimport HEAD_OVERHEAD, RequestOut, write_request_head
 from fastgw.dp._runtime cimport ServiceEntry
 from fastgw.dp._wheel cimport monotonic_us
 
@@ -36,8 +36,9 @@ cdef enum:
 cdef class ClientSide(Connection):
     """What an exchange asks of its downstream connection; the kinds of downstream implement it."""
 
-    cdef int write_head(self, const uint8_t* head, ResponseHead* response, const uint8_t* body, Py_ssize_t size,
-                        bint is_last) except -1:
+    cdef int write_head(
+        self, const uint8_t* head, ResponseHead* response, const uint8_t* body, Py_ssize_t size, bint is_last
+    ) except -1:
         raise AssertionError("abstract")
 
     cdef int write_body(self, const uint8_t* body, Py_ssize_t size, bint is_last) except -1:
@@ -188,7 +189,8 @@ cdef class Exchange:
             self.refuse(503, "no Service found with those values", False)
             return False
         if service.is_upstream_name:
-            self.refuse(503, f"service '{service.name or service.id}' names an upstream: balancing is not served", False)
+            name = service.name or service.id
+            self.refuse(503, f"service '{name}' names an upstream: balancing is not served", False)
             return False
 
         # Scratch: the normalised path, the upstream path, its encoding, the encoded prefix.
@@ -236,7 +238,7 @@ cdef class Exchange:
         out.expect_continue = self.wants_continue
         self._reserve_head(
             HEAD_OVERHEAD + request.size + out.path.size + out.query.size + out.host.size + out.prefix.size
-            + 2 * out.peer.size + out.connection_block.size + out.original_path.size + out.forwarded_host.size)
+            + out.peer.size + out.connection_block.size + out.original_path.size + out.forwarded_host.size)
         self.head_size = write_request_head(self.head, data, request, &out)
         self._acquire()
         return self.state != EX_IDLE
@@ -317,7 +319,9 @@ cdef class Exchange:
     cdef int _send_head(self, const uint8_t* body, Py_ssize_t size) except -1:
         self.is_head_sent = True
         self.sent_us = monotonic_us()
-        if not self.upstream.write_request(self.head, self.head_size, body, size, self.request_body.is_complete):
+        if not self.upstream.write_request(
+            self.head, self.head_size, body, size, self.request_body.is_complete
+        ):
             return self.failed(FAIL_CLOSED)
         return 0
 
@@ -356,8 +360,9 @@ cdef class Exchange:
             return 0
         return self.client.write_interim(head, response)
 
-    cdef int response_head(self, const uint8_t* head, ResponseHead* response, const uint8_t* body, Py_ssize_t size,
-                           bint is_last) except -1:
+    cdef int response_head(
+        self, const uint8_t* head, ResponseHead* response, const uint8_t* body, Py_ssize_t size, bint is_last
+    ) except -1:
         self.answered_us = monotonic_us()
         self.status = response.status
         self.state = EX_ANSWERING
@@ -477,7 +482,8 @@ cdef class Exchange:
         line, referer, user_agent = self.log_parts
         self.core.access_log.write(
             PyBytes_FromStringAndSize(<const char*>peer.data, peer.size), line, self.status, self.bytes_out,
-            referer, user_agent, PyBytes_FromStringAndSize(<const char*>self.request_id, REQUEST_ID_SIZE))
+            referer, user_agent,
+            PyBytes_FromStringAndSize(<const char*>self.request_id, REQUEST_ID_SIZE))
         return 0
 
     # --- for the connector (dp/upstream/), which runs in tasks
@@ -499,5 +505,7 @@ cdef class Exchange:
     def on_connect_failed(self, str reason):
         """*reason*: "refused", "timeout" or "resolve"."""
         self.connecting = None
-        self.failed(
-            FAIL_CONNECT_TIMEOUT if reason == "timeout" else FAIL_RESOLVE if reason == "resolve" else FAIL_CONNECT)
+        if reason == "timeout":
+            self.failed(FAIL_CONNECT_TIMEOUT)
+        else:
+            self.failed(FAIL_RESOLVE if reason == "resolve" else FAIL_CONNECT)

@@ -1,4 +1,4 @@
-"""Message heads: what is read of one, and how the head for the other side is written.
+"""Message heads: what is read of one.
 
 Offsets count from the first byte of the head; nothing here owns memory. A head is complete (it ends with
 CRLF CRLF) and within its byte budget before it gets here. httptools has the last word on its grammar
@@ -7,7 +7,6 @@ CRLF CRLF) and within its byte budget before it gets here. httptools has the las
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
-from libc.string cimport memcpy
 
 cdef enum:
     MAX_FIELDS = 256          # the setting proxy_head_fields cannot exceed it
@@ -16,7 +15,7 @@ cdef enum:
 cdef enum Known:
     KN_OTHER = 0
     KN_HOST
-    KN_CONNECTION
+    KN_CONNECTION             # these three, in a row, make the framing
     KN_CONTENT_LENGTH
     KN_TRANSFER_ENCODING
     KN_TE
@@ -96,7 +95,9 @@ cdef struct ResponseHead:
     Field fields[MAX_FIELDS]
 
 # Each returns 0, or the HTTP status that refuses the message (requests), or -1 (responses).
-cdef int parse_request_head(const uint8_t* head, Py_ssize_t size, int max_fields, RequestHead* out) noexcept nogil
+cdef int parse_request_head(
+    const uint8_t* head, Py_ssize_t size, int max_fields, RequestHead* out
+) noexcept nogil
 cdef int parse_response_head(const uint8_t* head, Py_ssize_t size, ResponseHead* out) noexcept nogil
 
 # True when httptools takes the head as well.
@@ -109,46 +110,3 @@ cdef Py_ssize_t find_head_end(const uint8_t* data, Py_ssize_t size, Py_ssize_t l
 
 # Host header or authority, lower-cased into out (at least value.size bytes); -1 when it breaks RFC 3986.
 cdef Py_ssize_t read_host(Span value, uint8_t* out, Py_ssize_t* port_start) noexcept nogil
-
-cdef struct RequestOut:
-    Span path                 # already encoded
-    Span query
-    Span host                 # as it goes upstream
-    Span original_path        # X-Forwarded-Path
-    Span forwarded_host       # X-Forwarded-Host: no port
-    Span prefix               # X-Forwarded-Prefix; size 0: none
-    Span peer                 # address text of the TCP peer
-    Span connection_block     # constant per downstream connection: X-Real-IP, -Proto, -Port
-    Span via_token            # "1.1 fastgw/VERSION"
-    Span request_id           # 32 hex digits; size 0: none
-    bint expect_continue
-
-cdef Py_ssize_t write_request_head(uint8_t* out, const uint8_t* head, RequestHead* request, RequestOut* to) noexcept nogil
-
-cdef struct ResponseOut:
-    Span server               # added when the upstream sent none; size 0: never
-    Span via_token            # size 0: none
-    Span request_id           # size 0: none
-    bint latencies
-    bint upstream_status
-    int64_t proxy_ms
-    int64_t upstream_ms
-    int64_t content_length    # -1: none is written
-    bint chunked
-    bint keep_alive
-    bint minor_zero           # the client speaks HTTP/1.0: keep-alive must be said
-
-cdef Py_ssize_t write_response_head(uint8_t* out, const uint8_t* head, ResponseHead* response, ResponseOut* to) noexcept nogil
-cdef Py_ssize_t write_interim_head(uint8_t* out, const uint8_t* head, ResponseHead* response) noexcept nogil
-cdef Py_ssize_t write_status_line(uint8_t* out, int status) noexcept nogil
-cdef Py_ssize_t write_decimal(uint8_t* out, int64_t value) noexcept nogil
-
-# What write_*_head add at most beyond the head that they read and the spans that they are given.
-cdef enum:
-    HEAD_OVERHEAD = 1024
-
-
-cdef inline Py_ssize_t put(uint8_t* out, const void* data, Py_ssize_t size) noexcept nogil:
-    """Copy and return the size: `at += put(out + at, …)`."""
-    memcpy(out, data, size)
-    return size

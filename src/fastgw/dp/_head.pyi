@@ -24,17 +24,4 @@ class ResponseFacts(TypedDict):
 
 def read_request_head(head: bytes, max_fields: int = 100) -> RequestFacts | int: ...
 def read_response_head(head: bytes) -> ResponseFacts | None: ...
-def rewrite_request_head(
-    head: bytes,
-    *,
-    path: bytes,
-    host: bytes,
-    peer: bytes,
-    fixed: bytes,
-    via: bytes,
-    request_id: bytes,
-    prefix: bytes = b"",
-    forwarded_host: bytes = b"",
-    repeat: int = 1,
-) -> bytes: ...
 def parse_request_heads(head: bytes, repeat: int, with_httptools: bool) -> None: ...

@@ -1,16 +1,11 @@
-"""Message heads, read once into offsets and written once for the other side (see `_head.pxd`).
+"""Message heads, read once into offsets (see `_head.pxd`); `_rewrite.pyx` writes them for the other side.
 
-Fields are copied as the bytes that came, in runs; only what a hop owns is left out and written afresh:
-framing, Host, Connection and its nominees, Via, X-Forwarded-*. A framing field is never copied.
-
-Source: RFC 9112 §2-§7; RFC 9110 §5, §7.6; proxying reference §2.2, §2.3.
+Source: RFC 9112 §2-§6; RFC 9110 §5, §7.6; RFC 3986 §3.2.
 """
 
-cimport cython
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.buffer cimport PyBUF_READ
 from libc.string cimport memchr, memcmp
-from http import HTTPStatus
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
 
@@ -25,9 +20,6 @@ cdef object NO_CALLBACKS = object()
 
 cdef uint8_t TOKEN[256]       # RFC 9110 §5.6.2 tchar
 cdef uint8_t HOST_CHAR[256]   # reg-name and IPv4 of RFC 3986 §3.2.2, percent-encoding left out on purpose
-cdef char* REASONS[600]
-cdef int REASON_SIZES[600]
-cdef list _reasons_alive = []  # owns what REASONS points to
 
 
 cdef void _fill_tables():
@@ -39,13 +31,6 @@ cdef void _fill_tables():
         TOKEN[char] = 1
     for char in b"-._~!$&'()*+;=0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz":
         HOST_CHAR[char] = 1
-    phrases = {status.value: status.phrase for status in HTTPStatus}
-    for place in range(600):
-        # An unlisted code keeps its class's line without a phrase (RFC 9112 §4 allows an empty one).
-        line = b"HTTP/1.1 %d %s\r\n" % (place, phrases.get(place, "").encode())
-        _reasons_alive.append(line)
-        REASONS[place] = line
-        REASON_SIZES[place] = len(line)
 
 
 _fill_tables()
@@ -126,7 +111,9 @@ cdef int64_t _read_length(const uint8_t* value, Py_ssize_t size) noexcept nogil:
     return number
 
 
-cdef void _read_connection(const uint8_t* value, Py_ssize_t size, Framing* framing, bint* overflow) noexcept nogil:
+cdef void _read_connection(
+    const uint8_t* value, Py_ssize_t size, Framing* framing, bint* overflow
+) noexcept nogil:
     """Read one Connection value: a list of tokens (RFC 9110 §7.6.1)."""
     cdef Py_ssize_t at = 0, start, end
     while at < size:
@@ -152,28 +139,6 @@ cdef void _read_connection(const uint8_t* value, Py_ssize_t size, Framing* frami
             framing.nominated_count += 1
         else:
             overflow[0] = True
-
-
-cdef bint _is_nominated(Framing* framing, const uint8_t* name, Py_ssize_t size) noexcept nogil:
-    """True when Connection lists this field's name (any case)."""
-    cdef int place
-    cdef Py_ssize_t at
-    cdef uint8_t one, other
-    for place in range(framing.nominated_count):
-        if framing.nominated[place].size != size:
-            continue
-        for at in range(size):
-            one = name[at]
-            other = framing.nominated[place].data[at]
-            if c'A' <= one <= c'Z':
-                one |= 0x20
-            if c'A' <= other <= c'Z':
-                other |= 0x20
-            if one != other:
-                break
-        else:
-            return True
-    return False
 
 
 cdef Py_ssize_t find_head_end(const uint8_t* data, Py_ssize_t size, Py_ssize_t looked_at) noexcept nogil:
@@ -258,9 +223,11 @@ cdef int _read_framing_field(const uint8_t* head, Field* field, Framing* framing
     return 0
 
 
-cdef int parse_request_head(const uint8_t* head, Py_ssize_t size, int max_fields, RequestHead* out) noexcept nogil:
+cdef int parse_request_head(
+    const uint8_t* head, Py_ssize_t size, int max_fields, RequestHead* out
+) noexcept nogil:
     cdef const uint8_t* space
-    cdef Py_ssize_t at, end
+    cdef Py_ssize_t at
     cdef int refused, found
     cdef Field* field
     _begin_framing(&out.framing)
@@ -309,7 +276,7 @@ cdef int parse_request_head(const uint8_t* head, Py_ssize_t size, int max_fields
         at = field.end
         if field.known == KN_OTHER:
             continue
-        if field.known == KN_CONNECTION or field.known == KN_CONTENT_LENGTH or field.known == KN_TRANSFER_ENCODING:
+        if KN_CONNECTION <= field.known <= KN_TRANSFER_ENCODING:
             refused = _read_framing_field(head, field, &out.framing)
             if refused:
                 return refused
@@ -448,7 +415,7 @@ cdef int parse_response_head(const uint8_t* head, Py_ssize_t size, ResponseHead*
         at = field.end
         if field.known == KN_OTHER:
             continue
-        if field.known == KN_CONNECTION or field.known == KN_CONTENT_LENGTH or field.known == KN_TRANSFER_ENCODING:
+        if KN_CONNECTION <= field.known <= KN_TRANSFER_ENCODING:
             if _read_framing_field(head, field, &out.framing):
                 return -1
         elif field.known == KN_SERVER:
@@ -537,166 +504,6 @@ cdef Py_ssize_t read_host(Span value, uint8_t* out, Py_ssize_t* port_start) noex
     return at
 
 
-# --- heads out -----------------------------------------------------------------------------------
-
-cdef Py_ssize_t write_decimal(uint8_t* out, int64_t value) noexcept nogil:
-    cdef uint8_t digits[20]
-    cdef int count = 0, place
-    if value <= 0:
-        out[0] = c'0'
-        return 1
-    while value:
-        digits[count] = <uint8_t>(c'0' + value % 10)
-        value //= 10
-        count += 1
-    for place in range(count):
-        out[place] = digits[count - 1 - place]
-    return count
-
-
-cdef Py_ssize_t write_status_line(uint8_t* out, int status) noexcept nogil:
-    return put(out, REASONS[status], REASON_SIZES[status])
-
-
-cdef Py_ssize_t _copy_kept(
-    uint8_t* out, const uint8_t* head, Field* fields, uint32_t count, Framing* framing, bint is_request,
-    int skipped,
-) noexcept nogil:
-    """Copy the fields that pass this hop, in order, whole runs at a time; field *skipped* is left out."""
-    cdef Py_ssize_t at = 0
-    cdef uint32_t place
-    cdef uint32_t run_start = 0, run_end = 0
-    cdef bint keep
-    cdef uint32_t known
-    for place in range(count):
-        known = fields[place].known
-        if known == KN_OTHER or known >= KN_ACCEPT:
-            keep = True
-        elif known == KN_VIA or known == KN_X_FORWARDED_FOR:
-            # Lines after the first are part of the list that ours ends: they stay where they stand.
-            keep = <int>place != skipped and (known == KN_VIA or not is_request)
-        elif is_request:
-            keep = False
-        else:
-            keep = known == KN_X_REAL_IP or known == KN_X_FORWARDED_SET or known == KN_EXPECT \
-                or known == KN_HOST or known == KN_PROXY or known == KN_TE
-        if keep and framing.nominated_count and known == KN_OTHER:
-            keep = not _is_nominated(framing, head + fields[place].start, fields[place].name_size)
-        if keep:
-            if run_end != fields[place].start:
-                at += put(out + at, head + run_start, run_end - run_start)
-                run_start = fields[place].start
-            run_end = fields[place].end
-    at += put(out + at, head + run_start, run_end - run_start)
-    return at
-
-
-cdef inline Py_ssize_t _put_field(uint8_t* out, const char* name, Py_ssize_t name_size, Span value) noexcept nogil:
-    """Write `Name: value CRLF`; *name* comes with its colon and space."""
-    memcpy(out, name, name_size)
-    memcpy(out + name_size, value.data, value.size)
-    out[name_size + value.size] = c'\r'
-    out[name_size + value.size + 1] = c'\n'
-    return name_size + value.size + 2
-
-
-cdef inline Py_ssize_t _put_appended(
-    uint8_t* out, const char* name, Py_ssize_t name_size, const uint8_t* head, Field* field, Span value,
-) noexcept nogil:
-    """Write `Name: what-came, value CRLF`; *field* may be NULL."""
-    cdef Py_ssize_t at = put(out, name, name_size)
-    if field != NULL and field.value_size:
-        at += put(out + at, head + field.value_start, field.value_size)
-        at += put(out + at, b", ", 2)
-    at += put(out + at, value.data, value.size)
-    at += put(out + at, b"\r\n", 2)
-    return at
-
-
-cdef Py_ssize_t write_request_head(uint8_t* out, const uint8_t* head, RequestHead* request, RequestOut* to) noexcept nogil:
-    """Write the head that goes upstream; proxying reference §2.2 gives each field's value."""
-    cdef Py_ssize_t at = 0
-    cdef Framing* framing = &request.framing
-    cdef Field* fields = request.fields
-    at += put(out, head, request.method_size + 1)
-    at += put(out + at, to.path.data, to.path.size)
-    at += put(out + at, to.query.data, to.query.size)
-    at += put(out + at, b" HTTP/1.1\r\n", 11)
-    at += _put_field(out + at, b"Host: ", 6, to.host)
-    at += put(out + at, b"Connection: keep-alive\r\n", 24)
-    if request.accepts_trailers:
-        at += put(out + at, b"TE: trailers\r\n", 14)
-    at += _copy_kept(out + at, head, fields, request.field_count, framing, True, request.via)
-    at += _put_appended(
-        out + at, b"Via: ", 5, head, &fields[request.via] if request.via >= 0 else NULL, to.via_token)
-    at += _put_appended(
-        out + at, b"X-Forwarded-For: ", 17, head,
-        &fields[request.forwarded_for] if request.forwarded_for >= 0 else NULL, to.peer)
-    at += put(out + at, to.connection_block.data, to.connection_block.size)
-    if to.forwarded_host.size:
-        at += _put_field(out + at, b"X-Forwarded-Host: ", 18, to.forwarded_host)
-    at += _put_field(out + at, b"X-Forwarded-Path: ", 18, to.original_path)
-    if to.prefix.size:
-        at += _put_field(out + at, b"X-Forwarded-Prefix: ", 20, to.prefix)
-    if to.request_id.size:
-        at += _put_field(out + at, b"X-Kong-Request-Id: ", 19, to.request_id)
-    if to.expect_continue:
-        at += put(out + at, b"Expect: 100-continue\r\n", 22)
-    if framing.chunked:
-        at += put(out + at, b"Transfer-Encoding: chunked\r\n", 28)
-    elif framing.content_length >= 0:
-        at += put(out + at, b"Content-Length: ", 16)
-        at += write_decimal(out + at, framing.content_length)
-        at += put(out + at, b"\r\n", 2)
-    at += put(out + at, b"\r\n", 2)
-    return at
-
-
-cdef Py_ssize_t write_response_head(uint8_t* out, const uint8_t* head, ResponseHead* response, ResponseOut* to) noexcept nogil:
-    """Write the head that goes to the client; proxying reference §2.3."""
-    cdef Py_ssize_t at = write_status_line(out, response.status)
-    cdef bint has_via = response.via >= 0 and to.via_token.size > 0
-    at += _copy_kept(out + at, head, response.fields, response.field_count, &response.framing, False,
-                     response.via if has_via else -1)
-    if to.server.size and not response.has_server:
-        at += _put_field(out + at, b"Server: ", 8, to.server)
-    if to.via_token.size:
-        at += _put_appended(
-            out + at, b"Via: ", 5, head, &response.fields[response.via] if has_via else NULL, to.via_token)
-    if to.latencies:
-        at += put(out + at, b"X-Kong-Upstream-Latency: ", 25)
-        at += write_decimal(out + at, to.upstream_ms)
-        at += put(out + at, b"\r\nX-Kong-Proxy-Latency: ", 24)
-        at += write_decimal(out + at, to.proxy_ms)
-        at += put(out + at, b"\r\n", 2)
-    if to.upstream_status:
-        at += put(out + at, b"X-Kong-Upstream-Status: ", 24)
-        at += write_decimal(out + at, response.status)
-        at += put(out + at, b"\r\n", 2)
-    if to.request_id.size:
-        at += _put_field(out + at, b"X-Kong-Request-Id: ", 19, to.request_id)
-    if to.chunked:
-        at += put(out + at, b"Transfer-Encoding: chunked\r\n", 28)
-    elif to.content_length >= 0:
-        at += put(out + at, b"Content-Length: ", 16)
-        at += write_decimal(out + at, to.content_length)
-        at += put(out + at, b"\r\n", 2)
-    if to.keep_alive:
-        at += put(out + at, b"Connection: keep-alive\r\n", 24)
-    else:
-        at += put(out + at, b"Connection: close\r\n", 19)
-    at += put(out + at, b"\r\n", 2)
-    return at
-
-
-cdef Py_ssize_t write_interim_head(uint8_t* out, const uint8_t* head, ResponseHead* response) noexcept nogil:
-    """Write a 1xx head as it came, hop-by-hop fields left out (RFC 9110 §15.2)."""
-    cdef Py_ssize_t at = write_status_line(out, response.status)
-    at += _copy_kept(out + at, head, response.fields, response.field_count, &response.framing, False, -1)
-    at += put(out + at, b"\r\n", 2)
-    return at
-
-
 # --- for tests, tools and benchmarks ---------------------------------------------------------------
 
 cdef RequestHead _request
@@ -768,45 +575,10 @@ cdef tuple _field(bytes head, Field* field):
     )
 
 
-def rewrite_request_head(bytes head, *, bytes path, bytes host, bytes peer, bytes fixed, bytes via, bytes request_id,
-                         bytes prefix=b"", bytes forwarded_host=b"", int repeat=1):
-    """Return the head that goes upstream, written *repeat* times over (for benchmarks)."""
-    cdef RequestOut to
-    cdef Py_ssize_t size = 0
-    cdef int turn
-    cdef bytearray out = bytearray(
-        HEAD_OVERHEAD + 2 * len(head) + len(path) + len(host) + 2 * len(peer) + len(fixed) + len(prefix)
-        + len(forwarded_host))
-    if parse_request_head(head, len(head), MAX_FIELDS, &_request):
-        raise ValueError("not a request head")
-    to.path.data = path
-    to.path.size = len(path)
-    to.query = _request.query
-    to.host.data = host
-    to.host.size = len(host)
-    to.original_path = _request.path
-    to.forwarded_host.data = forwarded_host
-    to.forwarded_host.size = len(forwarded_host)
-    to.prefix.data = prefix
-    to.prefix.size = len(prefix)
-    to.peer.data = peer
-    to.peer.size = len(peer)
-    to.connection_block.data = fixed
-    to.connection_block.size = len(fixed)
-    to.via_token.data = via
-    to.via_token.size = len(via)
-    to.request_id.data = request_id
-    to.request_id.size = len(request_id)
-    to.expect_continue = _request.expects_continue
-    for turn in range(repeat):
-        size = write_request_head(out, head, &_request, &to)
-    return bytes(out[:size])
-
-
 def parse_request_heads(bytes head, int repeat, bint with_httptools):
     """Judge *head* over and over: what reading one head costs, with the parser's word and without."""
-    cdef int turn
-    for turn in range(repeat):
+    cdef int _turn
+    for _turn in range(repeat):
         if parse_request_head(head, len(head), MAX_FIELDS, &_request):
             raise ValueError("not a request head")
         if with_httptools and not check_request(head, len(head)):

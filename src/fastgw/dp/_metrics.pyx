@@ -161,9 +161,9 @@ cdef _decode_slot(RouteSlot* slot):
 
 cdef _decode_labels(RouteSlot* slot):
     cdef uint64_t before
-    cdef int attempt
+    cdef int _attempt
     service = route = b""
-    for attempt in range(8):
+    for _attempt in range(8):
         before = slot.label_sequence
         service = PyBytes_FromStringAndSize(<char*>slot.service, min(slot.service_bytes, LABEL_BYTES))
         route = PyBytes_FromStringAndSize(<char*>slot.route, min(slot.route_bytes, LABEL_BYTES))

@@ -42,7 +42,9 @@ cdef class UpstreamConnection(UpstreamSide):
     cdef int _set_state(self, UpstreamState state) except -1
     cdef int _received(self, uint8_t* data, Py_ssize_t size) except -1
     cdef Py_ssize_t _take_head(self, uint8_t* data, Py_ssize_t size) except -1
-    cdef int _answer_begins(self, const uint8_t* head, ResponseHead* response, uint8_t* rest, Py_ssize_t size) except -1
+    cdef int _answer_begins(
+        self, const uint8_t* head, ResponseHead* response, uint8_t* rest, Py_ssize_t size
+    ) except -1
     cdef int _complete(self, Py_ssize_t left_over) except -1
     cdef int _fail(self, Failure failure) except -1
 

@@ -212,7 +212,9 @@ cdef class UpstreamConnection(UpstreamSide):
         self._answer_begins(data, &response_head, data + end, size - end)
         return 0
 
-    cdef int _answer_begins(self, const uint8_t* head, ResponseHead* response, uint8_t* rest, Py_ssize_t size) except -1:
+    cdef int _answer_begins(
+        self, const uint8_t* head, ResponseHead* response, uint8_t* rest, Py_ssize_t size
+    ) except -1:
         """Decide the body's framing (RFC 9112 §6.3), pass on the head and what of the body is here."""
         cdef Py_ssize_t taken = 0, joined = 0
         self.keeps_alive = response.framing.minor == 1 and not response.framing.close

@@ -31,12 +31,12 @@ cdef class Timed:
 
 cdef class TimerWheel:
     def __cinit__(self, int64_t now_ms):
-        cdef int place
+        cdef int _place
         cdef Timed sentinel
         self.tick = now_ms // TICK_MS
         self.linked = 0
         self.slots = []
-        for place in range(WHEEL_SLOTS):
+        for _place in range(WHEEL_SLOTS):
             sentinel = Timed()
             sentinel.wheel_next = sentinel
             sentinel.wheel_previous = sentinel

@@ -74,7 +74,8 @@ def make_body(media_type: str, message: str, request_id: str) -> str:
         )
     return (
         '<!doctype html>\n<html>\n  <head>\n    <meta charset="utf-8">\n    <title>Error</title>\n  </head>\n'
-        f"  <body>\n    <h1>Error</h1>\n    <p>{text}.</p>\n    <p>request_id: {request_id}</p>\n  </body>\n</html>\n"
+        f"  <body>\n    <h1>Error</h1>\n    <p>{text}.</p>\n"
+        f"    <p>request_id: {request_id}</p>\n  </body>\n</html>\n"
     )
 
 

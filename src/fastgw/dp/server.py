@@ -8,6 +8,7 @@ outside the generation.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import socket
 import time
@@ -20,6 +21,7 @@ from fastgw.dp._core import ProxyCore
 from fastgw.dp._downstream import Downstream
 from fastgw.dp._metrics import MetricsSegment
 from fastgw.dp._runtime import Runtime
+from fastgw.dp._upstream import Pool
 from fastgw.dp._wheel import TimerWheel
 from fastgw.dp.upstream.connector import Connector
 from fastgw.obs.accesslog import AccessLog
@@ -59,15 +61,15 @@ class ProxyOptions(msgspec.Struct, frozen=True):
             request_line_bytes=settings.proxy_request_line_bytes,
             head_fields=settings.proxy_head_fields,
             body_bytes=settings.nginx_http_client_max_body_size,
-            head_timeout_ms=int(settings.nginx_http_client_header_timeout * 1000),
-            body_timeout_ms=int(settings.nginx_http_client_body_timeout * 1000),
-            send_timeout_ms=int(settings.nginx_http_send_timeout * 1000),
-            keepalive_timeout_ms=int(settings.nginx_http_keepalive_timeout * 1000),
+            head_timeout_ms=int(_ms(settings.nginx_http_client_header_timeout)),
+            body_timeout_ms=int(_ms(settings.nginx_http_client_body_timeout)),
+            send_timeout_ms=int(_ms(settings.nginx_http_send_timeout)),
+            keepalive_timeout_ms=int(_ms(settings.nginx_http_keepalive_timeout)),
             keepalive_requests=settings.nginx_http_keepalive_requests,
             connections=settings.worker_connections,
             upstream_idle_connections=settings.upstream_keepalive_pool_size,
             upstream_keepalive_requests=settings.upstream_keepalive_max_requests,
-            upstream_idle_timeout_ms=int(settings.upstream_keepalive_idle_timeout * 1000),
+            upstream_idle_timeout_ms=int(_ms(settings.upstream_keepalive_idle_timeout)),
         )
 
 
@@ -90,7 +92,7 @@ class ProxyServer:
         self._metrics = MetricsSegment(metrics_fd)
         self._wheel = TimerWheel(_now_ms())
         self._core = ProxyCore(loop, options, self._wheel, self._metrics, access_log, _log)
-        self._connector = Connector(self._core, _log)
+        self._connector = Connector(loop, functools.partial(Pool, self._core), _log)
         self._core.set_connector(self._connector)
         self._servers: list[asyncio.Server] = []
         self._tick_handle: asyncio.TimerHandle | None = None
@@ -113,7 +115,7 @@ class ProxyServer:
         return self._core.current
 
     def generations_live(self) -> int:
-        """How many generations are mapped: the live one, prepared ones, and those that requests still hold."""
+        """How many generations are mapped: the live, the prepared, and those that requests still hold."""
         return self._metrics.generations_live
 
     async def listen(self, sockets: Sequence[tuple[socket.socket, str]]) -> None:
@@ -127,14 +129,15 @@ class ProxyServer:
 
     async def drain(self, deadline_s: float) -> None:
         """Accept no more, finish what is in progress, close the rest when the deadline has passed."""
-        self._core.begin_drain()
+        drained = asyncio.Event()
+        self._core.begin_drain(drained.set)
         for server in self._servers:
             server.close()
         for connection in tuple(self._core.downstreams):
             connection.drain()
-        ends_at = self._loop.time() + deadline_s
-        while self._core.downstreams and self._loop.time() < ends_at:
-            await asyncio.sleep(TICK_S / 2)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline_s):
+                await drained.wait()
         for connection in tuple(self._core.downstreams):
             connection.end()
         self._connector.close_idle()
@@ -148,3 +151,7 @@ class ProxyServer:
 
 def _now_ms() -> int:
     return time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1_000_000
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)

@@ -8,13 +8,13 @@ closed here.
 from __future__ import annotations
 
 import asyncio
-import logging
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from fastgw.dp.upstream.resolver import ResolveError, Resolver
+from fastgw.obs.logs import Logger
 
 if TYPE_CHECKING:
-    from fastgw.dp._core import ProxyCore
     from fastgw.dp._exchange import Exchange
     from fastgw.dp._upstream import Pool
 
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 class Connector:
     """The worker's pools, and the tasks that fill them."""
 
-    def __init__(self, core: ProxyCore, log: logging.Logger) -> None:
-        self._core = core
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, make_pool: Callable[[str, int], Pool], log: Logger
+    ) -> None:
+        self._loop = loop
+        self._make_pool = make_pool
         self._log = log
-        self._loop: asyncio.AbstractEventLoop = core.loop
-        self._resolver = Resolver(self._loop)
+        self._resolver = Resolver(loop)
         self._turn = 0
         self._pools: dict[tuple[str, int], Pool] = {}
 
     def pool_for(self, host: bytes, port: int) -> Pool:
         """Return the pool of connections to this address; it outlives the generations that name it."""
-        from fastgw.dp._upstream import Pool  # noqa: PLC0415 - the compiled classes need this module's room first
-
         key = (host.decode(), port)
         pool = self._pools.get(key)
         if pool is None:
-            pool = self._pools[key] = Pool(self._core, *key)
+            pool = self._pools[key] = self._make_pool(*key)
         return pool
 
     def open(self, pool: Pool, exchange: Exchange) -> asyncio.Task[None]:
@@ -77,7 +77,7 @@ class Connector:
                     "upstream %s:%d: %s: %s", pool.host, pool.port, address, error.strerror or error
                 )
             else:
-                exchange.on_connected(cast("object", connection))
+                exchange.on_connected(connection)
                 return
             if not exchange.try_again():
                 exchange.on_connect_failed(reason)
