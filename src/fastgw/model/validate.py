@@ -4,9 +4,9 @@
 (see `entities`) or raise one ValidationError with the tree of all faults. Nothing here does I/O: references
 by name are resolved and existence is checked by the callers.
 
-Order, as in Kong: shorthands, then values set by the server and defaults, then rules field by field, then
-checks over several fields, skipped where one of theirs is already at fault. What is valid and not served yet
-is told last, to a row that has no other fault, so that Kong's faults come out as Kong words them.
+Order, as in Kong: shorthands, then values set by the server and defaults, then the rules (`rules`). What
+is valid and not served yet is told last, to a row that has no other fault, so that Kong's faults come out as
+Kong words them.
 A row without a known variant (a route without a known protocol) gets that one fault alone.
 """
 
@@ -15,22 +15,14 @@ from __future__ import annotations
 import copy
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from fastgw.errors import ValidationError
-from fastgw.model.entities import ENTITIES, Entity, Row
+from fastgw.model.entities import Entity, Row
 from fastgw.model.faults import Fault, Faults
-from fastgw.model.fields import UNSET, AtLeastOneOf, Check, Conditional, Field
-from fastgw.model.formats import FORMATS, is_uuid
-from fastgw.model.served import trimmed, unserved_faults
-
-#: Integers that every storage and wire format here can carry.
-_INT64: Final = range(-(2**63), 2**63)
-
-#: Elements of one list; more could keep the event loop busy for seconds.
-MOST_ELEMENTS: Final = 0xFFFF
-
-_REQUIRED: Final = "required field missing"
+from fastgw.model.fields import UNSET, Check, Field
+from fastgw.model.rules import MOST_ELEMENTS, REQUIRED, check_record, check_type, check_value
+from fastgw.model.served import unserved_faults
 
 
 def make_row(entity: Entity, data: Mapping[str, Any], *, now_s: int, id: str | None = None) -> Row:
@@ -63,7 +55,7 @@ def merge_row(entity: Entity, stored: Row, patch: Mapping[str, Any], *, now_s: i
 
 def check_field(entity: Entity, name: str, value: Any) -> Fault | None:
     """The fault of one value on its own, as for a name in a path; None when it keeps the field's rules."""
-    return _check_value(entity.fields[name], value, is_update=False)
+    return check_value(entity.fields[name], value)
 
 
 def _merge(
@@ -92,7 +84,7 @@ def _finish(
     fields, checks = _declarations(entity, given)
     row = {name: _fill(field, given.get(name, UNSET)) for name, field in fields.items()}
     unknown = {name: value for name, value in given.items() if name not in fields}
-    faults |= _check_record(fields, checks, {**row, **unknown}, is_update=is_update, known_faults=faults)
+    faults |= check_record(fields, checks, {**row, **unknown}, is_update=is_update, known_faults=faults)
     faults = faults or unserved_faults(entity.name, row)
     if faults:
         raise ValidationError(faults)
@@ -106,7 +98,7 @@ def _expand_shorthands(entity: Entity, given: dict[str, Any]) -> Faults:
         value = given.pop(name, None)
         if value is None:
             continue
-        fault = _check_value(shorthand.field, value, is_update=False)
+        fault = check_value(shorthand.field, value)
         if fault is None:
             given.update(shorthand.expand(value))
         else:
@@ -121,14 +113,14 @@ def _declarations(entity: Entity, given: Mapping[str, Any]) -> tuple[Mapping[str
     key_field = entity.fields[entity.variant_key]
     value = _fill(key_field, given.get(entity.variant_key, UNSET))
     if value is None:
-        raise ValidationError({key_field.name: _REQUIRED})
+        raise ValidationError({key_field.name: REQUIRED})
     candidates = value if isinstance(value, list) else [value]
     for key in candidates:
         if isinstance(key, str) and key in entity.variants:
             variant = entity.variants[key]
             fields = {name: variant.fields.get(name, field) for name, field in entity.fields.items()}
             return fields, (*entity.checks, *variant.checks)
-    fault = _check_type(key_field, value)
+    fault = check_type(key_field, value)
     if fault is None:
         fault = f"unknown type: {candidates[0] if candidates else 'nil'}"
     raise ValidationError({key_field.name: fault})
@@ -168,228 +160,3 @@ def _settle(field: Field, value: Any) -> Any:
     if field.type == "foreign" and value is not None:
         return {"id": value["id"].lower()}
     return value
-
-
-def _check_record(
-    fields: Mapping[str, Field],
-    checks: Sequence[Check],
-    value: Mapping[str, Any],
-    *,
-    is_update: bool,
-    known_faults: Mapping[str, Any],
-) -> Faults:
-    """The faults of a record or whole row; *known_faults* are names that are at fault already."""
-    faults: Faults = {}
-    for name, given in value.items():
-        field = fields.get(name)
-        fault = "unknown field" if field is None else _check_value(field, given, is_update=is_update)
-        if fault is not None:
-            faults[name] = fault
-    messages = []
-    for check in checks:
-        message = _check_several(check, value, faults, known_faults, is_update=is_update)
-        if message is not None:
-            messages.append(message)
-    if messages:
-        faults["@entity"] = messages
-    return faults
-
-
-def _check_several(
-    check: Check,
-    value: Mapping[str, Any],
-    faults: Faults,
-    known_faults: Mapping[str, Any],
-    *,
-    is_update: bool,
-) -> str | None:
-    """The message of a broken check, or None. A broken condition adds its fault to *faults* too."""
-    if isinstance(check, Conditional):
-        concerned: tuple[str, ...] = (check.if_field, check.then_field)
-    else:
-        concerned = check.fields if check.when_field is None else (check.when_field, *check.fields)
-    if any(name in faults or name in known_faults for name in concerned):
-        return None
-
-    if isinstance(check, AtLeastOneOf):
-        if check.when_field is not None and check.when is not None:
-            if _check_value(check.when, value.get(check.when_field), is_update=is_update) is not None:
-                return None
-        if any(value.get(name) not in (None, "", [], {}) for name in check.fields):
-            return None
-        if check.message is not None:
-            return check.message
-        listed = ", ".join(f"'{name}'" for name in check.fields)
-        prefix = "when updating, " if is_update else ""
-        return f"{prefix}at least one of these fields must be non-empty: {listed}"
-
-    if _check_value(check.if_rule, value.get(check.if_field), is_update=is_update) is not None:
-        return None
-    fault = _check_value(check.then_rule, value.get(check.then_field), is_update=is_update)
-    if fault is None:
-        return None
-    faults[check.then_field] = fault
-    return check.message or f"failed conditional validation given value of field '{check.if_field}'"
-
-
-def _check_value(field: Field, value: Any, *, is_update: bool) -> Fault | None:
-    if value is None:
-        if field.required or not field.nullable:
-            return _REQUIRED
-        if field.must_be is not UNSET and field.must_be is not None:
-            return field.message or f"value must be {_shown(field.must_be)}"
-        return None
-    if field.must_be is None:
-        return field.message or "value must be null"
-    fault: Fault | None = _check_type(field, value)
-    if fault is None:
-        fault = _check_structure(field, value, is_update=is_update)
-    if fault is None:
-        fault = _broken_rule(field, value)
-    return fault
-
-
-_TYPES: Mapping[str, type | tuple[type, ...]] = {
-    "string": str,
-    "integer": int,
-    "number": (int, float),
-    "boolean": bool,
-    "array": list,
-    "set": list,
-    "map": Mapping,
-    "record": Mapping,
-}
-
-
-def _check_type(field: Field, value: Any) -> str | None:
-    expected = _TYPES.get(field.type)
-    if expected is not None:
-        is_wrong_bool = isinstance(value, bool) and field.type != "boolean"
-        if is_wrong_bool or not isinstance(value, expected):
-            article = "an" if field.type in ("array", "integer") else "a"
-            return f"expected {article} {field.type}"
-    if field.type == "integer" and value not in _INT64:
-        return f"value should be between {_INT64.start} and {_INT64.stop - 1}"
-    if isinstance(value, list) and len(value) > MOST_ELEMENTS:
-        return f"length must be at most {MOST_ELEMENTS}"
-    if isinstance(value, str):
-        if value == "" and field.len_min != 0:
-            return "length must be at least 1"
-        return _bad_utf8(value)
-    return None
-
-
-def _bad_utf8(value: str) -> str | None:
-    """Bytes that were no UTF-8 arrive as lone surrogates (`surrogateescape`); nothing may store them."""
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        return f"invalid utf-8 character sequence detected at position {error.start + 1}"
-    return None
-
-
-def _check_structure(field: Field, value: Any, *, is_update: bool) -> Fault | None:
-    """The faults of elements, entries, sub-fields or of a foreign key."""
-    if field.elements is not None and isinstance(value, list):
-        faults = [
-            _REQUIRED if element is None else _check_value(field.elements, element, is_update=is_update)
-            for element in value
-        ]
-        return trimmed(faults) if any(faults) else None
-    if field.type == "map":
-        # Kong shows the first fault in place of the whole map.
-        for declared, members in ((field.keys, value.keys()), (field.values, value.values())):
-            for member in members if declared is not None else ():
-                fault = _REQUIRED if member is None else _check_value(declared, member, is_update=is_update)  # type: ignore[arg-type]
-                if fault is not None:
-                    return fault
-    if field.type == "record":
-        return _check_record(field.fields, field.checks, value, is_update=is_update, known_faults={}) or None
-    if field.type == "foreign":
-        return _check_foreign(field, value)
-    return None
-
-
-def _check_foreign(field: Field, value: Any) -> Fault | None:
-    """A foreign row needs a good id; without one, faults in its other fields say more than a missing id."""
-    if not isinstance(value, Mapping):
-        return {"id": "missing primary key"}
-    id = value.get("id")
-    if isinstance(id, str) and is_uuid(id):
-        return None
-    faults: Faults = {}
-    parent = ENTITIES.get(field.reference or "")
-    if parent is not None:
-        for name, given in value.items():
-            declared = parent.fields.get(name)
-            fault = "unknown field" if declared is None else _check_value(declared, given, is_update=False)
-            if fault is not None:
-                faults[name] = fault
-    elif id is not None:
-        faults["id"] = "expected a valid UUID"
-    return faults or {"id": "missing primary key"}
-
-
-def _broken_rule(field: Field, value: Any) -> str | None:
-    """The message of the first broken rule, in Kong's order."""
-    if field.must_be is not UNSET and value != field.must_be:
-        return field.message or f"value must be {_shown(field.must_be)}"
-    if field.must_not_be is not UNSET and value == field.must_not_be:
-        return field.message or f"value must not be {_shown(field.must_not_be)}"
-    if field.not_one_of is not None and value in field.not_one_of:
-        return f"must not be one of: {_listed(field.not_one_of)}"
-    if field.one_of is not None and value not in field.one_of:
-        return f"expected one of: {_listed(field.one_of)}"
-    if field.timestamp and value <= 0:
-        return "expected a valid timestamp"
-    if field.uuid and not is_uuid(value):
-        return "expected a valid UUID"
-    if field.between is not None and not field.between[0] <= value <= field.between[1]:
-        return f"value should be between {field.between[0]} and {field.between[1]}"
-    return _broken_length(field, value) or _broken_text_rule(field, value) or _broken_set_rule(field, value)
-
-
-def _broken_length(field: Field, value: Any) -> str | None:
-    if field.len_eq is not None and len(value) != field.len_eq:
-        return f"length must be {field.len_eq}"
-    if field.len_min is not None and len(value) < field.len_min:
-        return f"length must be at least {field.len_min}"
-    if field.len_max is not None and len(value) > field.len_max:
-        return f"length must be at most {field.len_max}"
-    return None
-
-
-def _broken_text_rule(field: Field, value: Any) -> str | None:
-    if field.starts_with is not None and not value.startswith(field.starts_with):
-        return f"should start with: {field.starts_with}"
-    for unwanted in field.match_none:
-        if unwanted.regex.search(value):
-            return unwanted.message.format(value=value)
-    for wanted in (field.match, *field.match_all) if field.match else field.match_all:
-        if not wanted.regex.search(value):
-            return wanted.message.format(value=value)
-    if field.match_any is not None:
-        alternatives, message = field.match_any
-        if not any(alternative.search(value) for alternative in alternatives):
-            return message
-    return None if field.format is None else FORMATS[field.format](value)
-
-
-def _broken_set_rule(field: Field, value: Any) -> str | None:
-    if field.contains is not UNSET and field.contains not in value:
-        return f"expected to contain: {_shown(field.contains)}"
-    met = [subset for subset in field.exclusive_subsets if any(member in value for member in subset)]
-    if len(met) > 1:
-        shown = ", ".join("(" + ", ".join(f"'{member}'" for member in subset) + ")" for subset in met)
-        return f"these sets are mutually exclusive: {shown}"
-    return None
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _listed(values: Sequence[Any]) -> str:
-    return ", ".join(_shown(value) for value in values)
