@@ -151,6 +151,7 @@ class Applier:
             participants = self._running_workers()
         if not participants:
             return [], [{"reason": "no worker is running"}], 0.0
+        _log.info("version %d is compiled, prepares on %d workers", generation.version, len(participants))
         begun = time.monotonic()
         faults = await self._on_each(participants, lambda worker: worker.prepare(generation))
         return participants, list(faults.values()), _ms_since(begun)

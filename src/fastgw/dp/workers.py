@@ -45,8 +45,6 @@ START_ATTEMPTS: Final = 3
 """Deaths in a row before any process of this place ran; then the data plane gives up."""
 EXIT_DEADLINE_S: Final = 2.0
 """From the last word on the channel to the end of the process: it flushes its logs."""
-ABANDON_DEADLINE_S: Final = 10.0
-"""How long a worker that was late may take to answer Abandon before it is taken for hung."""
 
 _Reply = TypeVar("_Reply", control.Ready, control.Prepared, control.Committed, control.Abandoned,
                  control.Listening, control.Drained, control.Reopened)  # fmt: skip
@@ -74,6 +72,8 @@ class Deadlines:
     start_s: float = 20.0
     """From exec to accepting, the decided generation included."""
     prepare_s: float = 10.0
+    abandon_s: float = 10.0
+    """After it was late at prepare: a worker that still does not answer is hung."""
     commit_s: float = 5.0
     drain_s: float = 10.0
 
@@ -196,7 +196,7 @@ class Worker:
         """Have the process forget *generation*; one that does not answer is hung, and is killed."""
         try:
             await self._ask(
-                control.Abandon(generation.number), control.Abandoned, deadline_s=ABANDON_DEADLINE_S
+                control.Abandon(generation.number), control.Abandoned, deadline_s=self._deadlines.abandon_s
             )
         except WorkerFailed as error:
             _log.error("worker %d %s: killed, to be replaced", self.index, error)
