@@ -45,6 +45,8 @@ class SqliteConnection:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"sqlite-{name}")
         self._connection: sqlite3.Connection | None = None
         self._to_begin: str | None = None
+        # Of the thread, all others are of the loop.
+        self._is_begun = False
         self._is_closed = False
 
     async def open(self, *, foreign_keys: bool = True) -> None:
@@ -65,7 +67,8 @@ class SqliteConnection:
 
     async def commit(self, then: Callable[[], None] = lambda: None) -> None:
         """Commit; *then* runs in the thread right after, even if the caller has been cancelled."""
-        await self._run(self._commit, then)
+        if self._take_begin() is None:
+            await self._run(self._commit, then)
 
     def abandon(self) -> None:
         """Roll back what is open, if anything, before the next statement; does not wait."""
@@ -106,26 +109,33 @@ class SqliteConnection:
         connection.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
 
     def _fetch(self, begin: str | None, sql: str, arguments: Sequence[Any]) -> list[tuple[Any, ...]]:
-        assert self._connection is not None
-        if begin is not None:
-            self._connection.execute(begin)
-        return self._connection.execute(sql, _named(arguments)).fetchall()
+        return self._ready(begin).execute(sql, _named(arguments)).fetchall()
 
     def _execute_many(self, begin: str | None, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        assert self._connection is not None
-        if begin is not None:
-            self._connection.execute(begin)
-        self._connection.executemany(sql, map(_named, rows))
+        self._ready(begin).executemany(sql, map(_named, rows))
 
     def _commit(self, then: Callable[[], None]) -> None:
-        assert self._connection is not None
-        if self._connection.in_transaction:
-            self._connection.execute("COMMIT")
+        self._ready(None).execute("COMMIT")
+        self._is_begun = False
         then()
 
     def _rollback(self) -> None:
+        self._is_begun = False
         if self._connection is not None and self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
+
+    def _ready(self, begin: str | None) -> sqlite3.Connection:
+        """Begin if need be, and make sure that a transaction once begun is still there.
+
+        SQLite ends it by itself on some errors of the disk; what came after would be committed on its own.
+        """
+        assert self._connection is not None
+        if begin is not None:
+            self._connection.execute(begin)
+            self._is_begun = True
+        elif self._is_begun and not self._connection.in_transaction:
+            raise sqlite3.OperationalError("the transaction was given up")
+        return self._connection
 
 
 def _named(arguments: Sequence[Any]) -> dict[str, Any]:
