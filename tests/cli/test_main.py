@@ -80,6 +80,21 @@ def test_our_errors_are_one_line_and_exit_code_1() -> None:
     assert (result.exit_code, result.stderr) == (1, "fastgw: first second line\n")
 
 
+@pytest.mark.parametrize(
+    ("command", "role", "message"),
+    [
+        ("cp", "data_plane", "role data_plane contradicts this command ('fastgw dp' runs it)"),
+        ("dp", "control_plane", "role control_plane contradicts this command ('fastgw cp' runs it)"),
+        ("cp", "traditional", "run 'fastgw cp' and 'fastgw dp', or 'fastgw quickstart' for both at once"),
+    ],
+)
+def test_a_role_that_contradicts_the_command(command: str, role: str, message: str) -> None:
+    done = fastgw_command(command, KONG_ROLE=role)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("fastgw: environment variable KONG_ROLE: ")
+    assert done.stderr.endswith(f"{message}\n")
+
+
 def test_an_unknown_command_is_a_usage_error() -> None:
     done = fastgw_command("nonsense")
     assert done.returncode == 2
