@@ -59,26 +59,26 @@ def _collection_resources(rows: _Collection, path: str) -> Iterator[Resource]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Key:
+class RowKey:
     """How a path names a row: by `id` or by the endpoint key."""
 
     field: str
     value: str
 
 
-def _key(entity: Entity, segment: str) -> _Key:
+def row_key(entity: Entity, segment: str) -> RowKey:
     """Read a path segment; refuse what cannot be a key before any storage sees it."""
     if is_uuid(segment):
-        return _Key("id", segment.lower())
+        return RowKey("id", segment.lower())
     if entity.endpoint_key is None:
         raise answers.invalid_primary_key("expected a valid UUID")
     fault = check_field(entity, entity.endpoint_key, segment)
     if isinstance(fault, str):
         raise answers.invalid_unique(entity.endpoint_key, fault)
-    return _Key(entity.endpoint_key, segment)
+    return RowKey(entity.endpoint_key, segment)
 
 
-async def _find(reader: Reader, entity: Entity, key: _Key) -> Row | None:
+async def _find(reader: Reader, entity: Entity, key: RowKey) -> Row | None:
     if key.field == "id":
         return await reader.get(entity.name, key.value)
     return await reader.get_by(entity.name, key.field, key.value)
@@ -213,19 +213,19 @@ class _Collection:
                 raise not_found()
         return Response(status_code=204)
 
-    def _key(self, call: Call) -> _Key:
-        return _key(self.entity, call.captured[-1])
+    def _key(self, call: Call) -> RowKey:
+        return row_key(self.entity, call.captured[-1])
 
     async def _parent_id(self, reader: Reader, call: Call) -> str | None:
         """The id of the parent in the path; None without one."""
         if self._parent is None:
             return None
-        row = await _find(reader, self._parent, _key(self._parent, call.captured[0]))
+        row = await _find(reader, self._parent, row_key(self._parent, call.captured[0]))
         if row is None:
             raise not_found()
         return str(row["id"])
 
-    async def _member(self, reader: Reader, call: Call, key: _Key) -> Row | None:
+    async def _member(self, reader: Reader, call: Call, key: RowKey) -> Row | None:
         """The row, if it exists and belongs to the parent in the path."""
         parent_id = await self._parent_id(reader, call)
         row = await _find(reader, self.entity, key)
@@ -292,7 +292,7 @@ class _ParentLink:
         raise answers.message(405, "Method not allowed")
 
     async def _stored_child(self, reader: Reader, call: Call) -> Row:
-        row = await _find(reader, self._child, _key(self._child, call.captured[0]))
+        row = await _find(reader, self._child, row_key(self._child, call.captured[0]))
         if row is None:
             raise not_found()
         return row
@@ -302,13 +302,13 @@ class _ParentLink:
         return None if link is None else await reader.get(self._parent.name, link["id"])
 
 
-def _named(data: Mapping[str, Any], key: _Key) -> dict[str, Any]:
+def _named(data: Mapping[str, Any], key: RowKey) -> dict[str, Any]:
     """The data of a PUT with the key of its path, which wins over the body's."""
     without_id = {name: value for name, value in data.items() if name != "id"}
     return without_id if key.field == "id" else {**without_id, key.field: key.value}
 
 
-def _id_of(stored: Row | None, key: _Key) -> str | None:
+def _id_of(stored: Row | None, key: RowKey) -> str | None:
     if stored is not None:
         return str(stored["id"])
     return key.value if key.field == "id" else None
