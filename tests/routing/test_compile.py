@@ -126,6 +126,9 @@ def test_the_older_route_wins_whatever_its_id(tmp_path: Path) -> None:
         ({"paths": None}, "", "needs a host, a path or a method"),
         ({"hosts": ["a.*.com"]}, "", "neither a name nor a wildcard"),
         ({"paths": "/x"}, "", "Expected `array"),
+        ({"paths": ["no-slash"]}, "", "does not begin with a slash"),
+        ({"hosts": ["*."]}, "hosts", "wildcard without a name"),
+        ({"created_at": 2**63}, "", "Expected `int`"),
         ({"id": "not-an-id"}, "", "hex"),
     ],
 )

@@ -10,14 +10,14 @@ structs of the fields that matter, and nothing is kept that the image does not n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Final, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
 from fastgw._router_build import TableBuilder
 from fastgw.errors import CompileError
-from fastgw.model.served import UNSERVED
+from fastgw.model.served import UNSERVED, Unserved
 from fastgw.model.snapshot import compress
 from fastgw.routing.image import Protocols, Records, RouteRecord, ServiceRecord, pack_image
 
@@ -27,8 +27,14 @@ FAULTS_LIMIT: Final = 1000
 _PROTOCOL_BITS: Final = {name.lower(): int(bit) for name, bit in Protocols.__members__.items()}
 _RETRIES: Final = 5
 _TIMEOUT_MS: Final = 60000
+_TABLE_FIELDS: Final = {"hosts", "paths", "methods"}
+"""The route table refuses what it cannot serve of these by itself; `UNSERVED` then says it better."""
+
 _LEFT_OUT: Final = -2
 """In place of a service's number: it is disabled, or its fault is already told."""
+
+
+_Int = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class _Reference(msgspec.Struct, gc=False):
@@ -39,13 +45,13 @@ class _ServiceRow(msgspec.Struct, gc=False):
     id: str
     name: str | None
     host: str
-    port: int
+    port: _Int
     path: str | None
     protocol: str
-    retries: int | None
-    connect_timeout: int | None
-    write_timeout: int | None
-    read_timeout: int | None
+    retries: _Int | None
+    connect_timeout: _Int | None
+    write_timeout: _Int | None
+    read_timeout: _Int | None
     enabled: bool
     # Never served so far: looked at by the table of what is not.
     client_certificate: Any = None
@@ -57,11 +63,11 @@ class _ServiceRow(msgspec.Struct, gc=False):
 class _RouteRow(msgspec.Struct, gc=False):
     id: str
     name: str | None
-    created_at: int
+    created_at: _Int
     protocols: list[str]
     strip_path: bool
     preserve_host: bool
-    https_redirect_status_code: int
+    https_redirect_status_code: _Int
     service: _Reference | None = None
     methods: list[str] | None = None
     hosts: list[str] | None = None
@@ -150,7 +156,7 @@ def _rows(
     """Each row by its id; None for one that cannot be served, once its faults are told."""
     view = memoryview(document)
     decode = msgspec.json.Decoder(row_type).decode
-    unserved = UNSERVED[entity]
+    uses = [use for use in UNSERVED[entity] if use.field not in _TABLE_FIELDS]
     for start, end in spans:
         try:
             row = decode(view[start:end])
@@ -160,13 +166,20 @@ def _rows(
             yield id_, None
             continue
         is_served = True
-        for use in unserved:
-            value = getattr(row, use.field)
-            fault = None if value is None else use.refuse(value)
-            if fault is not None:
-                faults.add(entity, row.id, use.field, _first_line(fault))
-                is_served = False
+        for field, reason in _refusals(row, uses):
+            faults.add(entity, row.id, field, reason)
+            is_served = False
         yield row.id, row if is_served else None
+
+
+def _refusals(row: _ServiceRow | _RouteRow, uses: Iterable[Unserved]) -> Iterator[tuple[str, str]]:
+    """(field, reason) for each of *uses* that *row* makes."""
+    for use in uses:
+        value = getattr(row, use.field)
+        fault = None if value is None else use.refuse(value)
+        if fault is not None:
+            # A list has a place for each element; the first that is not empty will do.
+            yield use.field, next(str(one) for one in (fault if isinstance(fault, list) else [fault]) if one)
 
 
 def _compile_services(document: bytes, spans: list[_Span], faults: _Faults) -> tuple[Records, dict[str, int]]:
@@ -224,7 +237,9 @@ def _compile_routes(
                 key=bytes.fromhex(row.id.replace("-", "")),
             )
         except ValueError as exc:
-            faults.add("routes", id_, "", exc)
+            uses = [use for use in UNSERVED["routes"] if use.field in _TABLE_FIELDS]
+            for field, reason in list(_refusals(row, uses)) or [("", str(exc))]:
+                faults.add("routes", id_, field, reason)
             continue
         records.add(
             RouteRecord(
@@ -239,13 +254,6 @@ def _compile_routes(
         )
         number += 1
     return table, records
-
-
-def _first_line(fault: object) -> str:
-    """One line for a fault of a field, or for the first of those of its elements."""
-    if isinstance(fault, list):
-        return next((str(one) for one in fault if one), "")
-    return str(fault)
 
 
 def _id_of(line: memoryview) -> str:
