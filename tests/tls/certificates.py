@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
@@ -57,7 +57,7 @@ def make_pair(
     *,
     subject: str = "kong_clustering",
     issuer: str | None = None,
-    signer: ec.EllipticCurvePrivateKey | None = None,
+    signer: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | None = None,
     from_days: int = -1,
     until_days: int = 1,
 ) -> GeneratedPair:

@@ -8,8 +8,9 @@ one certificate is taken; the name sent in the handshake is `kong_clustering`, a
 The one complication is which certificates must do: self-signed ones without any extension, as Kong's gen_cert
 makes them (X.509 v1), with `CA:TRUE`, as `openssl req -x509` makes them, and ones that a CA issued. So the
 checks that Python 3.13 made a default (VERIFY_X509_STRICT) are off, and a chain may end at an anchor that is
-no CA (VERIFY_X509_PARTIAL_CHAIN). No session is resumed: a resumed one would skip the look at the
-certificate.
+no CA (VERIFY_X509_PARTIAL_CHAIN). Where the anchor is a CA, OpenSSL takes whatever it issued: that is what
+`check_peer` is for. There are no session tickets; a TLS 1.2 session that the context itself remembers carries
+the certificate that it began with, and `check_peer` looks at that.
 
 Source: Kong's cluster_mtls=shared; CVE-2025-23419 for the resumption.
 """
@@ -72,10 +73,10 @@ def explain_handshake_failure(error: BaseException) -> str:
         if error.verify_code in _VERIFY_REASONS:
             return _VERIFY_REASONS[error.verify_code]
         return f"the peer's certificate is refused: {error.verify_message}"
-    if isinstance(error, ssl.SSLError) and error.reason in _SSL_REASONS:
-        return _SSL_REASONS[error.reason]
-    if isinstance(error, ssl.SSLError) and error.reason:
-        return f"TLS: {error.reason.replace('_', ' ').lower()}"
+    # Errors that asyncio makes itself have none.
+    reason = getattr(error, "reason", None) if isinstance(error, ssl.SSLError) else None
+    if reason is not None:
+        return _SSL_REASONS.get(reason, f"TLS: {reason.replace('_', ' ').lower()}")
     # asyncio tells its own deadline as an aborted connection.
     if isinstance(error, TimeoutError) or "taking longer" in str(error):
         return "the TLS handshake took too long"
