@@ -175,8 +175,8 @@ class Supervisor:
 
     async def _tell_start(self, begun: float) -> None:
         for worker in self.workers:
-            if not await worker.wait_started(self._deadlines.start_s):
-                return  # its own line says why
+            if not await worker.wait_serving(0, None):
+                return
         _log.notice(
             "%d worker%s on %s, started in %.0f ms",
             len(self.workers),
