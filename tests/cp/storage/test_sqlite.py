@@ -16,7 +16,7 @@ import pytest
 
 from fastgw.cp.storage import file_lock, sqlite
 from fastgw.cp.storage.file_lock import FileLock
-from fastgw.cp.storage.sqlite import SqliteStorage
+from fastgw.cp.storage.sqlite import SqliteConnection, SqliteStorage
 from fastgw.errors import StorageUnavailable
 from tests.cp.storage.rows import insert, make_service
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 _WRITE_FOR_EVER: Final = """
 import asyncio, itertools, sys
 from pathlib import Path
-from fastgw.cp.storage.sqlite import SqliteStorage
+from fastgw.cp.storage.sqlite import SqliteConnection, SqliteStorage
 from tests.cp.storage.rows import insert, make_service
 
 async def main():
@@ -152,6 +152,15 @@ async def test_a_place_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "directory.db").mkdir()
     with pytest.raises(StorageUnavailable, match=r"directory\.db: unable to open database file"):
         await SqliteStorage(tmp_path / "directory.db").open()
+
+
+async def test_without_a_write_ahead_log_it_does_not_start() -> None:
+    connection = SqliteConnection(Path(":memory:"), "test")
+    with pytest.raises(
+        StorageUnavailable, match=r"no write-ahead log is possible there \(journal mode memory\)"
+    ):
+        await connection.open()
+    await connection.close()
 
 
 async def test_a_full_disk_refuses_the_write_and_keeps_the_rest(tmp_path: Path) -> None:
