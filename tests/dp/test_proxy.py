@@ -47,6 +47,7 @@ def test_request_and_answer_in_full() -> None:
         assert (status, body) == (201, b"ok")
         assert answer["x-up"] == "1"
         assert "x-hop" not in answer
+        assert "server" not in answer  # only answers that the gateway makes bear its name
         assert answer["via"].startswith("1.1 fastgw/")
         assert answer["x-kong-request-id"] == request_id
         assert {"x-kong-proxy-latency", "x-kong-upstream-latency"} <= answer.keys()

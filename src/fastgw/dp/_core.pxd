@@ -59,7 +59,6 @@ cdef class ProxyCore:
         bint with_upstream_request_id
         bytes via_10
         bytes via_11
-        bytes server
 
     cdef void write_request_id(self, uint8_t* out) noexcept
 

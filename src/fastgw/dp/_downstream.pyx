@@ -373,7 +373,6 @@ cdef class Downstream(ClientSide):
             out.chunked = True
         if core.is_draining:
             self.closes = True
-        out.server = span_of(core.server)
         out.via_token = span_of(core.via_11 if response.framing.minor else core.via_10)
         if not core.with_via:
             out.via_token.size = 0

@@ -35,8 +35,6 @@ cdef enum Known:
     KN_CONTENT_TYPE
     KN_USER_AGENT
     KN_REFERER
-    KN_SERVER
-    KN_DATE
 
 cdef struct Field:
     uint32_t start            # first byte of the name
@@ -89,8 +87,6 @@ cdef struct ResponseHead:
     uint32_t size
     int status
     uint32_t field_count
-    bint has_server
-    bint has_date
     int via
     Field fields[MAX_FIELDS]
 

@@ -57,13 +57,11 @@ cdef inline Known _classify(const uint8_t* name, Py_ssize_t size) noexcept nogil
         if first == c'v' and _equals(name, b"via", 3): return KN_VIA
     elif size == 4:
         if first == c'h' and _equals(name, b"host", 4): return KN_HOST
-        if first == c'd' and _equals(name, b"date", 4): return KN_DATE
     elif size == 5:
         if first == c'p' and _equals(name, b"proxy", 5): return KN_PROXY
     elif size == 6:
         if first == c'a' and _equals(name, b"accept", 6): return KN_ACCEPT
         if first == c'e' and _equals(name, b"expect", 6): return KN_EXPECT
-        if first == c's' and _equals(name, b"server", 6): return KN_SERVER
     elif size == 7:
         if first == c'u' and _equals(name, b"upgrade", 7): return KN_UPGRADE
         if first == c't' and _equals(name, b"trailer", 7): return KN_TRAILER
@@ -379,8 +377,6 @@ cdef int parse_response_head(const uint8_t* head, Py_ssize_t size, ResponseHead*
     _begin_framing(&out.framing)
     out.size = <uint32_t>size
     out.field_count = 0
-    out.has_server = False
-    out.has_date = False
     out.via = -1
     # HTTP/1.x SP 3DIGIT SP [reason] CRLF (RFC 9112 §4); the reason is never passed on.
     if size < 16 or memcmp(head, b"HTTP/1.", 7) != 0 or head[8] != c' ':
@@ -418,10 +414,6 @@ cdef int parse_response_head(const uint8_t* head, Py_ssize_t size, ResponseHead*
         if KN_CONNECTION <= field.known <= KN_TRANSFER_ENCODING:
             if _read_framing_field(head, field, &out.framing):
                 return -1
-        elif field.known == KN_SERVER:
-            out.has_server = True
-        elif field.known == KN_DATE:
-            out.has_date = True
         elif field.known == KN_VIA:
             if out.via < 0:
                 out.via = <int>out.field_count - 1

@@ -27,7 +27,6 @@ cdef Py_ssize_t write_request_head(
 ) noexcept nogil
 
 cdef struct ResponseOut:
-    Span server               # added when the upstream sent none; size 0: never
     Span via_token            # size 0: none
     Span request_id           # size 0: none
     bint latencies

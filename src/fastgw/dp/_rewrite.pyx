@@ -182,8 +182,6 @@ cdef Py_ssize_t write_response_head(
     cdef bint has_via = response.via >= 0 and to.via_token.size > 0
     at += _copy_kept(out + at, head, response.fields, response.field_count, &response.framing, False,
                      response.via if has_via else -1)
-    if to.server.size and not response.has_server:
-        at += _put_field(out + at, b"Server: ", 8, to.server)
     if to.via_token.size:
         at += _put_appended(
             out + at, b"Via: ", 5, head, &response.fields[response.via] if has_via else NULL, to.via_token)
