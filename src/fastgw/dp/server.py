@@ -31,6 +31,9 @@ from fastgw.settings import Settings
 #: Period of the timer wheel, in seconds: `TICK_MS` of `_wheel.pxd`.
 TICK_S: Final = 0.1
 
+#: Connections that may wait to be accepted, per listening socket; the kernel cuts it to net.core.somaxconn.
+BACKLOG: Final = 16_384
+
 _log = get_logger("dp.worker")
 
 
@@ -125,7 +128,8 @@ class ProxyServer:
             name = sock.getsockname()
             port = name[1] if isinstance(name, tuple) else 0
             factory = functools.partial(Downstream, self._core, scheme.encode(), port)
-            self._servers.append(await self._loop.create_server(factory, sock=sock))
+            # The backlog again: the loop calls listen(2), and its default would shrink what was set.
+            self._servers.append(await self._loop.create_server(factory, sock=sock, backlog=BACKLOG))
 
     async def drain(self, deadline_s: float) -> None:
         """Accept no more, finish what is in progress, close the rest when the deadline has passed."""

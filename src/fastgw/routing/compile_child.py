@@ -91,8 +91,9 @@ def _send(channel: socket.socket, answer: Answer, fd: int | None) -> None:
 
 
 def main() -> None:
-    # Ctrl-C reaches the whole group; the parent decides when this process ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What a terminal or a service manager sends to the group is for the parent: a closed socket ends this one.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     gc.disable()  # decoded rows make no cycles
     fd = int(sys.argv[sys.argv.index("--fd") + 1])
     try:
