@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 
 from fastgw.errors import CompileError, SnapshotError
-from fastgw.model.snapshot import Snapshot, decompress
+from fastgw.model.snapshot import check_document, decompress
 from fastgw.routing.compile import compile_snapshot
 from fastgw.routing.jobs import (
     Answer,
@@ -57,9 +57,7 @@ def _answer(channel: socket.socket, job: Job, compressed: bytes) -> int:
     begun = time.perf_counter()
     try:
         document = decompress(compressed)
-        snapshot = Snapshot.decode(job.version, document, job.digest)
-        counts = snapshot.counts()
-        del snapshot
+        counts = check_document(job.version, document, job.digest)
         decoded = time.perf_counter()
         image = compile_snapshot(document, version=job.version, digest=job.digest, compressed=compressed)
     except CompileError as exc:
