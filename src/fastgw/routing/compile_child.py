@@ -89,7 +89,7 @@ def _send(channel: socket.socket, answer: Answer, fd: int | None) -> None:
 
 
 def main() -> None:
-    # What a terminal or a service manager sends to the group is for the parent: a closed socket ends this one.
+    # What a terminal or a service manager sends to the group is for the parent to obey.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     gc.disable()  # decoded rows make no cycles
