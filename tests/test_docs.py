@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Final
 
-import msgspec
 import pytest
 
 from fastgw.settings import PROPERTIES
@@ -61,12 +61,18 @@ def test_rooms_are_those_that_the_layer_test_knows() -> None:
 def test_messages_and_states_are_those_of_the_link() -> None:
     page = read("docs/wire.md")
     told = dict(re.findall(r"^\| `(\w+)` \| `(\w+)` \|", page, re.MULTILINE))
-    real = {
-        kind.__name__: str(msgspec.inspect.type_info(kind).tag) for kind in messages.Message.__subclasses__()
-    }  # type: ignore[attr-defined]
+    real = {kind.__name__: str(kind.__struct_config__.tag) for kind in messages.Message.__subclasses__()}
     assert told == real
     for state in (*ControlState, *DataState):
         assert state.name in page
+
+
+def test_fragments_of_the_changelog_are_ones_that_towncrier_reads() -> None:
+    types = [kind["directory"] for kind in tomllib.loads(read("pyproject.toml"))["tool"]["towncrier"]["type"]]
+    for path in (ROOT / "changes").iterdir():
+        if path.name != "README.md":
+            assert re.fullmatch(rf"\+[a-z0-9-]+\.({'|'.join(types)})\.md", path.name), path.name
+            assert path.read_text("utf-8").strip()
 
 
 def test_the_readme_shows_the_two_commands() -> None:
