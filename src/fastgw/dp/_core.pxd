@@ -41,6 +41,8 @@ cdef class ProxyCore:
         object on_drained             # called once the last downstream is gone while draining
         uint64_t random_0
         uint64_t random_1
+        bytes date                # `Date: …` CRLF of the second `date_second`
+        int64_t date_second
         # Options, unpacked once:
         int head_bytes_limit
         int request_line_limit
@@ -61,6 +63,7 @@ cdef class ProxyCore:
         bytes via_11
 
     cdef void write_request_id(self, uint8_t* out) noexcept
+    cdef Span date_line(self)
 
 
 cdef class Connection(Timed):

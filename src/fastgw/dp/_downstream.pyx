@@ -378,6 +378,7 @@ cdef class Downstream(ClientSide):
             out.via_token.size = 0
         out.request_id.data = exchange.request_id
         out.request_id.size = REQUEST_ID_SIZE if core.with_request_id else 0
+        out.date = core.date_line()
         out.latencies = core.with_latencies
         out.upstream_status = core.with_upstream_status
         out.proxy_ms = (exchange.sent_us - exchange.started_us) // 1000
@@ -386,7 +387,7 @@ cdef class Downstream(ClientSide):
         head_size = write_response_head(core.out, head, response, &out)
         parts[0].iov_base = core.out
         parts[0].iov_len = head_size
-        exchange.bytes_out += head_size
+        exchange.head_bytes_out = head_size
         return self._send_body(parts, 1, body, size, is_last)
 
     cdef int write_body(self, const uint8_t* body, Py_ssize_t size, bint is_last) except -1:
@@ -468,6 +469,7 @@ cdef class Downstream(ClientSide):
             upstream_ms=upstream_ms)
         if exchange is not None:
             exchange.bytes_out += len(data)
+            exchange.head_bytes_out = data.index(b"\r\n\r\n") + 4
         self.send(<const uint8_t*><char*>data, len(data))
         return 0
 

@@ -129,6 +129,7 @@ cdef class Exchange:
         self.is_head_sent = False
         self.bytes_in = request.size
         self.bytes_out = 0
+        self.head_bytes_out = 0
         self.is_head_request = request.is_head
         self.is_http_10 = request.framing.minor == 0
         self.wants_continue = request.expects_continue
@@ -481,8 +482,8 @@ cdef class Exchange:
         cdef Span peer = self.client.peer_text()
         line, referer, user_agent = self.log_parts
         self.core.access_log.write(
-            PyBytes_FromStringAndSize(<const char*>peer.data, peer.size), line, self.status, self.bytes_out,
-            referer, user_agent,
+            PyBytes_FromStringAndSize(<const char*>peer.data, peer.size), line, self.status,
+            self.bytes_out - self.head_bytes_out, referer, user_agent,
             PyBytes_FromStringAndSize(<const char*>self.request_id, REQUEST_ID_SIZE))
         return 0
 
