@@ -28,7 +28,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, Final, NamedTuple, Self, TypeVar
 
 import httpx
 
@@ -64,6 +64,9 @@ class Pair(NamedTuple):
 
 class Process:
     """One command, which may be ended and started again; its log goes on in the same files."""
+
+    end_signal: ClassVar[signal.Signals] = signal.SIGTERM
+    """What ends it with the stage."""
 
     def __init__(
         self, stage: Stage, name: str, command: Sequence[str], environ: Mapping[str, str] | None = None
@@ -112,13 +115,17 @@ class Process:
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Ask it to end; it must do so in time, with exit code 0, and leave no process behind."""
         self.send(number)
-        assert self.exit_code() == 0, f"{self.name} ended with {self.exit_code()}:\n{self.log}"
-        self.wait_gone()
+        self.wait_ended(number)
 
     def kill(self) -> None:
-        """End it as a crash would, with SIGKILL; what it started must end by itself."""
-        self.send(signal.SIGKILL)
-        self.exit_code()
+        """End it as a crash would; what it started must end by itself."""
+        self.stop(signal.SIGKILL)
+
+    def wait_ended(self, number: signal.Signals) -> None:
+        """Wait for the end that *number* asked for, and for that of all that it started."""
+        code = self.exit_code()
+        expected = -signal.SIGKILL if number == signal.SIGKILL else 0
+        assert code == expected, f"{self.name} ended with {code}:\n{self.log}"
         self.wait_gone()
 
     def exit_code(self, deadline_s: float = STOP_S) -> int:
@@ -182,6 +189,8 @@ class Process:
 class Upstream(Process):
     """httpbin; it knows no end in good order."""
 
+    end_signal = signal.SIGKILL
+
     def __init__(self, stage: Stage) -> None:
         # What other packages are warned of is not ours to fix.
         paths = {"PYTHONPATH": f"{ROOT}{os.pathsep}{SOURCE_ROOT}", "PYTHONWARNINGS": ""}
@@ -191,9 +200,6 @@ class Upstream(Process):
         found = self._wait(lambda: re.search(r"listens on (\d+)", self.output), START_S, "its port")
         assert found is not None
         return int(found[1])
-
-    def stop(self, number: signal.Signals = signal.SIGKILL) -> None:
-        self.kill()
 
 
 class Node(Process):
@@ -320,9 +326,12 @@ class Stage:
     ) -> None:
         STAGES.remove(self)
         try:
-            for process in reversed(self.processes):
-                if process.is_running and kind is None:
-                    process.stop()
+            running = [process for process in self.processes if process.is_running]
+            if kind is None:
+                for process in running:
+                    process.send(process.end_signal)
+                for process in running:
+                    process.wait_ended(process.end_signal)
         finally:
             for client in self._clients:
                 client.close()

@@ -51,13 +51,7 @@ class Gateway(NamedTuple):
         return route_id
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(dialect, marks=pytest.mark.xdist_group(f"scenario-traffic-{dialect}"))
-        for dialect in ("sqlite", "postgres")
-    ],
-)
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
 def gateway(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, pair: Pair, upstream: str
 ) -> Iterator[Gateway]:

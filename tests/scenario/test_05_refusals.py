@@ -33,10 +33,14 @@ def refused_line(process: Process) -> str:
     return lines[0]
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 @pytest.mark.parametrize(
-    ("command", "door"),
-    [("cp", "admin_listen"), ("cp", "cluster_listen"), ("dp", "proxy_listen"), ("dp", "status_listen")],
+    ("command", "door", "host"),
+    [
+        ("cp", "admin_listen", "127.0.0.1"),
+        ("cp", "cluster_listen", "0.0.0.0"),
+        ("dp", "proxy_listen", "0.0.0.0"),
+        ("dp", "status_listen", "127.0.0.1"),
+    ],
 )
 def test_a_port_that_is_taken(command: str, door: str, host: str, stage: Stage, pair: Pair) -> None:
     doors = {"cp": ("admin_listen", "cluster_listen"), "dp": ("proxy_listen", "status_listen")}[command]
