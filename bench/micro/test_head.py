@@ -1,4 +1,4 @@
-"""One request head: judged by the scanner alone, judged by httptools as well, and written for the upstream."""
+"""One request head: judged by the scanner alone, by httptools as well, and written for the upstream."""
 
 from __future__ import annotations
 
