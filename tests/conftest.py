@@ -21,14 +21,11 @@ if (Path(__file__).parent / "postgres.py").exists():
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let tests that mostly wait begin before all others, with pytest-xdist too."""
     config.addinivalue_line("markers", "starts_first: waits long and works little, so others run beside it")
-    if hasattr(config.option, "loadscopereorder"):
-        # Else groups are begun in the order of their size, and what begins first ends up last.
-        config.option.loadscopereorder = False
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let tests that mostly wait begin before all others: with several processes they cost nothing then."""
     items.sort(key=lambda item: item.get_closest_marker("starts_first") is None)
 
 

@@ -18,7 +18,9 @@ import httpx
 import pytest
 
 from tests.scenario.conftest import prepared_storage
-from tests.scenario.harness import HOST, ControlPlane, DataPlane, Pair, Stage
+from tests.scenario.harness import Pair, Stage
+from tests.scenario.nodes import ControlPlane, DataPlane
+from tests.scenario.process import HOST
 from tests.scenario.upstream import BODY_DIGEST
 from tests.waiting import wait_until
 

@@ -11,7 +11,9 @@ from typing import Final
 import pytest
 
 from tests.scenario.conftest import prepared_storage
-from tests.scenario.harness import ControlPlane, DataPlane, Pair, Stage, fastgw, free_port
+from tests.scenario.harness import Pair, Stage, fastgw
+from tests.scenario.nodes import ControlPlane, DataPlane
+from tests.scenario.process import free_port
 from tests.waiting import wait_until
 
 _NO_FILE: Final = ("--conf", os.devnull)

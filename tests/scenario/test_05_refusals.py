@@ -11,7 +11,8 @@ from typing import Final
 
 import pytest
 
-from tests.scenario.harness import HOST, Pair, Process, Stage, free_port
+from tests.scenario.harness import Pair, Stage
+from tests.scenario.process import HOST, Process, free_port
 from tests.tls.certificates import make_pair
 
 _CONSOLE: Final = {"admin_error_log": "/dev/stderr", "proxy_error_log": "/dev/stderr"}

@@ -15,8 +15,9 @@ import pytest
 
 from tests.postgres import PgServer
 from tests.scenario.conftest import prepared_storage
-from tests.scenario.harness import ControlPlane, DataPlane, Pair, Stage
+from tests.scenario.harness import Pair, Stage
 from tests.scenario.load import Load
+from tests.scenario.nodes import ControlPlane, DataPlane
 from tests.scenario.upstream import say
 from tests.waiting import is_listening, wait_until
 

@@ -6,7 +6,8 @@ import signal
 import socket
 from pathlib import Path
 
-from tests.scenario.harness import HOST, Stage, free_port
+from tests.scenario.harness import Stage
+from tests.scenario.process import HOST, free_port
 
 _FILE = """
 _format_version: "3.0"

@@ -8,7 +8,9 @@ import signal
 
 import httpx
 
-from tests.scenario.harness import HOST, DataPlane, Pair, Stage, fastgw, free_port
+from tests.scenario.harness import Pair, Stage, fastgw
+from tests.scenario.nodes import DataPlane
+from tests.scenario.process import HOST, free_port
 from tests.waiting import is_listening, wait_until
 
 
@@ -27,6 +29,7 @@ def test_a_worker_that_was_killed_is_replaced(stage: Stage, pair: Pair, upstream
     data_plane = serving(stage, pair, upstream, workers=2)
     victim = data_plane.status()["workers"][1]["pid"]
     os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: victim not in data_plane.pids(), 10, "it is gone")
     assert {data_plane.proxy.get("/up/get").status_code for _ in range(30)} == {200}
 
     def replaced() -> bool:

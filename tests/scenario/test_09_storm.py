@@ -9,8 +9,9 @@ import re
 
 import httpx
 
-from tests.scenario.harness import HOST, Pair, Stage
+from tests.scenario.harness import Pair, Stage
 from tests.scenario.load import Load
+from tests.scenario.process import HOST
 from tests.scenario.upstream import say
 from tests.waiting import wait_until
 
