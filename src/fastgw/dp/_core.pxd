@@ -29,7 +29,6 @@ cdef class ProxyCore:
         Runtime runtime           # the one reference that a commit swaps; None before the first
         readonly object access_log
         readonly object log
-        readonly dict pools
         readonly object connector     # opens upstream connections (dp/upstream/)
         readonly object read_buffer
         uint8_t* read_pointer
@@ -76,7 +75,7 @@ cdef class Connection(Timed):
         bint is_queued            # the transport may still hold bytes of ours
         bint is_write_paused      # above HIGH_MARK
         bint is_read_paused
-        bint is_closed            # nothing may touch fd any more
+        readonly bint is_closed   # nothing may touch fd any more
 
     cdef bint send(self, const uint8_t* data, Py_ssize_t size) except -1
     cdef bint send_vector(self, iovec* parts, int count) except -1

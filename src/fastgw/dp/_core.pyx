@@ -50,7 +50,6 @@ cdef class ProxyCore:
         self.totals = metrics.totals
         self.access_log = access_log
         self.log = log
-        self.pools = {}
         self.downstreams = set()
         self.spare_exchanges = []
         self.read_buffer = bytearray(READ_BYTES)

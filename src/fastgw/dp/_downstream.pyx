@@ -96,7 +96,6 @@ cdef class Downstream(ClientSide):
     def eof_received(self):
         """The client has closed its side: finish what it asked for, if it asked whole."""
         try:
-            self.has_eof = True
             if self.state == DS_ANSWERING:
                 self.closes = True
                 return True
@@ -132,9 +131,13 @@ cdef class Downstream(ClientSide):
             self.exchange.pause_response()
 
     def resume_writing(self):
+        """The client reads again. After the last answer the deadline of what follows it stays."""
         self.is_write_paused = False
-        self.deadline_ms = 0
         if self.exchange is not None:
+            if self.state == DS_READ_BODY:
+                self.core.wheel.arm(self, monotonic_ms() + self.core.body_timeout_ms)
+            else:
+                self.deadline_ms = 0
             self.exchange.resume_response()
         elif self.state == DS_CLEAN:
             self.core.wheel.arm(self, monotonic_ms() + self.core.keepalive_timeout_ms)
@@ -184,7 +187,9 @@ cdef class Downstream(ClientSide):
         while size and not self.is_closed:
             if self.state == DS_CLEAN or self.state == DS_READ_HEAD:
                 if self.is_resume_planned or self.is_write_paused:
-                    return self._hold(data, size)
+                    # A client that does not read its answers is not read on.
+                    self._hold(data, size)
+                    return self.pause_reading()
                 taken = self._take_head(data, size)
                 if taken == 0:
                     return 0

@@ -50,7 +50,6 @@ cdef class UpstreamSide(Connection):
     cdef:
         Exchange exchange
         bint is_reused            # has served an exchange before this one
-        readonly bint is_response_begun
 
     cdef int begin(self, Exchange exchange) except -1
     cdef bint write_request(

@@ -263,9 +263,9 @@ cdef class Exchange:
                 if self.held_body is None:
                     self.held_body = bytearray()
                 self.held_body += PyBytes_FromStringAndSize(<const char*>body, size)
-            if not self.request_body.is_complete:
-                self.client.pause_reading()
-            return 0
+            if self.request_body.is_complete:
+                return self.client.resume_reading()
+            return self.client.pause_reading()
         if self.upstream is None:
             return 0
         if not self.is_head_sent:
@@ -313,7 +313,7 @@ cdef class Exchange:
             self._send_head(NULL, 0)
         else:
             self._send_head(<const uint8_t*><char*>held, len(held))
-        if self.state != EX_IDLE and self.upstream is not None:
+        if self.state != EX_IDLE and self.upstream is not None and not self.request_body.is_complete:
             self.client.resume_reading()
         return 0
 
