@@ -18,7 +18,11 @@ from fastgw.cp.admin.clustering import ClusterView, clustering_resources
 from fastgw.cp.admin.dispatch import Dispatcher
 from fastgw.cp.admin.entities import entity_resources
 from fastgw.cp.admin.guard import Guard, Requests
+from fastgw.cp.admin.hooks import make_hooks
 from fastgw.cp.admin.info import info_resources
+from fastgw.cp.admin.schemas import schema_resources
+from fastgw.cp.admin.special import special_resources
+from fastgw.cp.admin.tags import tag_resources
 from fastgw.cp.storage.contract import Storage
 from fastgw.settings import Settings
 
@@ -40,6 +44,7 @@ def make_admin_app(
         SettingsError: the access log cannot be opened.
     """
     requests = Requests()
+    hooks = make_hooks(settings)
     access_log = AdminAccessLog(settings.log_destination(settings.admin_access_log))
     dispatcher = Dispatcher(
         [
@@ -52,7 +57,10 @@ def make_admin_app(
                 started_at=started_at,
             ),
             *clustering_resources(cluster_view),
-            *entity_resources(storage),
+            *entity_resources(storage, hooks),
+            *special_resources(storage, hooks, node_id),
+            *schema_resources(hooks),
+            *tag_resources(storage),
         ]
     )
 

@@ -13,7 +13,7 @@ Every method may raise `StorageUnavailable`: the database does not answer within
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -50,6 +50,19 @@ class TagFilter(NamedTuple):
     mode: Literal["all", "any"]
 
 
+class TagRow(NamedTuple):
+    """A tag and the row that carries it."""
+
+    entity: str
+    id: str
+    tag: str
+
+    @property
+    def token(self) -> str:
+        """What `list_tags` goes on after."""
+        return f"{self.id} {self.entity} {self.tag}"
+
+
 class DataPlaneRow(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a data plane; kept outside the journal, so that heartbeats make no versions."""
 
@@ -81,6 +94,20 @@ class Reader(ABC):
     @abstractmethod
     async def get_by(self, entity: str, field: str, value: str) -> Row | None:
         """Fetch the row that holds *value* in *field*, which is unique."""
+
+    @abstractmethod
+    async def get_by_key(self, entity: str, row: Mapping[str, Any]) -> Row | None:
+        """Fetch the row with the same composite key as *row*, which need not hold more than that."""
+
+    @abstractmethod
+    async def list_tags(
+        self, *, size: int, after: str | None = None, tag: str | None = None
+    ) -> tuple[list[TagRow], str | None]:
+        """Fetch up to *size* pairs of row and tag, by ascending id, and the `after` of the next page.
+
+        Args:
+            tag: only rows that carry it.
+        """
 
     @abstractmethod
     async def page(
@@ -138,6 +165,10 @@ class Writer(Reader):
             UniqueViolation: a unique field is taken by another row.
             ForeignViolation: a reference points nowhere.
         """
+
+    @abstractmethod
+    async def delete_expired(self) -> int:
+        """Remove the rows whose time is over by now; return how many."""
 
     @abstractmethod
     async def delete(self, entity: str, id_: str) -> bool:

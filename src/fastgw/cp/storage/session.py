@@ -10,11 +10,19 @@ version.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
-from fastgw.cp.storage.contract import Operation, Reader, Row, TagFilter, Writer
-from fastgw.cp.storage.schema import Schema, Table, decode_row, encode_row, reference_of
+from fastgw.cp.storage.contract import Operation, Reader, Row, TagFilter, TagRow, Writer
+from fastgw.cp.storage.schema import (
+    COMPOSITE_KEY,
+    Schema,
+    Table,
+    decode_row,
+    encode_row,
+    reference_of,
+    tags_page,
+)
 from fastgw.errors import ForeignViolation, ReferencedViolation, UniqueViolation
 
 KEEP_VERSIONS: Final = 10_000
@@ -64,6 +72,20 @@ class SqlReader(Reader):
         if field == "id":
             return await self._one(table.fetch, value)
         return await self._one(table.fetch_by(field), value)
+
+    async def get_by_key(self, entity: str, row: Mapping[str, Any]) -> Row | None:
+        table = self._table(entity)
+        return await self._one(table.fetch_by(COMPOSITE_KEY), table.composite_key(row))
+
+    async def list_tags(
+        self, *, size: int, after: str | None = None, tag: str | None = None
+    ) -> tuple[list[TagRow], str | None]:
+        if not all(map(_is_storable, (after, tag))):
+            return [], None
+        sql, arguments = tags_page(size + 1, after, tag)
+        found = await self._connection.fetch(sql, *arguments)
+        rows = [TagRow(*row) for row in found[:size]]
+        return rows, rows[-1].token if len(found) > size else None
 
     async def page(
         self,
@@ -157,6 +179,14 @@ class SqlWriter(SqlReader, Writer):
             await self._note(doomed.entity.name, doomed_id, "delete", None)
         return True
 
+    async def delete_expired(self) -> int:
+        number = 0
+        for name, table in self._schema.tables.items():
+            if table.entity.ttl:
+                for (id_,) in await self._connection.fetch(table.expired, self.at):
+                    number += await self.delete(name, id_)
+        return number
+
     async def finish(self) -> None:
         """Write what is left of the journal and move the version, if anything changed."""
         if not self.changed:
@@ -180,7 +210,10 @@ class SqlWriter(SqlReader, Writer):
             if what == "foreign":
                 reference = table.foreign[field].reference or ""
                 raise ForeignViolation(name, field, reference, reference_of(row, field) or "")
-        taken = {field: row[field] for what, field in sorted(found) if what == "unique"}
+        taken = {field: row[field] for what, field in sorted(found) if what == "unique" and field in row}
+        if ("unique", COMPOSITE_KEY) in found:
+            # Kong tells of the whole key, references included.
+            taken = {field: row[field] for field in table.entity.composite_key}
         if taken:
             raise UniqueViolation(name, taken)
         return "same" if found else None
