@@ -139,15 +139,23 @@ class ImageError(FastgwError):
 
 
 class DeclarativeError(FastgwError):
-    """`faults` holds (path in the file, message) pairs; `fields` is the same as Kong's tree of messages."""
+    """`faults` holds (path in the file, message) pairs; `fields` is the same as Kong's tree of messages.
+
+    `flattened` is the same again entity by entity, as Kong's `flattened_errors`.
+    """
 
     code = "declarative"
 
     def __init__(
-        self, source: str, faults: Sequence[tuple[str, str]], fields: Mapping[str, Any] | None = None
+        self,
+        source: str,
+        faults: Sequence[tuple[str, str]],
+        fields: Mapping[str, Any] | None = None,
+        flattened: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.source = source
         self.faults = list(faults)
+        self.flattened = [dict(entry) for entry in flattened]
         self.fields = dict(fields) if fields is not None else {"error": "; ".join(text for _, text in faults)}
         lines = "; ".join(f"{path}: {message}" for path, message in self.faults)
         super().__init__(f"{source}: {lines}")

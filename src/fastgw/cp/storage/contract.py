@@ -50,6 +50,15 @@ class TagFilter(NamedTuple):
     mode: Literal["all", "any"]
 
 
+class ImportCounts(NamedTuple):
+    """What an import did to rows."""
+
+    created: int
+    updated: int
+    deleted: int
+    unchanged: int
+
+
 class TagRow(NamedTuple):
     """A tag and the row that carries it."""
 
@@ -167,6 +176,18 @@ class Writer(Reader):
         """
 
     @abstractmethod
+    async def import_rows(self, rows: Mapping[str, Sequence[Row]], *, replace: bool) -> ImportCounts:
+        """Store many rows at once, by entity; rows that differ only in their timestamps stay as they are.
+
+        The rows hold together among themselves: references and unique values were checked by the caller.
+
+        Args:
+            replace: remove every row that is not among them; else nothing is removed.
+        Raises:
+            UniqueViolation: a row that stays holds a value of one that comes. Nothing is written then.
+        """
+
+    @abstractmethod
     async def delete_expired(self) -> int:
         """Remove the rows whose time is over by now; return how many."""
 
@@ -225,6 +246,18 @@ class Storage(ABC):
             None when the journal cannot tell: it is trimmed beyond *version*, the next version alone holds
             more than *limit* changes, or *version* lies in the future (the database was put back to an
             earlier state).
+        """
+
+    @abstractmethod
+    async def history(self, *, before: int | None, size: int) -> list[Change]:
+        """Load the newest changes, newest first, of those with a `seq` below *before*."""
+
+    @abstractmethod
+    async def rows_at(self, version: int) -> dict[str, list[Row]] | None:
+        """Load the configuration as it stood at *version*, by entity.
+
+        Returns:
+            None when the journal cannot tell: it is trimmed beyond what is needed, or *version* is unknown.
         """
 
     @abstractmethod

@@ -99,6 +99,7 @@ MIGRATIONS: Final[Sequence[Migration]] = (
         2,
         "all_entities",
         up=(
+            Sql("CREATE INDEX journal_entity ON journal (entity, entity_id, seq)"),
             Sql("CREATE INDEX entity_tags_by_id ON entity_tags (entity_id, entity, tag)"),
             *map(
                 EntityTable,

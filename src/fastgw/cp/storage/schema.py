@@ -43,18 +43,8 @@ class Table:
     """One entity's table: its columns and the statements that use it."""
 
     __slots__ = (
-        *(
-            "_columns",
-            "delete",
-            "entity",
-            "expired",
-            "fetch",
-            "foreign",
-            "insert",
-            "name",
-            "unique",
-            "update",
-        ),
+        *("_columns", "delete", "entity", "expired", "fetch", "foreign", "insert", "name", "release"),
+        *("unique", "update"),
     )
 
     def __init__(self, entity: Entity, known: Collection[str]) -> None:
@@ -74,6 +64,13 @@ class Table:
         self.update = f"UPDATE {self.name} SET {sets} WHERE id = $1"
         self.delete = f"DELETE FROM {self.name} WHERE id = $1"
         self.fetch = f"SELECT doc FROM {self.name} WHERE id = $1"
+        keys = (*self.unique, *composite)
+        # Makes a row let go of its unique values; its next update gives it new ones.
+        self.release = (
+            f"UPDATE {self.name} SET {', '.join(f'{_quoted(key)} = NULL' for key in keys)} WHERE id = $1"
+            if keys
+            else None
+        )
         self.expired = f"SELECT id FROM {self.name} WHERE expires_at <= $1"
 
     def values(self, row: Row) -> tuple[Any, ...]:

@@ -10,10 +10,12 @@ version.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
-from fastgw.cp.storage.contract import Operation, Reader, Row, TagFilter, TagRow, Writer
+from fastgw.cp.storage.contract import ImportCounts, Operation, Reader, Row, TagFilter, TagRow, Writer
+from fastgw.cp.storage.importing import plan_import
 from fastgw.cp.storage.schema import (
     COMPOSITE_KEY,
     Schema,
@@ -30,6 +32,7 @@ KEEP_CHANGES: Final = 500_000
 """The journal's bound where single versions are large, such as imports."""
 _TRIM_EVERY: Final = 100
 _JOURNAL_SLICE: Final = 1_000
+_IMPORT_SLICE: Final = 1_000
 
 _INSERT_JOURNAL: Final = (
     "INSERT INTO journal (seq, version, at, actor, entity, entity_id, op, after) "
@@ -178,6 +181,58 @@ class SqlWriter(SqlReader, Writer):
                 await self._connection.execute(_DELETE_TAGS, doomed.entity.name, doomed_id)
             await self._note(doomed.entity.name, doomed_id, "delete", None)
         return True
+
+    async def import_rows(self, rows: Mapping[str, Sequence[Row]], *, replace: bool) -> ImportCounts:
+        plans = [
+            plan_import(table, await self._all_rows(table), rows.get(name, ()), replace=replace)
+            for name, table in self._schema.tables.items()
+        ]
+        # What goes or changes its unique values lets go of them first, so that others may take them.
+        for plan in plans:
+            if plan.freed and plan.table.release is not None:
+                await self._connection.execute_many(plan.table.release, [(id_,) for id_ in plan.freed])
+        for plan in plans:
+            await self._store_many(plan.table.insert, plan.table, "create", plan.created)
+            await self._store_many(plan.table.update, plan.table, "update", plan.updated)
+        for plan in reversed(plans):
+            await self._connection.execute_many(plan.table.delete, [(id_,) for id_ in plan.deleted])
+            await self._forget_tags(plan.table.entity.name, plan.deleted)
+            for id_ in plan.deleted:
+                await self._note(plan.table.entity.name, id_, "delete", None)
+        return ImportCounts(
+            created=sum(len(plan.created) for plan in plans),
+            updated=sum(len(plan.updated) for plan in plans),
+            deleted=sum(len(plan.deleted) for plan in plans),
+            unchanged=sum(plan.unchanged for plan in plans),
+        )
+
+    async def _all_rows(self, table: Table) -> dict[str, Row]:
+        rows: dict[str, Row] = {}
+        after: str | None = None
+        while True:
+            page, after = await self.page(table.entity.name, size=_IMPORT_SLICE, after=after)
+            rows.update((row["id"], row) for row in page)
+            if after is None:
+                return rows
+
+    async def _store_many(self, sql: str, table: Table, op: Operation, rows: Sequence[Row]) -> None:
+        name = table.entity.name
+        for start in range(0, len(rows), _IMPORT_SLICE):
+            batch = rows[start : start + _IMPORT_SLICE]
+            await self._connection.execute_many(sql, [table.values(row) for row in batch])
+            if op == "update":
+                await self._forget_tags(name, [row["id"] for row in batch])
+            tags = [(name, tag, row["id"]) for row in batch for tag in dict.fromkeys(row.get("tags") or ())]
+            if tags:
+                await self._connection.execute_many(_INSERT_TAG, tags)
+            for row in batch:
+                await self._note(name, row["id"], op, row)
+            # Other requests are served between two batches.
+            await asyncio.sleep(0)
+
+    async def _forget_tags(self, name: str, ids: Sequence[str]) -> None:
+        if ids and "tags" in self._table(name).entity.fields:
+            await self._connection.execute_many(_DELETE_TAGS, [(name, id_) for id_ in ids])
 
     async def delete_expired(self) -> int:
         number = 0

@@ -57,6 +57,7 @@ KEY_SETS: Final = Entity(
 _PEM: Final = Field(
     "pem",
     "record",
+    default=None,
     fields=by_name(
         Field("private_key", "string", referenceable=True, encrypted=True),
         Field("public_key", "string", referenceable=True),
