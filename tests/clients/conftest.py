@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,3 +61,37 @@ def address(each_admin_server: AdminServer) -> Iterator[str]:
     """The URL of an Admin API without rows."""
     yield f"http://127.0.0.1:{each_admin_server.port}"
     each_admin_server.run(each_admin_server.empty())
+
+
+@pytest.fixture(scope="session")
+def python_clients() -> Path:
+    """The directory of programs of an environment with the clients that are Python packages.
+
+    It is an environment of its own: their requirements are none of ours.
+    """
+    requirements = (HERE / "requirements.txt").read_text()
+    digest = hashlib.sha256(f"{sys.version}{requirements}".encode()).hexdigest()[:12]
+    place = cache_directory() / f"clients-{digest}"
+    with open(cache_directory() / "clients.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (place / "complete").exists():
+            shutil.rmtree(place, ignore_errors=True)
+            commands = [
+                [sys.executable, "-m", "venv", str(place)],
+                [
+                    str(place / "bin/python"),
+                    "-m",
+                    "pip",
+                    "install",
+                    "-q",
+                    "-r",
+                    str(HERE / "requirements.txt"),
+                ],
+            ]
+            for command in commands:
+                made = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_S, check=False)
+                if made.returncode != 0:
+                    why = (made.stderr.strip().splitlines() or ["no reason given"])[-1]
+                    pytest.skip(f"the clients cannot be installed: {why}")
+            (place / "complete").touch()
+    return place / "bin"

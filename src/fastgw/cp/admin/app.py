@@ -13,7 +13,6 @@ from typing import Final
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.routing import Mount
 
 from fastgw.cp.admin.access_log import AdminAccessLog
 from fastgw.cp.admin.clustering import ClusterView, clustering_resources
@@ -93,7 +92,9 @@ def make_admin_app(
             access_log.close()
 
     guard = Middleware(Guard, settings=settings, requests=requests, access_log=access_log)
-    app = Starlette(routes=[Mount("/", app=dispatcher)], middleware=[guard], lifespan=lifespan)
+    app = Starlette(middleware=[guard], lifespan=lifespan)
+    # Not a route: a route's pattern would turn some paths away (those with a line break) by itself.
+    app.router.default = dispatcher
     app.state.access_log = access_log
     return app
 

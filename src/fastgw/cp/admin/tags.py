@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Iterator
 from urllib.parse import quote
 
@@ -52,5 +51,5 @@ def _after(token: object) -> str | None:
     text = token if isinstance(token, str) else ""
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # not ASCII, not base64, not UTF-8
         raise answers.invalid_offset(text, "bad base64 encoding") from None
