@@ -12,9 +12,7 @@ from click.testing import CliRunner, Result
 
 from fastgw.cli import main
 
-OLD = (
-    '_format_version: "1.1"\nservices:\n- name: s\n  host: h\n  routes:\n  - name: r\n    paths: ["/a/../b//c"]\n'
-)
+OLD = '_format_version: "1.1"\nservices:\n- name: s\n  host: h\n  routes:\n  - name: r\n    paths: ["/a/../b//c"]\n'
 
 
 @pytest.fixture
