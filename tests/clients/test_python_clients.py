@@ -72,7 +72,7 @@ assert kong.services.get("s")["id"] == service["id"]
 assert [one["name"] for one in kong.services.list(tags="t")] == ["s"]
 consumer = kong.consumers.create(username="bob")
 assert kong.consumers.get("bob") == consumer
-upstream = kong.upstreams.create(name="u.example")
+upstream = kong.upstreams.create(name="u.example", healthchecks={})
 assert kong.upstreams.get("u.example")["algorithm"] == "round-robin"
 try:
     kong.services.get("none")

@@ -15,7 +15,7 @@ from tests.routing.snapshots import make_id, route, service
 ROUTES = [route(1, to=9, paths=["/one"]), route(2, to=9, paths=["/two"]), route(3, paths=["/three"])]
 
 
-def plugin(number: int, name: str, *, enabled: bool = True, **scopes: int) -> Row:
+def plugin(number: int, name: str, scopes: dict[str, int], *, enabled: bool = True) -> Row:
     references = {scope: {"id": make_id(scopes[scope])} if scope in scopes else None for scope in SCOPES}
     return {"id": make_id(number), "name": name, "enabled": enabled, **references}
 
@@ -55,14 +55,14 @@ def test_without_plugins_nothing_is_refused(tmp_path: Path) -> None:
 def test_a_plugin_refuses_the_routes_of_its_scope(
     tmp_path: Path, scopes: dict[str, int], routes: set[str]
 ) -> None:
-    found, warnings = refused(tmp_path, plugin(20, "key-auth", **scopes))
+    found, warnings = refused(tmp_path, plugin(20, "key-auth", scopes))
     assert {name for name, missing in found.items() if missing == "key-auth"} == routes
     expected = ["plugin 'key-auth' is not available here: its routes answer 503"] if routes else []
     assert warnings == expected
 
 
 def test_a_disabled_plugin_is_as_if_absent(tmp_path: Path) -> None:
-    assert refused(tmp_path, plugin(20, "key-auth", enabled=False))[1] == []
+    assert refused(tmp_path, plugin(20, "key-auth", {}, enabled=False))[1] == []
 
 
 def test_a_service_that_names_an_upstream_is_marked(tmp_path: Path) -> None:
