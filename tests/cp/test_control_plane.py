@@ -16,7 +16,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from fastgw.cp.main import ControlPlane
+from fastgw.cp.main import ControlPlane, run_control_plane
+from fastgw.cp.publisher import Publisher
+from fastgw.errors import FastgwError
 from fastgw.tls.generate import GeneratedPair
 from tests.cp.cluster_nodes import Log, Node, eventually, run, settings_of
 from tests.postgres import PgDatabase
@@ -163,5 +165,19 @@ def test_a_write_reaches_a_connected_data_plane_at_once(tmp_path: Path) -> None:
         finally:
             await cp.close()
         await log.shows("is disconnected")
+
+    run(scenario())
+
+
+def test_a_part_that_fails_ends_the_control_plane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(_: Publisher) -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr(Publisher, "_step", fail)
+
+    async def scenario() -> None:
+        settings = settings_of("control_plane", tmp_path, gen_cert_pair(), **EPHEMERAL)
+        with pytest.raises(FastgwError, match="the publisher has ended: oops"):
+            await run_control_plane(settings)
 
     run(scenario())

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastgw.errors import SnapshotError
-from fastgw.model.snapshot import EntityChange, Row, Snapshot, compress, decompress
+from fastgw.model.snapshot import EntityChange, Row, Snapshot, check_document, compress, decompress
 
 # A busy machine must not turn a property into a stopwatch.
 unhurried = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -124,6 +124,7 @@ def test_any_changed_field_changes_the_digest(store: Store, data: st.DataObject)
 @given(stores)
 def test_documents_survive_the_journey(store: Store) -> None:
     sent = snapshot_of(7, store)
+    assert check_document(7, sent.encode(), sent.digest) == sent.counts()
     received = Snapshot.decode(7, decompress(compress(sent.encode())), sent.digest)
     assert received == sent
     for kind in KINDS:
@@ -185,12 +186,16 @@ def test_one_change_costs_one_path() -> None:
 def test_what_is_no_document_is_refused_with_its_place(document: bytes, complaint: str) -> None:
     with pytest.raises(SnapshotError, match=complaint):
         Snapshot.decode(1, document)
+    with pytest.raises(SnapshotError, match=complaint):
+        check_document(1, document, "0" * 64)
 
 
 def test_another_digest_than_announced_is_refused() -> None:
     document = Snapshot.from_rows(1, {"services": [{"id": "a"}]}).encode()
     with pytest.raises(SnapshotError, match="as announced"):
         Snapshot.decode(1, document, "0" * 64)
+    with pytest.raises(SnapshotError, match="as announced"):
+        check_document(1, document, "0" * 64)
 
 
 def test_a_repeated_id_is_refused() -> None:

@@ -35,6 +35,7 @@ cdef enum Known:
     KN_CONTENT_TYPE
     KN_USER_AGENT
     KN_REFERER
+    KN_DATE
 
 cdef struct Field:
     uint32_t start            # first byte of the name
@@ -87,7 +88,8 @@ cdef struct ResponseHead:
     uint32_t size
     int status
     uint32_t field_count
-    int via
+    bint has_date
+    int via                   # the last Via line: the list that ours goes on with
     Field fields[MAX_FIELDS]
 
 # Each returns 0, or the HTTP status that refuses the message (requests), or -1 (responses).

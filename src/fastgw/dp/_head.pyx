@@ -57,6 +57,7 @@ cdef inline Known _classify(const uint8_t* name, Py_ssize_t size) noexcept nogil
         if first == c'v' and _equals(name, b"via", 3): return KN_VIA
     elif size == 4:
         if first == c'h' and _equals(name, b"host", 4): return KN_HOST
+        if first == c'd' and _equals(name, b"date", 4): return KN_DATE
     elif size == 5:
         if first == c'p' and _equals(name, b"proxy", 5): return KN_PROXY
     elif size == 6:
@@ -283,9 +284,8 @@ cdef int parse_request_head(
                 return 400
             out.host = <int>out.field_count - 1
         elif field.known == KN_VIA:
-            # Several Via lines are one list; the first stands for appending, the rest are copied as they are.
-            if out.via < 0:
-                out.via = <int>out.field_count - 1
+            # Several Via lines are one list: ours goes behind the last, the others stay where they stand.
+            out.via = <int>out.field_count - 1
         elif field.known == KN_X_FORWARDED_FOR:
             if out.forwarded_for < 0:
                 out.forwarded_for = <int>out.field_count - 1
@@ -377,6 +377,7 @@ cdef int parse_response_head(const uint8_t* head, Py_ssize_t size, ResponseHead*
     _begin_framing(&out.framing)
     out.size = <uint32_t>size
     out.field_count = 0
+    out.has_date = False
     out.via = -1
     # HTTP/1.x SP 3DIGIT SP [reason] CRLF (RFC 9112 §4); the reason is never passed on.
     if size < 16 or memcmp(head, b"HTTP/1.", 7) != 0 or head[8] != c' ':
@@ -415,8 +416,9 @@ cdef int parse_response_head(const uint8_t* head, Py_ssize_t size, ResponseHead*
             if _read_framing_field(head, field, &out.framing):
                 return -1
         elif field.known == KN_VIA:
-            if out.via < 0:
-                out.via = <int>out.field_count - 1
+            out.via = <int>out.field_count - 1
+        elif field.known == KN_DATE:
+            out.has_date = True
     if out.framing.chunked and out.framing.minor == 0:
         return -1
     return 0

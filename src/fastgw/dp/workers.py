@@ -61,6 +61,10 @@ class WorkerFailed(Exception):
     """A worker died, refused or is late; `str()` completes the sentence "worker 0 ..."."""
 
 
+class WorkerDied(WorkerFailed):
+    """Its process ended before it answered: what the question was about may not be the reason."""
+
+
 class WorkersCannotStart(FastgwError):
     code = "workers"
 
@@ -171,6 +175,20 @@ class Worker:
         except TimeoutError:
             pass
         return self._serves(generation)
+
+    async def wait_replaced(self, pid: int | None, deadline_s: float) -> bool:
+        """Wait until a process other than *pid* runs here; say whether one does."""
+        try:
+            async with asyncio.timeout(deadline_s), self._changed:
+                await self._changed.wait_for(
+                    lambda: (
+                        self.state is WorkerState.STOPPED
+                        or (self.state is WorkerState.RUNNING and self.pid != pid)
+                    )
+                )
+        except TimeoutError:
+            pass
+        return self.state is WorkerState.RUNNING and self.pid != pid
 
     async def prepare(self, generation: Generation) -> None:
         """Have the process map and check *generation* beside the live one.
@@ -340,7 +358,7 @@ class Worker:
         except TimeoutError:
             raise WorkerFailed(f"did not answer {type(message).__name__} in time") from None
         except control.ChannelClosed:
-            raise WorkerFailed(f"died at {type(message).__name__}") from None
+            raise WorkerDied(f"died at {type(message).__name__}") from None
         except control.ChannelError as error:
             raise WorkerFailed(f"broke the control protocol: {error}") from None
 

@@ -39,7 +39,8 @@ CONFIG_HASH_HEX_LENGTH = 32
 DOCUMENT_LIMIT_BYTES = 256 * 1024 * 1024
 _DEPTH = 4
 _FANOUT = 16
-_EMPTY_HASH = bytes(32)
+_HASH_BYTES = 32
+_EMPTY_HASH = bytes(_HASH_BYTES)
 
 _row_decoder = msgspec.json.Decoder(dict[str, Any])
 _encode_row = msgspec.json.Encoder(order="sorted").encode
@@ -125,11 +126,12 @@ class Snapshot:
         Raises:
             SnapshotError: a line is not one, is out of order, or the digest differs.
         """
-        snapshot = cls._from_entries(version, _entries_of(document))
-        if digest is not None and not hmac.compare_digest(snapshot.digest.encode(), digest.encode()):
-            raise SnapshotError(
-                f"snapshot {version}: its digest is {snapshot.digest}, not {digest} as announced"
-            )
+        snapshot = cls._from_entries(
+            version,
+            (_Entry(kind, id_, line, sha256(line).digest()) for kind, id_, line in _lines_of(document)),
+        )
+        if digest is not None:
+            _compare(version, snapshot.digest, digest)
         snapshot._document = document
         return snapshot
 
@@ -271,6 +273,32 @@ class _RowValues(ValuesView[Row]):
         return (entry.row() for entry in self._mapping.entries())
 
 
+def check_document(version: int, document: bytes, digest: str) -> dict[str, int]:
+    """Check all that `Snapshot.decode` checks, at a third of its cost; return the counts by kind.
+
+    Raises:
+        SnapshotError: as `Snapshot.decode`.
+    """
+    counts: dict[str, int] = {}
+    joined: dict[int, bytes] = {}
+    for kind, id_, line in _lines_of(document):
+        place = _place(kind, id_)
+        joined[place] = joined.get(place, b"") + sha256(line).digest()
+        counts[kind] = counts.get(kind, 0) + 1
+    hashes = {place: sha256(entries).digest() for place, entries in joined.items()}
+    for _ in range(_DEPTH):
+        parents: dict[int, bytearray] = {}
+        for place, hash_ in hashes.items():
+            children = parents.get(place >> 4)
+            if children is None:
+                children = parents[place >> 4] = bytearray(_FANOUT * _HASH_BYTES)
+            start = (place & 15) * _HASH_BYTES
+            children[start : start + _HASH_BYTES] = hash_
+        hashes = {place: sha256(children).digest() for place, children in parents.items()}
+    _compare(version, hashes.get(0, _EMPTY_HASH).hex(), digest)
+    return counts
+
+
 def compress(document: bytes) -> bytes:
     """The document as it travels and is stored: zlib, level 1, since a change waits for it."""
     return zlib.compress(document, 1)
@@ -307,7 +335,13 @@ def _make_entry(kind: str, id_: str, row: Row) -> _Entry:
     return _Entry(kind, id_, line, sha256(line).digest())
 
 
-def _entries_of(document: bytes) -> Iterator[_Entry]:
+def _compare(version: int, found: str, announced: str) -> None:
+    if not hmac.compare_digest(found.encode(), announced.encode()):
+        raise SnapshotError(f"snapshot {version}: its digest is {found}, not {announced} as announced")
+
+
+def _lines_of(document: bytes) -> Iterator[tuple[str, str, bytes]]:
+    """Kind, id and line (without its LF) of each entity, all in order."""
     if document and not document.endswith(b"\n"):
         raise SnapshotError("the document does not end with a whole line")
     last = ("", "")
@@ -323,7 +357,7 @@ def _entries_of(document: bytes) -> Iterator[_Entry]:
         if (kind, id_) <= last:
             raise SnapshotError(f"line {number} of the document is out of order: {kind} {id_}")
         last = (kind, id_)
-        yield _Entry(kind, id_, line, sha256(line).digest())
+        yield kind, id_, line
 
 
 def _make_leaf(entries: tuple[_Entry, ...]) -> _Node:

@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 
 from fastgw.errors import CompileError, SnapshotError
-from fastgw.model.snapshot import Snapshot, decompress
+from fastgw.model.snapshot import check_document, decompress
 from fastgw.routing.compile import compile_snapshot
 from fastgw.routing.jobs import (
     Answer,
@@ -58,9 +58,7 @@ def _answer(channel: socket.socket, job: Job, compressed: bytes) -> int:
     begun = time.perf_counter()
     try:
         document = decompress(compressed)
-        snapshot = Snapshot.decode(job.version, document, job.digest)
-        counts = snapshot.counts()
-        del snapshot
+        counts = check_document(job.version, document, job.digest)
         decoded = time.perf_counter()
         image = compile_snapshot(
             document, version=job.version, digest=job.digest, compressed=compressed, warnings=warnings
@@ -94,8 +92,9 @@ def _send(channel: socket.socket, answer: Answer, fd: int | None) -> None:
 
 
 def main() -> None:
-    # Ctrl-C reaches the whole group; the parent decides when this process ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What a terminal or a service manager sends to the group is for the parent to obey.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     gc.disable()  # decoded rows make no cycles
     fd = int(sys.argv[sys.argv.index("--fd") + 1])
     try:

@@ -110,6 +110,7 @@ def _parse(gathered: Gathered) -> dict[str, Any]:
 
 _EMPTY: Final[Mapping[str, Any]] = {
     "admin_token_file": None,
+    "admin_cors_origins": (),
     "cluster_dp_labels": {},
     "declarative_config": None,
 }
