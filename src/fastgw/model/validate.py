@@ -212,7 +212,8 @@ def _fill(field: Field, value: Any) -> Any:
     """
     if value is UNSET:
         if field.default is not UNSET:
-            return copy.deepcopy(field.default)
+            # Most defaults are plain values, of which no copy is needed.
+            return copy.deepcopy(field.default) if isinstance(field.default, list | dict) else field.default
         if field.auto and field.type == "string":
             return "".join(secrets.choice(_ALPHANUMERIC) for _ in range(_RANDOM_LENGTH))
         value = {} if field.type == "record" else None
