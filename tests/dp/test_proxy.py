@@ -318,6 +318,15 @@ def test_a_route_without_a_service() -> None:
         assert b"no Service found with those values" in body
 
 
+def test_a_route_whose_plugin_is_not_here_fails_closed() -> None:
+    with running(plugins=[{"name": "key-auth"}]) as (proxy, _):
+        client = proxy.client()
+        client.send(GET)
+        status, _, body = client.read_answer()
+        assert status == 503
+        assert b"plugin 'key-auth' is not available on this data plane" in body
+
+
 def test_an_upstream_that_refuses() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]

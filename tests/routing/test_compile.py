@@ -174,11 +174,11 @@ def test_reasons_without_end_are_counted() -> None:
     assert faults[-1]["reason"] == "10 more"
 
 
-def test_a_kind_that_is_not_served_is_refused() -> None:
-    made = Snapshot.from_rows(1, {"plugins": [{"id": make_id(1)}], "routes": [route(2, paths=["/"])]})
+def test_a_kind_that_is_not_known_is_refused() -> None:
+    made = Snapshot.from_rows(1, {"licenses": [{"id": make_id(1)}], "routes": [route(2, paths=["/"])]})
     (fault,) = faults_of(made)
-    assert fault["entity"] == "plugins"
-    assert "does not serve plugins" in fault["reason"]
+    assert fault["entity"] == "licenses"
+    assert "does not know licenses" in fault["reason"]
 
 
 def test_a_compressed_document_at_hand_is_kept_as_it_is(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_there_are_no_records_beyond_the_last(tmp_path: Path) -> None:
         (WHOLE[:-1], "was written with"),
         (WHOLE + b"\0", "was written with"),
         (WHOLE[:-1] + bytes([WHOLE[-1] ^ 1]), "checksum"),
-        (WHOLE[:8] + b"\2" + WHOLE[9:], "format version is 2, not 1"),
+        (WHOLE[:8] + b"\3" + WHOLE[9:], "format version is 3, not 2"),
         (with_checksum(WHOLE[:12] + b"\xff" + WHOLE[13:]), "directory of 255 sections"),
         (with_checksum(WHOLE[:12] + b"\1" + WHOLE[13:]), "no TABLE section"),
     ],

@@ -22,6 +22,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "cp": "Run a control plane: Admin API, storage and cluster port.",
     "dp": "Run a data plane: the proxy.",
     "migrations": "Prepare and upgrade the control plane's database.",
+    "config": "Check, import, export, compare and convert declarative files.",
     "hybrid": "Make the key pair that control plane and data planes share.",
     "check": "Check settings without starting anything.",
     "health": "Ask a running control plane or data plane how it is.",

@@ -187,7 +187,7 @@ cdef class Exchange:
         self.route = self.runtime.entry(found.route)
         service = self.route.service
         if service is None:
-            self.refuse(503, "no Service found with those values", False)
+            self.refuse(503, self.route.refusal, False)
             return False
         if service.is_upstream_name:
             name = service.name or service.id

@@ -30,7 +30,8 @@ cdef class ServiceEntry:
 cdef class RouteEntry:
     cdef:
         readonly str id
-        ServiceEntry service          # None: a route without a service
+        ServiceEntry service          # None: nothing to proxy to, for the reason in `refusal`
+        readonly str refusal          # said with 503
         readonly bint strip_path
         readonly bint preserve_host
         RouteSlot* slot

@@ -75,6 +75,11 @@ cdef class Runtime:
                 entry.service = ServiceEntry(self.image.service(record.service))
                 self.services[record.service] = entry.service
         label = entry.service.name if entry.service is not None else ""
+        entry.refusal = "no Service found with those values"
+        if record.missing_plugin is not None:
+            # Fails closed, and costs other routes nothing: this one is as one without a service.
+            entry.refusal = f"plugin '{record.missing_plugin}' is not available on this data plane"
+            entry.service = None
         entry.slot = self.metrics.slot_for(
             uuid.UUID(record.id).bytes, label.encode(), (record.name or record.id).encode())
         return entry

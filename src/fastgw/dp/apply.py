@@ -133,6 +133,8 @@ class Applier:
                 store_ms,
                 commit_ms,
             )
+            for warning in result.warnings:
+                _log.warning("version %d: %s", generation.version, warning)
             return Applied(
                 version=generation.version,
                 digest=generation.digest,
@@ -140,6 +142,7 @@ class Applier:
                 compile_ms=result.compile_ms,
                 commit_ms=commit_ms,
                 store_ms=store_ms,
+                warnings=result.warnings,
             )
 
     async def _prepare(self, generation: Generation) -> tuple[list[Worker], Faults, float]:

@@ -74,6 +74,9 @@ _LONGEST_BYTES: Final = 0xFFFF
 # The longest name that DNS can resolve, with its final dot; an IPv6 address is shorter.
 _LONGEST_HOST_BYTES: Final = 254
 
+#: Plugins whose behaviour a data plane of this version has. On routes with any other it answers 503.
+SERVED_PLUGINS: Final[frozenset[str]] = frozenset()
+
 UNSERVED: Final[Mapping[str, tuple[Unserved, ...]]] = {
     "services": (
         Unserved("protocol", _unserved_protocol),

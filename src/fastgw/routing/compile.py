@@ -10,14 +10,15 @@ structs of the fields that matter, and nothing is kept that the image does not n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
 from fastgw._router_build import TableBuilder
 from fastgw.errors import CompileError
-from fastgw.model.served import UNSERVED, Unserved
+from fastgw.model.entities import ENTITIES
+from fastgw.model.served import SERVED_PLUGINS, UNSERVED, Unserved
 from fastgw.model.snapshot import compress
 from fastgw.routing.image import Protocols, Records, RouteRecord, ServiceRecord, pack_image
 
@@ -79,7 +80,21 @@ class _RouteRow(msgspec.Struct, gc=False):
     destinations: Any = None
 
 
-_Row = TypeVar("_Row", _ServiceRow, _RouteRow)
+class _UpstreamRow(msgspec.Struct, gc=False):
+    id: str
+    name: str
+
+
+class _PluginRow(msgspec.Struct, gc=False):
+    id: str
+    name: str
+    enabled: bool
+    route: _Reference | None = None
+    service: _Reference | None = None
+    consumer: _Reference | None = None
+
+
+_Row = TypeVar("_Row", _ServiceRow, _RouteRow, _UpstreamRow, _PluginRow)
 
 
 class _Faults:
@@ -103,19 +118,35 @@ class _Faults:
             raise CompileError(self._told)
 
 
-def compile_snapshot(document: bytes, *, version: int, digest: str, compressed: bytes | None = None) -> bytes:
+def compile_snapshot(
+    document: bytes,
+    *,
+    version: int,
+    digest: str,
+    compressed: bytes | None = None,
+    warnings: list[str] | None = None,
+) -> bytes:
     """The image of a snapshot.
 
     Args:
         document: canonical, its digest already checked.
         compressed: the same from `compress`, when it is at hand.
+        warnings: gets a line for each thing that is served otherwise than the snapshot says.
     Raises:
         CompileError: with all reasons, each {entity, id, field, reason}.
     """
     faults = _Faults()
     spans, counts = _spans_of(document, faults)
-    services, numbers = _compile_services(document, spans.get("services", []), faults)
-    table, routes = _compile_routes(document, spans.get("routes", []), numbers, faults)
+    upstreams = {
+        row.name
+        for _, row in _rows(document, spans.get("upstreams", []), "upstreams", _UpstreamRow, faults)
+        if row
+    }
+    missing = _missing_plugins(document, spans.get("plugins", []), faults)
+    if warnings is not None:
+        warnings += missing.warnings()
+    services, numbers = _compile_services(document, spans.get("services", []), upstreams, faults)
+    table, routes = _compile_routes(document, spans.get("routes", []), numbers, missing, faults)
     faults.check()
     try:
         block = table.freeze()
@@ -145,8 +176,8 @@ def _spans_of(document: bytes, faults: _Faults) -> tuple[dict[str, list[_Span]],
         spans.setdefault(document[start:space], []).append((space + 1, end))
         start = end + 1
     named = {kind.decode(): found for kind, found in spans.items()}
-    for kind in named.keys() - UNSERVED.keys():
-        faults.add(kind, "", "", f"this version of fastgw does not serve {kind}")
+    for kind in named.keys() - ENTITIES.keys():
+        faults.add(kind, "", "", f"this version of fastgw does not know {kind}")
     return named, {kind: len(found) for kind, found in named.items()}
 
 
@@ -156,7 +187,7 @@ def _rows(
     """Each row by its id; None for one that cannot be served, once its faults are told."""
     view = memoryview(document)
     decode = msgspec.json.Decoder(row_type).decode
-    uses = [use for use in UNSERVED[entity] if use.field not in _TABLE_FIELDS]
+    uses = [use for use in UNSERVED.get(entity, ()) if use.field not in _TABLE_FIELDS]
     for start, end in spans:
         try:
             row = decode(view[start:end])
@@ -172,7 +203,7 @@ def _rows(
         yield row.id, row if is_served else None
 
 
-def _refusals(row: _ServiceRow | _RouteRow, uses: Iterable[Unserved]) -> Iterator[tuple[str, str]]:
+def _refusals(row: msgspec.Struct, uses: Iterable[Unserved]) -> Iterator[tuple[str, str]]:
     """(field, reason) for each of *uses* that *row* makes."""
     for use in uses:
         value = getattr(row, use.field)
@@ -182,7 +213,48 @@ def _refusals(row: _ServiceRow | _RouteRow, uses: Iterable[Unserved]) -> Iterato
             yield use.field, next(str(one) for one in (fault if isinstance(fault, list) else [fault]) if one)
 
 
-def _compile_services(document: bytes, spans: list[_Span], faults: _Faults) -> tuple[Records, dict[str, int]]:
+class _MissingPlugins:
+    """Plugins without behaviour here, by what they are for. A route of one fails closed."""
+
+    def __init__(self) -> None:
+        #: By the id of a route or service; None for all.
+        self._names: dict[str | None, set[str]] = {}
+
+    def add(self, scope: str | None, name: str) -> None:
+        self._names.setdefault(scope, set()).add(name)
+
+    def warnings(self) -> list[str]:
+        names = sorted({name for names in self._names.values() for name in names})
+        return [f"plugin '{name}' is not available here: its routes answer 503" for name in names]
+
+    def of(self, route: str, service: str | None) -> str | None:
+        """The first by name of those that a route would need; None when it needs none."""
+        if not self._names:
+            return None
+        scopes = {None, route, *([service] if service is not None else [])}
+        found = [name for scope in scopes for name in self._names.get(scope, ())]
+        return min(found, default=None)
+
+
+def _missing_plugins(document: bytes, spans: list[_Span], faults: _Faults) -> _MissingPlugins:
+    """Gather the enabled plugins that no request may pass without.
+
+    One for a consumer alone needs no entry: without a plugin that finds out the consumer nobody is one, and
+    where there is such a plugin, it is missing itself.
+    """
+    missing = _MissingPlugins()
+    for _, row in _rows(document, spans, "plugins", _PluginRow, faults):
+        if row is None or not row.enabled or row.name in SERVED_PLUGINS or row.consumer is not None:
+            continue
+        # With both, the route is the narrower one.
+        scope = row.route or row.service
+        missing.add(None if scope is None else scope.id, row.name)
+    return missing
+
+
+def _compile_services(
+    document: bytes, spans: list[_Span], upstreams: Container[str], faults: _Faults
+) -> tuple[Records, dict[str, int]]:
     """Their records, and the number of each by id."""
     records = Records()
     numbers: dict[str, int] = {}
@@ -203,14 +275,18 @@ def _compile_services(document: bytes, spans: list[_Span], faults: _Faults) -> t
                 connect_timeout_ms=row.connect_timeout or _TIMEOUT_MS,
                 write_timeout_ms=row.write_timeout or _TIMEOUT_MS,
                 read_timeout_ms=row.read_timeout or _TIMEOUT_MS,
-                is_upstream_name=False,
+                is_upstream_name=row.host in upstreams,
             )
         )
     return records, numbers
 
 
 def _compile_routes(
-    document: bytes, spans: list[_Span], services: dict[str, int], faults: _Faults
+    document: bytes,
+    spans: list[_Span],
+    services: dict[str, int],
+    missing: _MissingPlugins,
+    faults: _Faults,
 ) -> tuple[TableBuilder, Records]:
     records = Records()
     table = TableBuilder()
@@ -250,6 +326,7 @@ def _compile_routes(
                 preserve_host=row.preserve_host,
                 protocols=sum(_PROTOCOL_BITS[protocol] for protocol in set(row.protocols)),
                 https_redirect_status_code=row.https_redirect_status_code,
+                missing_plugin=missing.of(row.id, None if row.service is None else row.service.id),
             )
         )
         number += 1

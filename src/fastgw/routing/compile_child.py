@@ -54,18 +54,21 @@ def serve(channel: socket.socket) -> None:
 def _answer(channel: socket.socket, job: Job, compressed: bytes) -> int:
     """Do one job and send its answer; returns the size of the document, 0 if there is none."""
     document = b""
+    warnings: list[str] = []
     begun = time.perf_counter()
     try:
         document = decompress(compressed)
         counts = check_document(job.version, document, job.digest)
         decoded = time.perf_counter()
-        image = compile_snapshot(document, version=job.version, digest=job.digest, compressed=compressed)
+        image = compile_snapshot(
+            document, version=job.version, digest=job.digest, compressed=compressed, warnings=warnings
+        )
     except CompileError as exc:
         refusal = Refusal(str(exc), exc.faults)
     except SnapshotError as exc:
         refusal = Refusal(str(exc), [])
     else:
-        done = Done(counts, (decoded - begun) * 1e3, (time.perf_counter() - decoded) * 1e3)
+        done = Done(counts, (decoded - begun) * 1e3, (time.perf_counter() - decoded) * 1e3, warnings)
         _send(channel, done, make_sealed_memfd("fastgw-image", image))
         return len(document)
     _send(channel, Refused(), make_sealed_memfd("fastgw-refusal", msgspec.msgpack.encode(refusal)))

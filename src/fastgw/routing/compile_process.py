@@ -56,6 +56,8 @@ class CompileResult(NamedTuple):
     """Entities of the snapshot by kind."""
     decode_ms: float
     compile_ms: float
+    warnings: tuple[str, ...] = ()
+    """What is served otherwise than the snapshot says, one line each."""
 
 
 class _Gone(Exception):
@@ -265,7 +267,7 @@ def _kill(process: Process) -> None:
 
 def _result_of(answer: Answer, fd: int) -> CompileResult:
     if isinstance(answer, Done):
-        return CompileResult(fd, answer.counts, answer.decode_ms, answer.compile_ms)
+        return CompileResult(fd, answer.counts, answer.decode_ms, answer.compile_ms, tuple(answer.warnings))
     refusal = _refusals.decode(read_memfd(fd))
     if refusal.faults:
         raise CompileError(refusal.faults)

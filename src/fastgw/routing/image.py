@@ -37,7 +37,7 @@ from fastgw._router import Table
 from fastgw.errors import ImageError
 from fastgw.model.snapshot import decompress
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 
 _MAGIC: Final = b"FGWIMAGE"
 _HEADER: Final = Struct("<8sIIQ32s")
@@ -82,6 +82,8 @@ class RouteRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
     protocols: int
     """`Protocols`."""
     https_redirect_status_code: int
+    missing_plugin: str | None = None
+    """A plugin that its requests would have to pass and that is not here: they are answered 503."""
 
 
 class ServiceRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):

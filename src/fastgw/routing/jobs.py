@@ -40,6 +40,8 @@ class Done(msgspec.Struct, frozen=True, tag=True):
     """Entities of the snapshot by kind."""
     decode_ms: float
     compile_ms: float
+    warnings: list[str]
+    """What is served otherwise than the snapshot says, one line each."""
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):

@@ -83,6 +83,21 @@ class Settings:
     admin_cors_origins: tuple[str, ...] = _property(
         "", parsers.origins, "origins of pages that may read and write through the Admin API", CP
     )
+    plugins: frozenset[str] = _property(
+        "bundled", parsers.plugins, "plugins that may be configured: names, bundled, or off", CP
+    )
+    missing_plugins: str = _property(
+        "fail_closed",
+        parsers.one_of("fail_closed", "refuse"),
+        "plugins that data planes do not have: their routes answer 503, or the Admin API refuses them",
+        CP,
+    )
+    admin_token_file: Path | None = _property(
+        "", parsers.path, "file of tokens that callers of the Admin API need: `name:token[:read]` a line", CP
+    )
+    admin_rate_limit: int = _property(
+        "0", parsers.integer(0, _WHOLE), "writes per second and caller of the Admin API; 0 is unlimited", CP
+    )
     proxy_access_log: str = _property("logs/access.log", parsers.access_log, "path, or off", DP)
     proxy_error_log: str = _property("logs/error.log", parsers.error_log, "the data plane's log", DP)
 
