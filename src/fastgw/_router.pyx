@@ -14,7 +14,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memchr, memcmp
+from libc.string cimport memchr
 
 Considered = namedtuple(
     "Considered",
@@ -138,6 +138,7 @@ cdef struct Search:
     const uint8_t* method
     Py_ssize_t method_len
     uint32_t method_bit
+    const uint8_t* removed            # a bit for each route that another block replaces; NULL: none
     uint32_t rank                     # the best so far; NO_RANK: none
     FoundRoute found
 
@@ -178,6 +179,8 @@ cdef void walk(Search* search, uint32_t root) noexcept nogil:
         for i in range(node.entries):
             if entry[i].rank >= search.rank:
                 break
+            if search.removed != NULL and is_marked(search.removed, entry[i].route):
+                continue
             if entry[i].methods == METHOD_ANY or (
                 entry[i].methods & search.method_bit
                 and (
@@ -191,6 +194,7 @@ cdef void walk(Search* search, uint32_t root) noexcept nogil:
                 search.rank = entry[i].rank
                 search.found.route = entry[i].route
                 search.found.path_len = <uint32_t>at
+                search.found.rank = entry[i].rank
                 break
         if at == search.path_len or node.children == 0:
             return
@@ -403,6 +407,16 @@ cdef class Table:
         const uint8_t* path, Py_ssize_t path_len,
         FoundRoute* out,
     ) noexcept nogil:
+        return self.find_but(NULL, method, method_len, host, host_len, host_port, path, path_len, out)
+
+    cdef bint find_but(
+        self,
+        const uint8_t* removed,
+        const uint8_t* method, Py_ssize_t method_len,
+        const uint8_t* host, Py_ssize_t host_len, int host_port,
+        const uint8_t* path, Py_ssize_t path_len,
+        FoundRoute* out,
+    ) noexcept nogil:
         cdef Search search
         cdef HostParts parts
         if self.block == NULL:
@@ -414,6 +428,7 @@ cdef class Table:
         search.method = method
         search.method_len = method_len
         search.method_bit = method_bit(method, method_len)
+        search.removed = removed
         search.rank = NO_RANK
         if host_len:
             parts = split_host(host, host_len)
