@@ -30,6 +30,7 @@ cdef enum:
     TABLE_MAGIC = 0x54524746          # "FGRT"
     TABLE_VERSION = 2
     NO_RANK = 0xFFFFFFFF
+    CONDITIONS_HEADER = 10            # bytes of counts: hosts, methods, SNIs, headers, expressions
     # Entry.flags
     METHOD_OTHER = 0x80               # some method without a bit of its own; the low seven have one
     METHOD_ANY = 0x100                # the route lists no methods
@@ -40,7 +41,7 @@ cdef enum:
 
 
 # Kong's `router_flavor`: the order of precedence, ports of hosts, and some rules on headers.
-cdef enum Flavor:
+cpdef enum Flavor:
     FLAVOR_TRADITIONAL = 1
     FLAVOR_COMPATIBLE = 2             # `traditional_compatible`, and `expressions`
 
@@ -66,7 +67,7 @@ cdef enum:
     PRIORITY_LENGTH_LIMIT = 0x7FFFF   # the low 19: bytes of a prefix
 
 
-# And in `traditional`; the low 32 are regex_priority or the length of a prefix.
+# And in `traditional`: the low 32 are regex_priority or the length of a prefix.
 cdef enum:
     OLD_PRIORITY_MASK_SHIFT = 57      # the kinds' place among all sets of kinds
     OLD_PRIORITY_RAW_SHIFT = 56       # the raw Host is one of the plain hosts (HOST_RAW)
@@ -174,13 +175,17 @@ cdef struct RegexRecord:
 cdef enum:
     PROGRAM_HOLDS = 0xFFFF
     PROGRAM_FAILS = 0xFFFE
+
+
+# These four are also what assembles programs (_router_program.py).
+cpdef enum InstructionFlag:
     INSTRUCTION_LOWER = 1             # the field is folded to lower case first
     INSTRUCTION_ANY = 2               # one value of several is enough
     INSTRUCTION_ANCHORED = 4          # the regex matches at the start
     INSTRUCTION_DASHES = 8            # `-` and `_` in a header's name are one
 
 
-cdef enum Operator:
+cpdef enum Operator:
     OPERATOR_EQUAL = 1
     OPERATOR_NOT_EQUAL
     OPERATOR_PREFIX
@@ -196,7 +201,7 @@ cdef enum Operator:
     OPERATORS_END
 
 
-cdef enum RequestField:
+cpdef enum RequestField:
     FIELD_METHOD = 1
     FIELD_HOST                        # without port and brackets
     FIELD_PATH
@@ -250,10 +255,14 @@ cdef uint32_t method_bit(const uint8_t* method, Py_ssize_t n) noexcept nogil
 cdef tuple parse_pattern(bytes host)
 cdef uint32_t hash_key(int kind, const uint8_t* key, Py_ssize_t n) noexcept nogil
 
-# What is wrong with a program of at most *room* bytes, or NULL.
-cdef const char* fault_in_program(
-    const uint8_t* at, Py_ssize_t room, uint32_t regexes, bint* calls_regex
-) noexcept nogil
+# Hosts: a name and a port.
+cdef struct HostParts:
+    const uint8_t* name               # without brackets
+    Py_ssize_t name_len
+    int port                          # -1: none given
+
+
+cdef HostParts split_host(const uint8_t* host, Py_ssize_t n) noexcept nogil
 
 
 # All that a match may look at. What is absent has length 0; nothing is copied.
@@ -284,6 +293,7 @@ cdef struct RouteRequest:
 cdef struct FoundRoute:
     uint32_t route                    # the number given to TableBuilder.add
     uint32_t path_len                 # bytes of the path that the route's path matched; 0: it has none
+    uint32_t rank                     # place among the candidates
     const Candidate* candidate        # in the table's block
     bint is_deferred                  # `traditional`: lists SNIs, met over http
 
@@ -299,21 +309,41 @@ cdef inline bint outranks(const FoundRoute* a, const FoundRoute* b) noexcept nog
     return memcmp(a.candidate.key, b.candidate.key, sizeof(a.candidate.key)) < 0
 
 
+# Whether a route's bit is set, in a map that has one for each route of the table.
+cdef inline bint is_marked(const uint8_t* bits, uint32_t route) noexcept nogil:
+    return bits[route >> 3] >> (route & 7) & 1
+
+
+# A request whose parts this object keeps alive.
+cdef class Request:
+    cdef RouteRequest parts
+    cdef uint32_t* records
+    cdef bytes head
+    cdef readonly bytes method, host, path, query, sni, peer
+    cdef readonly tuple headers
+
+
 cdef class Table:
     cdef Py_buffer view               # holds the block's owner; buf is NULL until opened
-    cdef Table origin                 # the table whose block this one hides routes of; None: its own
     cdef const uint8_t* block
     cdef const TableHeader* header
-    cdef bytes hidden                 # kept for `hidden_bits`
-    cdef const uint8_t* hidden_bits   # routes that are not found, one bit each; NULL: all are
-    cdef uint32_t hidden_routes       # bits there are
-    cdef list regexes                 # compiled on first use, by place; shared with `origin`
+    cdef list regexes                 # compiled on first use, by place; None: not yet
 
     # The best route for a request; False if none matches. Takes the GIL only to call a regex.
     cdef bint find(self, const RouteRequest* request, FoundRoute* out) noexcept nogil
 
-    # Where a regex matches, as offsets into *text*; False: nowhere.
+    # The same without the routes that are marked in *removed*; NULL: none are.
+    cdef bint find_but(
+        self, const uint8_t* removed, const RouteRequest* request, FoundRoute* out
+    ) noexcept nogil
+
+    # Whether a regex matches, and up to where if that begins at the start of *text* (else 0).
     cdef bint search_regex(
-        self, uint32_t regex, bint anchored, const uint8_t* text, Py_ssize_t n,
-        Py_ssize_t* start, Py_ssize_t* end,
+        self, uint32_t regex, int flags, const uint8_t* text, Py_ssize_t n, uint32_t* end
     ) noexcept with gil
+
+    cdef const Candidate* candidate_at(self, uint32_t rank) except NULL
+    cdef list spans(self, uint32_t regex, int flags, bytes text)
+
+    # The path regex of a route that was found, once more, for its groups; None: it has none.
+    cdef dict captures(self, const FoundRoute* found, const uint8_t* path, Py_ssize_t n)

@@ -42,6 +42,7 @@ cdef class Downstream(ClientSide):
         self.listener_port = listener_port
         self.state = DS_CLEAN
         self.fixed = scheme  # until the peer is known
+        self.is_https = scheme == b"https"
 
     cdef int _set_state(self, DownstreamState state) except -1:
         if not MOVES[<int>self.state] >> <int>state & 1:
@@ -69,6 +70,7 @@ cdef class Downstream(ClientSide):
         peername = transport.get_extra_info("peername")
         # A unix socket has no address; Kong's nginx says "unix:" there.
         self.peer = peername[0].encode() if isinstance(peername, tuple) else b"unix:"
+        self.peer_port = peername[1] if isinstance(peername, tuple) else 0
         scheme, self.fixed = self.fixed, None
         self.fixed = (
             b"X-Real-IP: %s\r\nX-Forwarded-Proto: %s\r\nX-Forwarded-Port: %d\r\n"

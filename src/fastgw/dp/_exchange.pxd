@@ -9,6 +9,7 @@ else, so that another kind of downstream (HTTP/2) can own one just as well.
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
+from fastgw._router cimport FoundRoute
 from fastgw.dp._body cimport Body
 from fastgw.dp._core cimport Connection, ProxyCore
 from fastgw.dp._head cimport RequestHead, ResponseHead, Span
@@ -34,6 +35,11 @@ cdef enum Failure:
 
 
 cdef class ClientSide(Connection):
+    cdef:
+        bint is_https
+        bytes sni                 # the server name of the handshake, lower-case; empty without one
+        int peer_port
+
     cdef int write_head(
         self, const uint8_t* head, ResponseHead* response, const uint8_t* body, Py_ssize_t size, bint is_last
     ) except -1
@@ -131,5 +137,9 @@ cdef class Exchange:
     cdef int _end(self) except -1
     cdef int _count(self) except -1
     cdef bint _reserve_head(self, Py_ssize_t size) except -1
+    cdef bint _find(
+        self, const uint8_t* data, RequestHead* request, Span host, int listener_port, Span path,
+        FoundRoute* found
+    ) except -1
 
 cdef Exchange take_exchange(ProxyCore core)

@@ -16,10 +16,11 @@ from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
-from fastgw._router cimport FoundRoute
+from fastgw._router cimport FoundRoute, RouteRequest
 from fastgw._uri cimport encode_into, is_plain, normalise_into, upstream_path_into
 from fastgw.dp._body cimport BODY_CHUNKED, BODY_LENGTH, BODY_NONE, begin_body
 from fastgw.dp._core cimport REQUEST_ID_SIZE, span_of
+from fastgw.dp._head cimport Field
 from fastgw.dp._metrics cimport SOURCE_GATEWAY, SOURCE_SERVICE, count_exchange
 from fastgw.dp._rewrite cimport HEAD_OVERHEAD, RequestOut, write_request_head
 from fastgw.dp._runtime cimport ServiceEntry
@@ -177,9 +178,7 @@ cdef class Exchange:
             path.size = normalise_into(path.data, path.size, scratch)
             path.data = scratch
             scratch += path.size
-        if not self.runtime.table.find(
-            data, request.method_size, host.data, host.size, listener_port, path.data, path.size, &found
-        ):
+        if not self._find(data, request, host, listener_port, path, &found):
             core.totals.unmatched_total += 1
             self.refuse(404, "no Route matched with those values", False)
             return False
@@ -242,6 +241,35 @@ cdef class Exchange:
         self.head_size = write_request_head(self.head, data, request, &out)
         self._acquire()
         return self.state != EX_IDLE
+
+    cdef bint _find(
+        self, const uint8_t* data, RequestHead* request, Span host, int listener_port, Span path,
+        FoundRoute* found
+    ) except -1:
+        """Ask the route table; what most tables never look at is handed over as it lies."""
+        cdef ClientSide client = self.client
+        cdef Span peer = client.peer_text()
+        cdef RouteRequest asked
+        asked.method = data
+        asked.method_len = request.method_size
+        asked.host = host.data
+        asked.host_len = host.size
+        asked.path = path.data
+        asked.path_len = path.size
+        asked.query = request.query.data + 1 if request.query.size else NULL
+        asked.query_len = request.query.size - 1 if request.query.size else 0
+        asked.sni_len = len(client.sni) if client.sni is not None else 0
+        asked.sni = <const uint8_t*><char*>client.sni if asked.sni_len else NULL
+        asked.peer = peer.data
+        asked.peer_len = peer.size
+        asked.head = data
+        asked.fields = &request.fields[0].start
+        asked.field_count = request.field_count
+        asked.field_words = sizeof(Field) // sizeof(uint32_t)
+        asked.host_port = listener_port
+        asked.peer_port = client.peer_port
+        asked.is_https = client.is_https
+        return self.runtime.table.find(&asked, found)
 
     cdef bint _reserve_head(self, Py_ssize_t size) except -1:
         cdef uint8_t* grown
