@@ -10,6 +10,7 @@ child must begin behind its parent, so that no damaged block can lead a search r
 only ever go on to instructions further down, for the same reason.
 """
 
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
@@ -835,6 +836,7 @@ cdef inline const uint8_t* bytes_at(bytes value) noexcept:
     return <const uint8_t*>PyBytes_AS_STRING(value)
 
 
+@cython.no_gc  # to clear it would drop the buffer without giving it back; nothing in it refers to it
 cdef class Table:
     def __init__(self, block):
         cdef const char* fault

@@ -18,14 +18,16 @@ import asyncio
 import os
 import random
 import time
+import weakref
 from typing import Any, Final
 
 from fastgw.cp.hub import Hub
 from fastgw.cp.storage.contract import Storage
 from fastgw.errors import CompileError, FastgwError, StorageError
-from fastgw.model.snapshot import Snapshot, compress
+from fastgw.model.snapshot import Snapshot
 from fastgw.obs.logs import get_logger
 from fastgw.routing.compile_process import CompileProcess
+from fastgw.routing.image import read_checksum
 from fastgw.wire.offering import Offering
 
 log = get_logger(__name__)
@@ -33,6 +35,16 @@ log = get_logger(__name__)
 LOGGED_FAULTS_LIMIT: Final = 20
 _WAIT_S: Final = 60.0
 _RETRY_CEILING_S: Final = 10.0
+
+
+class _Base:
+    """A whole image in memory; it goes when nothing refers to it."""
+
+    def __init__(self, fd: int) -> None:
+        """Take over *fd*."""
+        weakref.finalize(self, os.close, fd)
+        self.fd: Final = fd
+        self.checksum: Final = read_checksum(fd)
 
 
 class Publisher:
@@ -46,6 +58,9 @@ class Publisher:
         self._hub = hub
         self._head: Snapshot | None = None
         """What was read last, published or not."""
+        self._base: _Base | None = None
+        """What trials are compiled against, so that they cost in proportion to the change."""
+        self._merging: asyncio.Task[None] | None = None
         self._published_at_s: int | None = None
         self._refused: dict[str, Any] | None = None
 
@@ -98,38 +113,54 @@ class Publisher:
 
     async def _publish(self, snapshot: Snapshot) -> None:
         started_at_s = time.monotonic()
-        compressed = await asyncio.to_thread(_encode, snapshot)
+        packed = await asyncio.to_thread(snapshot.pack)
         if self.current is None or snapshot.digest != self.current.digest:
-            faults = await self._try(snapshot, compressed)
+            faults = await self._try(snapshot, packed)
             if faults:
                 self._refuse(snapshot, faults)
                 return
         self.current = snapshot
         self._refused = None
         self._published_at_s = int(time.time())
-        self._hub.publish(Offering(snapshot.version, snapshot.digest, compressed))
+        self._hub.publish(Offering(snapshot.version, snapshot.digest, packed))
         log.notice(
             "published version %d, digest %s, %s: %d bytes compressed, %.1f ms, to %d data planes",
             snapshot.version,
             snapshot.config_hash,
             ", ".join(f"{count} {kind}" for kind, count in snapshot.counts().items()) or "no entities",
-            len(compressed),
+            len(packed),
             (time.monotonic() - started_at_s) * 1000,
             len(self._hub),
         )
 
-    async def _try(self, snapshot: Snapshot, compressed: bytes) -> list[dict[str, str]]:
+    async def _try(self, snapshot: Snapshot, packed: bytes) -> list[dict[str, str]]:
         """Compile as a data plane would; what comes back speaks against it."""
+        base = self._base
         try:
             result = await self._compile_process.compile(
-                compressed, version=snapshot.version, digest=snapshot.digest
+                packed,
+                version=snapshot.version,
+                digest=snapshot.digest,
+                base=base.checksum if base is not None else "",
+                base_fd=base.fd if base is not None else -1,
             )
         except CompileError as exc:
             return exc.faults
         except (FastgwError, OSError, TimeoutError) as exc:
             return [{"reason": f"the trial compile failed: {exc}"}]
-        os.close(result.fd)
+        if result.overlay_fd >= 0:
+            os.close(result.overlay_fd)
+        if result.fd >= 0:
+            self._base = _Base(result.fd)
+        if result.wants_merge and (self._merging is None or self._merging.done()):
+            self._merging = asyncio.create_task(self._merge(snapshot.digest), name="merge")
         return []
+
+    async def _merge(self, digest: str) -> None:
+        """Have the trials go on from a newer base."""
+        fd = await self._compile_process.merge(digest)
+        if fd >= 0:
+            self._base = _Base(fd)
 
     def _refuse(self, snapshot: Snapshot, faults: list[dict[str, str]]) -> None:
         stays = f"version {self.current.version} stays" if self.current is not None else "nothing is"
@@ -144,7 +175,3 @@ class Publisher:
             "message": f"version {snapshot.version} does not compile and is not published",
             "faults": faults,
         }
-
-
-def _encode(snapshot: Snapshot) -> bytes:
-    return compress(snapshot.encode())
