@@ -50,19 +50,15 @@ class TableBuilder:
         priority: int,
         created_at: int,
         key: bytes,
-        hosts: Sequence[bytes] = (),
-        prefixes: Sequence[bytes] = (),
-        methods: Sequence[bytes] = (),
     ) -> None:
         """Add a route that is an expression; it stands before all that are not.
 
         Args:
             text: the expression itself, for `explain`.
-            tree: what must hold; numbers of regexes are those of `regex`.
+            tree: what must hold; a regex stands in it by its pattern.
             priority: 0 to 2^46 - 1; higher is better.
-            hosts: exact names without port: without one of them nothing matches; empty: any may.
-            prefixes: the same of what the path begins with.
-            methods: the same of the method.
+        Raises:
+            ValueError: it cannot be served; the builder matches as it did before.
         """
 
     def regex(self, pattern: bytes) -> int:

@@ -24,7 +24,7 @@ from fastgw._router cimport (
 )
 
 from fastgw._regex import compile_regex, literal_prefix
-from fastgw._router_program import All, assemble, conditions, has_regex
+from fastgw._router_program import All, assemble, conditions, has_regex, hints_of, with_regexes
 from fastgw._router_program import Test as ProgramTest
 from fastgw._router import InstructionFlag, Operator, RequestField
 
@@ -258,7 +258,7 @@ cdef class TableBuilder:
 
     def add_expression(
         self, uint32_t route, *, bytes text not None, tree, uint64_t priority, int64_t created_at,
-        bytes key not None, hosts=(), prefixes=(), methods=(),
+        bytes key not None,
     ):
         cdef uint32_t flags = METHOD_ANY | ENTRY_PROGRAM | ENTRY_OWN_PATH
         cdef bytes prefix
@@ -267,6 +267,9 @@ cdef class TableBuilder:
             raise ValueError("expressions have no place in the traditional flavor")
         if priority >> 46:
             raise ValueError(f"a priority of {priority} is not below 2^46")
+        hints = hints_of(tree)
+        methods = sorted(hints.methods or ())
+        prefixes = sorted(hints.prefixes or ())
         for prefix in prefixes:
             if len(prefix) > PATH_LIMIT_BYTES:
                 raise ValueError(f"a path of {len(prefix)} bytes is longer than {PATH_LIMIT_BYTES}")
@@ -274,13 +277,14 @@ cdef class TableBuilder:
             flags = flags & ~<uint32_t>METHOD_ANY | mask_of(methods)
         if has_regex(tree):
             flags |= ENTRY_REGEX
+            tree = with_regexes(tree, self.regex)
         place = self.number_of_conditions((), methods, (), (), text)
         program = self.number_of_program(tree)
-        numbers = self.numbers_of([(HOST_EXACT, host, -1) for host in hosts])
+        numbers = self.numbers_of([(HOST_EXACT, host, -1) for host in sorted(hints.hosts or ())])
         self.routes = max(self.routes, route + 1)
         self.put(
             route, <uint64_t>PRIORITY_EXPRESSION << PRIORITY_KINDS_SHIFT | priority, created_at, key, b"", place,
-            program, flags, numbers, tuple(dict.fromkeys(prefixes)) or (b"",),
+            program, flags, numbers, tuple(prefixes) or (b"",),
         )
 
     def regex(self, bytes pattern not None):

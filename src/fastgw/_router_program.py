@@ -1,7 +1,7 @@
 """Programs: what must hold of a request beyond host, path and method, assembled from trees of tests.
 
-A tree is a `Test`, or `All`, `Either` or `Not` over trees. It is laid out as instructions in the order in which
-they stand, each with two places to go on to, always further down; see `Instruction` in _router.pxd.
+A tree is a `Test`, or `All`, `Either` or `Not` over trees. It is laid out as instructions in the order in
+which they stand, each with two places to go on to, always further down; see `Instruction` in _router.pxd.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Final, NamedTuple
 
+from fastgw._regex import literal_prefix
 from fastgw._router import InstructionFlag, Operator, RequestField
 
 INSTRUCTIONS_LIMIT: Final = 0xFFF0
@@ -141,6 +142,8 @@ def conditions(
         kept += [_sni_test(sni.lower(), is_old) for sni in snis]
         parts.append(Either(kept))
     for name, values in headers:
+        if not values:
+            raise ValueError(f"header {name.decode(errors='replace')} has no values")
         regexes_allowed = len(values) == 1 or not is_old
         parts.append(
             Either([_header_test(name, value, is_old, regexes_allowed, number_of) for value in values])
@@ -178,3 +181,61 @@ def has_regex(tree: Tree) -> bool:
     if isinstance(tree, Test):
         return tree.operator == Operator.OPERATOR_REGEX
     return has_regex(tree.part) if isinstance(tree, Not) else any(map(has_regex, tree.parts))
+
+
+def with_regexes(tree: Tree, number_of: Callable[[bytes], int]) -> Tree:
+    """*tree* with its patterns replaced by their numbers in a table."""
+    if isinstance(tree, Test):
+        if tree.operator != Operator.OPERATOR_REGEX:
+            return tree
+        return tree._replace(text=b"", regex=number_of(tree.text))
+    if isinstance(tree, Not):
+        return Not(with_regexes(tree.part, number_of))
+    parts = [with_regexes(part, number_of) for part in tree.parts]
+    return All(parts) if isinstance(tree, All) else Either(parts)
+
+
+HINTS_LIMIT: Final = 64
+"""Values of one kind; with more an expression is looked at for every request."""
+
+
+class Hints(NamedTuple):
+    """What a request must have for a tree to hold: one of these hosts and so on; None: any may."""
+
+    hosts: frozenset[bytes] | None = None
+    prefixes: frozenset[bytes] | None = None
+    methods: frozenset[bytes] | None = None
+
+
+def hints_of(tree: Tree) -> Hints:
+    """Never more than the truth: what is not understood may be any."""
+    if isinstance(tree, Test):
+        return _hint_of(tree)
+    if isinstance(tree, Not):
+        return Hints()
+    found = [hints_of(part) for part in tree.parts]
+    if isinstance(tree, All):
+        return Hints(*(min(filter(None, kind), key=len, default=None) for kind in zip(*found, strict=True)))
+    return Hints(*(_union(kind) for kind in zip(*found, strict=True)))
+
+
+def _union(kind: tuple[frozenset[bytes] | None, ...]) -> frozenset[bytes] | None:
+    known = [values for values in kind if values is not None]
+    values = frozenset().union(*known)
+    return values if len(known) == len(kind) and len(values) <= HINTS_LIMIT else None
+
+
+def _hint_of(test: Test) -> Hints:
+    if test.flags & InstructionFlag.INSTRUCTION_LOWER:
+        return Hints()
+    is_equal = test.operator == Operator.OPERATOR_EQUAL
+    if is_equal and test.field == RequestField.FIELD_HOST:
+        return Hints(hosts=frozenset([test.text]))
+    if is_equal and test.field == RequestField.FIELD_METHOD and test.text:
+        return Hints(methods=frozenset([test.text]))
+    if test.field == RequestField.FIELD_PATH:
+        if is_equal or test.operator == Operator.OPERATOR_PREFIX:
+            return Hints(prefixes=frozenset([test.text]))
+        if test.operator == Operator.OPERATOR_REGEX and test.text.startswith(b"^"):
+            return Hints(prefixes=frozenset([literal_prefix(test.text[1:])]))
+    return Hints()

@@ -106,7 +106,7 @@ class ControlPlane:
         self._cleanup.push_async_callback(storage.close)
         control_plane_id = await storage.cluster_id()
 
-        compile_process = CompileProcess()
+        compile_process = CompileProcess(flavor=self._settings.router_flavor)
         await compile_process.start()
         self._cleanup.push_async_callback(compile_process.close)
 

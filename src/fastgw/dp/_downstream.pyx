@@ -381,6 +381,7 @@ cdef class Downstream(ClientSide):
             out.via_token.size = 0
         out.request_id.data = exchange.request_id
         out.request_id.size = REQUEST_ID_SIZE if core.with_request_id else 0
+        out.more = span_of(exchange.debug_fields)
         out.latencies = core.with_latencies
         out.upstream_status = core.with_upstream_status
         out.proxy_ms = (exchange.sent_us - exchange.started_us) // 1000
@@ -447,6 +448,7 @@ cdef class Downstream(ClientSide):
         cdef uint8_t fresh_id[REQUEST_ID_SIZE]
         cdef bytes data
         accept = None
+        fields = b""
         is_head = False
         upstream_ms = proxy_ms = None
         response_ms = 0
@@ -456,6 +458,7 @@ cdef class Downstream(ClientSide):
         else:
             request_id = PyBytes_FromStringAndSize(<const char*>exchange.request_id, REQUEST_ID_SIZE)
             is_head = exchange.is_head_request
+            fields = exchange.answer_fields + exchange.debug_fields
             if exchange.accept_size >= 0:
                 accept = PyBytes_FromStringAndSize(<const char*>exchange.accept, exchange.accept_size)
             response_ms = (monotonic_us() - exchange.started_us) // 1000
@@ -468,7 +471,7 @@ cdef class Downstream(ClientSide):
         data = render(
             status, message, request_id, accept, is_error_page=is_error_page, is_head=is_head,
             closes=self.closes, headers=core.options.headers, response_ms=response_ms, proxy_ms=proxy_ms,
-            upstream_ms=upstream_ms)
+            upstream_ms=upstream_ms, fields=fields)
         if exchange is not None:
             exchange.bytes_out += len(data)
         self.send(<const uint8_t*><char*>data, len(data))

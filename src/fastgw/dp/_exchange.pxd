@@ -100,6 +100,8 @@ cdef class Exchange:
         uint8_t request_id[32]
         uint8_t accept[ACCEPT_BYTES]  # the request's Accept, for an answer of ours
         int accept_size               # -1: the request has none
+        bytes debug_fields            # Kong-Route-Id and so on, where the request asked for them
+        bytes answer_fields           # further fields of an answer of ours
         tuple log_parts               # (request line, referer, user agent); None while the log is off
 
         # Microseconds on the monotonic clock; 0: not reached
@@ -128,6 +130,10 @@ cdef class Exchange:
     cdef int refuse(self, int status, str message, bint is_error_page) except -1
     cdef bint _route(
         self, const uint8_t* data, RequestHead* request, Span host, Py_ssize_t host_port_at, int listener_port
+    ) except -1
+    cdef int _make_debug_fields(self, const uint8_t* data, RequestHead* request) except -1
+    cdef int _ask_for_https(
+        self, RequestHead* request, Span host, Py_ssize_t host_port_at, Span path
     ) except -1
     cdef int _acquire(self) except -1
     cdef int _let_go_of_upstream(self) except -1

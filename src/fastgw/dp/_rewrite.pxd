@@ -30,6 +30,7 @@ cdef struct ResponseOut:
     Span server               # added when the upstream sent none; size 0: never
     Span via_token            # size 0: none
     Span request_id           # size 0: none
+    Span more                 # whole fields, each with its CRLF
     bint latencies
     bint upstream_status
     int64_t proxy_ms

@@ -18,12 +18,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
+from fastgw._router import Flavor
 from fastgw.dp.generation import ImageFile
 from fastgw.errors import ImageError, SettingsError, SnapshotError
 from fastgw.obs import logs
@@ -64,7 +66,7 @@ class StoredImage:
 
 @dataclass(frozen=True, slots=True)
 class StoredSnapshot:
-    """What a generation of another format still tells: compile it anew."""
+    """What a generation of another format, or of another flavor, still tells: compile it anew."""
 
     version: int
     digest: str
@@ -88,6 +90,10 @@ class Store:
         except OSError as error:
             raise SettingsError(f"prefix {prefix}: cannot write {error.filename}: {error.strerror}") from None
         self._lock()
+        for path in self.directory.glob("*.new"):
+            path.unlink()  # left behind by a process that was killed
+        self._in_order = threading.Lock()
+        """Held while names change: a base may be written in one thread and a generation saved in another."""
         self._bases = [path.name for path in sorted(self.directory.glob(_BASES), key=_written_at)]
         """Those on disk, by their last use."""
         self._whole: set[str] = set()
@@ -112,7 +118,8 @@ class Store:
         self._keep_previous()
         os.rename(fresh, self.directory / CURRENT)
         self._sync_directory()
-        self._forget_bases()
+        with self._in_order:
+            self._forget_bases()
 
     def save_base(self, image: ImageFile) -> Path:
         """Write a whole image that generations will lie on, if it is not there; returns where it stands.
@@ -121,21 +128,29 @@ class Store:
             OSError: nothing changed.
         """
         path = self._base_path(image.checksum)
-        if path.name not in self._whole:
+        is_new = path.name not in self._whole
+        if is_new:
             fresh = self._fresh(path.name)
             _write(image, fresh)
-            os.rename(fresh, path)
-            self._sync_directory()
+        with self._in_order:
+            if is_new:
+                os.rename(fresh, path)
             self._whole.add(path.name)
-        self._bases = [*(name for name in self._bases if name != path.name), path.name]
+            self._bases = [*(name for name in self._bases if name != path.name), path.name]
+        if is_new:
+            self._sync_directory()
         return path
 
-    def load(self) -> StoredImage | StoredSnapshot | None:
-        """Read the newest generation that is whole; None: there is none."""
+    def load(self, flavor: Flavor = Flavor.FLAVOR_COMPATIBLE) -> StoredImage | StoredSnapshot | None:
+        """Read the newest generation that is whole; None: there is none.
+
+        Args:
+            flavor: that its route table must have to be served as it is.
+        """
         newest_first = [self.directory / name for name in reversed(self._bases)]
         for path in (self.directory / CURRENT, self.directory / PREVIOUS, *newest_first):
             try:
-                return self._read(path)
+                return self._read(path, flavor)
             except FileNotFoundError:
                 continue
             except (ImageError, SnapshotError, OSError) as error:
@@ -174,8 +189,6 @@ class Store:
         for path in self.directory.glob(_BASES):
             if path.name not in kept:
                 path.unlink()
-        for path in self.directory.glob(f"{_BASES}.new"):
-            path.unlink()
         self._bases = kept
         self._whole.intersection_update(kept)
 
@@ -194,10 +207,12 @@ class Store:
         finally:
             os.close(fd)
 
-    def _read(self, path: Path) -> StoredImage | StoredSnapshot:
+    def _read(self, path: Path, flavor: Flavor) -> StoredImage | StoredSnapshot:
         if read_format_version(path) != FORMAT_VERSION:
             return self._read_snapshot(path)
         file, image = _open_copy(path)
+        if image.table().flavor != flavor:
+            return self._read_snapshot(path)
         if not image.meta.base:
             self._whole.add(self._base_path(image.checksum).name)
             base_file, overlay_file = file, None

@@ -20,6 +20,7 @@ from fastgw.model.fields import (
     AtLeastOneOf,
     Check,
     Conditional,
+    Excluding,
     Field,
     Pattern,
     Variant,
@@ -54,6 +55,8 @@ class Entity:
     nested_name: str
     checks: tuple[Check, ...] = field(default=(), repr=False)
     shorthands: Mapping[str, Shorthand] = field(default_factory=dict, repr=False)
+    #: Fields that a row has only if it was given them, for what most users never meet.
+    optional: Mapping[str, Field] = field(default_factory=dict, repr=False)
     #: The field whose value, or first known element, selects one of `variants`.
     variant_key: str | None = None
     variants: Mapping[str, Variant] = field(default_factory=dict, repr=False)
@@ -156,6 +159,7 @@ def _matchers(when: Field, protocol: str, *names: str) -> AtLeastOneOf:
         when_field="protocols",
         when=when,
         message=f"must set one of {listed} when 'protocols' is {protocol}",
+        unless="expression",
     )
 
 
@@ -288,7 +292,29 @@ ROUTES: Final = Entity(
     endpoint_key="name",
     admin_path="routes",
     nested_name="routes",
+    optional=by_name(
+        Field("expression", "string", format="expression"),
+        Field("priority", "integer", between=(0, 2**46 - 1)),
+    ),
     checks=(
+        Excluding(
+            "expression",
+            ("methods", "hosts", "paths", "headers", "snis", "sources", "destinations"),
+            "Router Expression failed validation: cannot set 'expression' with 'methods', 'hosts', 'paths', "
+            "'headers', 'snis', 'sources' or 'destinations' simultaneously",
+        ),
+        Excluding(
+            "expression",
+            ("regex_priority",),
+            "Router Expression failed validation: cannot set 'regex_priority' with 'expression' "
+            "simultaneously",
+        ),
+        Excluding(
+            "priority",
+            ("methods", "hosts", "paths", "headers", "snis", "sources", "destinations"),
+            "Router Expression failed validation: cannot set 'priority' with 'methods', 'hosts', 'paths', "
+            "'headers', 'snis', 'sources' or 'destinations' simultaneously",
+        ),
         Conditional(
             "protocols",
             rule(elements=each("string", not_one_of=("grpcs", "https", "tls", "tls_passthrough"))),

@@ -122,6 +122,17 @@ class AtLeastOneOf:
     when_field: str | None = None
     when: Field | None = None
     message: str | None = None
+    #: A field in place of all of them.
+    unless: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Excluding:
+    """Where `field` holds something, none of `fields` does; null, 0, `""`, `[]` and `{}` are nothing."""
+
+    field: str
+    fields: tuple[str, ...]
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +146,7 @@ class Conditional:
     message: str | None = None
 
 
-Check = AtLeastOneOf | Conditional
+Check = AtLeastOneOf | Conditional | Excluding
 
 
 @dataclass(frozen=True, slots=True)

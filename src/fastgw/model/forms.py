@@ -53,7 +53,7 @@ def decode_form(pairs: Iterable[tuple[str, FormValue]], entity: Entity) -> dict[
             node = node.entries.setdefault(step, _Node())
         node.values.append(value)
     shorthands = {name: shorthand.field for name, shorthand in entity.shorthands.items()}
-    return _record({**entity.fields, **shorthands}, root)
+    return _record({**entity.fields, **entity.optional, **shorthands}, root)
 
 
 def _steps(name: str) -> list[_Step]:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from fastgw.model.entities import ENTITIES
 from fastgw.model.faults import Fault, Faults
-from fastgw.model.fields import UNSET, AtLeastOneOf, Check, Conditional, Field
+from fastgw.model.fields import UNSET, AtLeastOneOf, Check, Conditional, Excluding, Field
 from fastgw.model.formats import FORMATS, is_uuid
 from fastgw.model.served import trimmed
 
@@ -58,6 +58,9 @@ def _check_several(
     is_update: bool,
 ) -> str | None:
     """The message of a broken check, or None. A broken condition adds its fault to *faults* too."""
+    if isinstance(check, Excluding):
+        is_broken = value.get(check.field) and any(value.get(name) for name in check.fields)
+        return check.message if is_broken else None
     if isinstance(check, Conditional):
         concerned: tuple[str, ...] = (check.if_field, check.then_field)
     else:
@@ -70,6 +73,8 @@ def _check_several(
             if check_value(check.when, value.get(check.when_field), is_update=is_update) is not None:
                 return None
         if any(value.get(name) not in (None, "", [], {}) for name in check.fields):
+            return None
+        if check.unless is not None and value.get(check.unless):
             return None
         if check.message is not None:
             return check.message

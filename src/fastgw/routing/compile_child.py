@@ -1,6 +1,6 @@
 """The compile process itself: answers jobs on a socket until it closes.
 
-    python -m fastgw.routing.compile_child --fd N
+    python -m fastgw.routing.compile_child --fd N --flavor NAME
 
 The only place where a data plane parses configuration. It imports little, so that it is there soon. It keeps
 the last snapshot and its base (`Compiler`), and gives back what else a large job took.
@@ -64,9 +64,9 @@ class _Fork(NamedTuple):
 
 
 class _Child:
-    def __init__(self, channel: socket.socket) -> None:
+    def __init__(self, channel: socket.socket, flavor: str) -> None:
         self._channel = channel
-        self._compiler = Compiler()
+        self._compiler = Compiler(flavor)
         self._fork: _Fork | None = None
 
     def serve(self) -> None:
@@ -137,7 +137,7 @@ class _Child:
         fd = make_memfd("fastgw-base")
         pid = os.fork()
         if pid == 0:
-            _merge(self._channel, snapshot, fd)
+            _merge(self._channel, snapshot, self._compiler.flavor, fd)
         self._fork = _Fork(pid, os.pidfd_open(pid), fd, snapshot)
 
     def _end_merge(self, fork: _Fork) -> None:
@@ -164,14 +164,14 @@ class _Child:
                 os.close(fd)
 
 
-def _merge(channel: socket.socket, snapshot: Snapshot, fd: int) -> NoReturn:
+def _merge(channel: socket.socket, snapshot: Snapshot, flavor: str, fd: int) -> NoReturn:
     """Be the fork: nothing of the parent's may be ended, flushed or answered from here."""
     status = 1
     try:
         channel.close()
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         os.nice(_MERGE_NICENESS)
-        fill_memfd(fd, compile_snapshot(snapshot))
+        fill_memfd(fd, compile_snapshot(snapshot, flavor=flavor))
         status = 0
     finally:
         os._exit(status)
@@ -183,14 +183,18 @@ def _give_memory_back() -> None:
         _libc.malloc_trim(0)
 
 
+def _argument(name: str) -> str:
+    return sys.argv[sys.argv.index(name) + 1]
+
+
 def main() -> None:
     # Ctrl-C reaches the whole group; the parent decides when this process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.disable()  # decoded rows make no cycles
-    fd = int(sys.argv[sys.argv.index("--fd") + 1])
+    fd, flavor = int(_argument("--fd")), _argument("--flavor")
     try:
         with socket.socket(fileno=fd) as channel:
-            _Child(channel).serve()
+            _Child(channel, flavor).serve()
     except (BrokenPipeError, ConnectionResetError):
         pass  # the parent is gone, and nobody waits for the answer
 

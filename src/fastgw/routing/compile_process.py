@@ -162,7 +162,9 @@ class _Child:
 
 
 class CompileProcess:
-    def __init__(self) -> None:
+    def __init__(self, *, flavor: str = "traditional_compatible") -> None:
+        """*flavor* is Kong's `router_flavor`."""
+        self._flavor = flavor
         self._keeper: asyncio.Task[None] | None = None
         self._child: _Child | None = None
         self._is_ready = asyncio.Event()
@@ -286,6 +288,8 @@ class CompileProcess:
                     "fastgw.routing.compile_child",
                     "--fd",
                     str(theirs.fileno()),
+                    "--flavor",
+                    self._flavor,
                     stdin=DEVNULL,
                     pass_fds=[theirs.fileno()],
                 )

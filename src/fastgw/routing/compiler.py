@@ -24,6 +24,7 @@ from fastgw.model.snapshot import Snapshot
 from fastgw.routing.compile import compile_snapshot
 from fastgw.routing.image import Image
 from fastgw.routing.overlay import Base, compile_overlay
+from fastgw.routing.routes import FLAVORS
 
 OVERLAY_LIMIT: Final = 512
 """Changed entities from which an overlay is worth merging."""
@@ -47,7 +48,9 @@ class Compiled(NamedTuple):
 
 
 class Compiler:
-    def __init__(self) -> None:
+    def __init__(self, flavor: str = "traditional_compatible") -> None:
+        """*flavor* is Kong's `router_flavor`; a base of another is of no use here."""
+        self.flavor: Final = flavor
         self.last: Snapshot | None = None
         """The one compiled last, or refused."""
         self._base: Base | None = None
@@ -102,12 +105,13 @@ class Compiler:
     def _compile(self, snapshot: Snapshot) -> tuple[bytes | None, bytes | None, bool]:
         """(new base, overlay, whether a merge is wanted)"""
         if self._base is None:
-            return compile_snapshot(snapshot), None, False
+            return compile_snapshot(snapshot, flavor=self.flavor), None, False
         entities, changed = sum(snapshot.counts().values()), len(self._delta)
         limit = min(max(entities // 8, OVERLAY_LEAST), OVERLAY_LIMIT)
         if changed > (limit if entities <= SMALL_ENTITIES else OVERLAY_OVERFULL * limit):
-            return compile_snapshot(snapshot), None, False
-        return None, compile_overlay(self._base, snapshot, self._delta), changed > limit
+            return compile_snapshot(snapshot, flavor=self.flavor), None, False
+        overlay = compile_overlay(self._base, snapshot, self._delta, flavor=self.flavor)
+        return None, overlay, changed > limit
 
     def _take_base(
         self, checksum: str, open_base: Callable[[], Image], last: Snapshot | None, snapshot: Snapshot
@@ -129,5 +133,6 @@ class Compiler:
             self._base = None
             with contextlib.suppress(ImageError, SnapshotError):  # of no use to anybody: a new one is made
                 image = open_base()
-                self._base = Base(image, image.snapshot())
+                if image.table().flavor == FLAVORS[self.flavor]:
+                    self._base = Base(image, image.snapshot())
         self._delta = self._base.snapshot.delta(snapshot) if self._base is not None else {}

@@ -52,7 +52,10 @@ class LayeredImage:
                 raise ImageError(f"the overlay replaces the service {old} by {new}, of {end}")
         try:
             self._table: Final = LayeredTable(
-                base.table(), base.route_count, overlay.table() if overlay is not None else None, patch.removed
+                base.table(),
+                base.route_count,
+                overlay.table() if overlay is not None else None,
+                patch.removed,
             )
         except ValueError as exc:
             raise ImageError(f"the overlay does not fit its base: {exc}") from exc
@@ -143,11 +146,14 @@ class _Enabled(msgspec.Struct):
 _enabled_decoder: Final = msgspec.json.Decoder(_Enabled)
 
 
-def compile_overlay(base: Base, snapshot: Snapshot, delta: Delta) -> bytes:
+def compile_overlay(
+    base: Base, snapshot: Snapshot, delta: Delta, *, flavor: str = "traditional_compatible"
+) -> bytes:
     """The overlay of *base* that leads to *snapshot*.
 
     Args:
         delta: from the base's snapshot to *snapshot*.
+        flavor: that of the base.
     Raises:
         CompileError: with all reasons, each {entity, id, field, reason}.
     """
@@ -167,6 +173,7 @@ def compile_overlay(base: Base, snapshot: Snapshot, delta: Delta) -> bytes:
         sorted(line for line in touched.values() if line is not None),
         base_service=service,
         first_service=base.image.service_count,
+        flavor=flavor,
     )
     replaced = {
         old: new
