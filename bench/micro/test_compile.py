@@ -42,9 +42,7 @@ def snapshot_of(size: int) -> Snapshot:
 def test_compile(benchmark: BenchmarkFixture, size: int) -> None:
     snapshot = snapshot_of(size)
     snapshot.pack()
-    image = benchmark.pedantic(
-        compile_snapshot, (snapshot,), rounds=20_000 // size or 3, warmup_rounds=1
-    )
+    image = benchmark.pedantic(compile_snapshot, (snapshot,), rounds=20_000 // size or 3, warmup_rounds=1)
     benchmark.extra_info["image_bytes_per_route"] = round(len(image) / size)
 
 
@@ -64,9 +62,7 @@ def test_unpack_and_check_digest(benchmark: BenchmarkFixture, size: int) -> None
 def test_open_image(benchmark: BenchmarkFixture, size: int) -> None:
     """What a worker does to prepare a generation: map, checksum, check."""
     snapshot = snapshot_of(size)
-    fd = make_sealed_memfd(
-        "bench-image", compile_snapshot(snapshot)
-    )
+    fd = make_sealed_memfd("bench-image", compile_snapshot(snapshot))
     try:
         benchmark.pedantic(Image.open, (fd,), rounds=10, warmup_rounds=1)
     finally:

@@ -21,5 +21,8 @@ cdef class LayeredTable:
     # The same as Table.find.
     cdef bint find(self, const RouteRequest* request, FoundRoute* out) noexcept nogil
 
+    # The same as Table.captures.
+    cdef dict captures(self, const FoundRoute* found, const uint8_t* path, Py_ssize_t n)
+
     cdef Py_ssize_t place(self, Py_ssize_t rank) except -1
     cdef list in_order(self)

@@ -32,6 +32,9 @@ class LayeredTable:
         """As `Table.match`."""
 
     def match_request(self, request: Request) -> tuple[int, int] | None: ...
+    def captures_of(self, request: Request) -> dict[int | str, bytes] | None: ...
+    def captures_of(self, request: Request) -> dict[int | str, bytes] | None:
+        """As `Table.captures_of`."""
 
     # What `_router_explain` asks of a table. Ranks count the candidates in force, of both; the first question
     # costs in proportion to the table.

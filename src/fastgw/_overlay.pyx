@@ -6,7 +6,7 @@ that of the base.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t
 from libc.string cimport memset
 
 from fastgw._router cimport Candidate, FoundRoute, Request, RouteRequest, Table, is_marked, outranks
@@ -49,6 +49,9 @@ cdef class LayeredTable:
             out.route += self.base_routes
         return True
 
+    cdef dict captures(self, const FoundRoute* found, const uint8_t* path, Py_ssize_t n):
+        return (self.base if found.route < self.base_routes else self.overlay).captures(found, path, n)
+
     def match(self, bytes method not None, bytes host not None, bytes path not None, **more):
         return self.match_request(Request(method, host, path, **more))
 
@@ -57,6 +60,21 @@ cdef class LayeredTable:
         if not self.find(&request.parts, &found):
             return None
         return found.route, found.path_len
+
+    def captures_of(self, Request request not None):
+        cdef FoundRoute found
+        if not self.find(&request.parts, &found):
+            return None
+        return self.captures(&found, request.parts.path, request.parts.path_len)
+
+    def captures_of(self, Request request not None):
+        cdef FoundRoute found
+        cdef Table table = self.base
+        if not self.find(&request.parts, &found):
+            return None
+        if found.route >= self.base_routes:
+            table = self.overlay
+        return table.captures(&found, request.parts.path, request.parts.path_len)
 
     # What `_router_explain` asks of a table. Ranks count the candidates in force, of both blocks.
 

@@ -11,7 +11,10 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final, NamedTuple
 
+from fastgw._overlay import LayeredTable
 from fastgw._router import CandidateRecord, Flavor, Operator, Request, RequestField, Table, TestRecord
+
+AnyTable = Table | LayeredTable
 
 RAW_HOST_BIT: Final = 1 << 56
 """Of a priority in the `traditional` flavor: the candidate holds only for a Host equal to one of its own."""
@@ -38,7 +41,7 @@ class Considered(NamedTuple):
     matches: bool
 
 
-def explain(table: Table, request: Request, *, near_only: bool = False) -> list[Considered]:
+def explain(table: AnyTable, request: Request, *, near_only: bool = False) -> list[Considered]:
     """Every candidate in order of precedence; the first that matches is the one that `match` answers.
 
     Args:
@@ -52,7 +55,7 @@ def explain(table: Table, request: Request, *, near_only: bool = False) -> list[
     return considered
 
 
-def _in_order_of_request(table: Table, considered: list[Considered], request: Request) -> list[Considered]:
+def _in_order_of_request(table: AnyTable, considered: list[Considered], request: Request) -> list[Considered]:
     """One entry for each route and path, where it stands for this request.
 
     A candidate with plain hosts has a second, better place for a Host that is equal to one of them; and over
@@ -69,7 +72,9 @@ def _in_order_of_request(table: Table, considered: list[Considered], request: Re
     return once
 
 
-def _consider(table: Table, candidate: CandidateRecord, request: Request, is_old: bool) -> Considered | None:
+def _consider(
+    table: AnyTable, candidate: CandidateRecord, request: Request, is_old: bool
+) -> Considered | None:
     if is_old and candidate.priority & RAW_HOST_BIT and request.host not in candidate.hosts:
         return None
     program_holds, tests = table.run_program(candidate.rank, request)

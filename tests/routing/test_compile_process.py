@@ -47,9 +47,7 @@ def run(test: Callable[[CompileProcess], Awaitable[None]]) -> None:
 
 
 def compile_(process: CompileProcess, made: Snapshot, deadline_s: float = 60.0) -> Awaitable[CompileResult]:
-    return process.compile(
-        made.pack(), version=made.version, digest=made.digest, deadline_s=deadline_s
-    )
+    return process.compile(made.pack(), version=made.version, digest=made.digest, deadline_s=deadline_s)
 
 
 MADE = snapshot(route(1, paths=["/a"]))

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from fastgw.errors import ImageError
 from fastgw.routing.compile import compile_snapshot
-from fastgw.routing.image import FORMAT_VERSION, Image, Section, read_format_version, snapshot_of, snapshot_section_of
+from fastgw.routing.image import (
+    FORMAT_VERSION,
+    Image,
+    Section,
+    read_format_version,
+    snapshot_of,
+    snapshot_section_of,
+)
 from fastgw.routing.jobs import make_sealed_memfd
 from tests.routing.snapshots import route, service, snapshot
 

@@ -77,9 +77,7 @@ class Applier:
     async def recompile(self, stored: StoredSnapshot) -> None:
         """The same from an image of another format; one that does not compile is set aside."""
         try:
-            result = await self._compiler.compile(
-                stored.packed, version=stored.version, digest=stored.digest
-            )
+            result = await self._compiler.compile(stored.packed, version=stored.version, digest=stored.digest)
             image = ImageFile(result.fd)
             await asyncio.to_thread(self._store.save, image)
         except (FastgwError, OSError) as error:

@@ -53,14 +53,14 @@ class Configure(msgspec.Struct, frozen=True, tag=True):
 
 
 class Stage(msgspec.Struct, frozen=True, tag=True):
-    """Begin to map and check a base that generations will soon lie on; nothing waits for it. Descriptor: it."""
+    """Begin to map and check a base for generations to come; nothing waits for it. Descriptor: it."""
 
     base: str
     """Its checksum."""
 
 
 class Prepare(msgspec.Struct, frozen=True, tag=True):
-    """Map and check a generation beside the live one. Descriptors: its base, then its overlay if it has one."""
+    """Map and check a generation beside the live one. Descriptors: its base, then its overlay, if any."""
 
     generation: int
     version: int

@@ -1,9 +1,9 @@
 """One worker's proxy: options in, connections served, generations swapped.
 
-`prepare` maps and checks a generation beside the live one, `commit` swaps one reference; requests in progress
-end on the generation that they began with. A base that several generations lie on is mapped once, and unmapped
-with the last of them. Everything that is dear to rebuild (pools, counters) lives here,
-outside the generation.
+`prepare` maps and checks a generation beside the live one, `commit` swaps one reference; requests in
+progress end on the generation that they began with. A base that several generations lie on is mapped once,
+and unmapped with the last of them. Everything that is dear to rebuild (pools, counters) lives here, outside
+the generation.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class ProxyServer:
         self._tick_handle: asyncio.TimerHandle | None = None
 
     def stage(self, base_fd: int, checksum: str) -> None:
-        """Map and check a base ahead of the generations on it, as `prepare` would; *base_fd* stays the caller's.
+        """Map and check a base ahead of the generations on it; *base_fd* stays the caller's.
 
         It is kept until a generation on it is committed, or another is staged.
         """

@@ -116,7 +116,7 @@ class Store:
         else:
             _write(overlay, fresh)
         self._keep_previous()
-        os.rename(fresh, self.directory / CURRENT)
+        _rename(fresh, self.directory / CURRENT)
         self._sync_directory()
         with self._in_order:
             self._forget_bases()
@@ -198,7 +198,7 @@ class Store:
             os.link(self.directory / CURRENT, second)
         except FileNotFoundError:
             return  # the first generation of this prefix
-        os.rename(second, self.directory / PREVIOUS)
+        _rename(second, self.directory / PREVIOUS)
 
     def _sync_directory(self) -> None:
         fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -268,6 +268,11 @@ def _open_copy(path: Path) -> tuple[ImageFile, Image]:
         fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL,
     )
     return copy, Image.open(copy.fd)
+
+
+def _rename(source: Path, target: Path) -> None:
+    os.rename(source, target)
+    source.unlink(missing_ok=True)  # still there when both were names of one file: then rename does nothing
 
 
 def _write(image: ImageFile, path: Path) -> None:

@@ -46,8 +46,8 @@ START_ATTEMPTS: Final = 3
 EXIT_DEADLINE_S: Final = 2.0
 """From the last word on the channel to the end of the process: it flushes its logs."""
 
-_Reply = TypeVar("_Reply", control.Ready, control.Staged, control.Prepared, control.Committed, control.Abandoned,
-                 control.Listening, control.Drained, control.Reopened)  # fmt: skip
+_Reply = TypeVar("_Reply", control.Ready, control.Staged, control.Prepared, control.Committed,
+                 control.Abandoned, control.Listening, control.Drained, control.Reopened)  # fmt: skip
 
 
 class WorkerState(enum.Enum):

@@ -207,7 +207,7 @@ class Snapshot:
         """The document as it travels; what was compressed for the snapshot before is not compressed again."""
         size = sum([len(shard.data) for shard in self._shards])
         count = next((count for limit, count in _PARTS if size <= limit), SHARDS)
-        parts = list(self._parts) if len(self._parts) == count else [None] * count
+        parts: list[bytes | None] = list(self._parts) if len(self._parts) == count else [None] * count
         width = SHARDS // count
         for number, part in enumerate(parts):
             if part is None:
@@ -266,10 +266,11 @@ class Snapshot:
 
     def diff(self, other: Snapshot) -> list[EntityChange]:
         """The changes that lead from this snapshot to *other*, by kind and id."""
-        return [
-            EntityChange(other.version, *key.decode().split(" "), None if line is None else _row_of(line))
-            for key, line in sorted(self.delta(other).items())
-        ]
+        changes = []
+        for key, line in sorted(self.delta(other).items()):
+            kind, _, id_ = key.decode().partition(" ")
+            changes.append(EntityChange(other.version, kind, id_, None if line is None else _row_of(line)))
+        return changes
 
     def _checked(self, digest: str | None) -> Snapshot:
         if digest is not None and not hmac.compare_digest(self.digest.encode(), digest.encode()):

@@ -1,15 +1,15 @@
 """From one snapshot to the next: what a compile process remembers, and when it compiles what.
 
     changed since the base     up to a limit    an overlay
-                               beyond           everything anew, if the table is small, or far too much is new;
-                                                else an overlay still, and a wish to have it merged
+                               beyond           everything anew, if the table is small or far too much is
+                                                new; else an overlay still, and a wish to have it merged
 
 Contract. The answer to a job depends on the job alone: what is remembered (the last snapshot, the base) only
 makes it cheap. A compiler that is asked about a base it does not know, since it was just started, reads it.
 
-The one complication is the merge: a new base of what the last overlay led to. It is made by a fork that shares
-our memory, while jobs go on against the old base. Whoever asked for it names the new base in a later job, once
-it is where it must be by then, and from that job on the old one is forgotten.
+The one complication is the merge: a new base of what the last overlay led to. It is made by a fork that
+shares our memory, while jobs go on against the old base. Whoever asked for it names the new base in a later
+job, once it is where it must be by then, and from that job on the old one is forgotten.
 """
 
 from __future__ import annotations
