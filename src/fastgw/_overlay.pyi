@@ -32,7 +32,6 @@ class LayeredTable:
         """As `Table.match`."""
 
     def match_request(self, request: Request) -> tuple[int, int] | None: ...
-    def captures_of(self, request: Request) -> dict[int | str, bytes] | None: ...
     def captures_of(self, request: Request) -> dict[int | str, bytes] | None:
         """As `Table.captures_of`."""
 

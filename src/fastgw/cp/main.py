@@ -30,6 +30,7 @@ from fastgw.errors import FastgwError, SettingsError
 from fastgw.listening import address_of, open_listeners
 from fastgw.obs import logs
 from fastgw.routing.compile_process import CompileProcess
+from fastgw.routing.overlay import LayeredImage
 from fastgw.settings import Settings, require_cluster_pair
 from fastgw.tls.keypair import load_key_pair
 from fastgw.wire.link import HEARTBEAT_S
@@ -52,6 +53,9 @@ class _ClusterView:
 
     def publication(self) -> dict[str, Any]:
         return self._publisher.publication()
+
+    def open_image(self) -> LayeredImage | None:
+        return self._publisher.open_image()
 
 
 class _AdminServer(uvicorn.Server):

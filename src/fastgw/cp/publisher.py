@@ -27,7 +27,8 @@ from fastgw.errors import CompileError, FastgwError, StorageError
 from fastgw.model.snapshot import Snapshot
 from fastgw.obs.logs import get_logger
 from fastgw.routing.compile_process import CompileProcess
-from fastgw.routing.image import read_checksum
+from fastgw.routing.overlay import LayeredImage
+from fastgw.routing.image import Image, read_checksum
 from fastgw.wire.offering import Offering
 
 log = get_logger(__name__)
@@ -35,6 +36,15 @@ log = get_logger(__name__)
 LOGGED_FAULTS_LIMIT: Final = 20
 _WAIT_S: Final = 60.0
 _RETRY_CEILING_S: Final = 10.0
+
+
+class _Overlay:
+    """A trial's overlay in memory; it goes when nothing refers to it."""
+
+    def __init__(self, fd: int) -> None:
+        """Take over *fd*."""
+        weakref.finalize(self, os.close, fd)
+        self.fd: Final = fd
 
 
 class _Base:
@@ -58,6 +68,8 @@ class Publisher:
         self._hub = hub
         self._head: Snapshot | None = None
         """What was read last, published or not."""
+        self._tried: tuple[_Base, _Overlay | None] | None = None
+        """What the last trial that went well led to."""
         self._base: _Base | None = None
         """What trials are compiled against, so that they cost in proportion to the change."""
         self._merging: asyncio.Task[None] | None = None
@@ -72,6 +84,17 @@ class Publisher:
             "published_at": self._published_at_s,
             "refused": self._refused,
         }
+
+    def open_image(self) -> LayeredImage | None:
+        """The image that a data plane makes of what is published, opened anew; None before the first.
+
+        Takes time in proportion to its size: call it in a thread.
+        """
+        tried = self._tried
+        if tried is None:
+            return None
+        base, overlay = tried
+        return LayeredImage(Image.open(base.fd), Image.open(overlay.fd) if overlay is not None else None)
 
     async def run(self) -> None:
         """Publish what stands, and whatever follows, until cancelled."""
@@ -148,10 +171,11 @@ class Publisher:
             return exc.faults
         except (FastgwError, OSError, TimeoutError) as exc:
             return [{"reason": f"the trial compile failed: {exc}"}]
-        if result.overlay_fd >= 0:
-            os.close(result.overlay_fd)
         if result.fd >= 0:
             self._base = _Base(result.fd)
+        overlay = _Overlay(result.overlay_fd) if result.overlay_fd >= 0 else None
+        if self._base is not None:
+            self._tried = self._base, overlay
         if result.wants_merge and (self._merging is None or self._merging.done()):
             self._merging = asyncio.create_task(self._merge(snapshot.digest), name="merge")
         return []

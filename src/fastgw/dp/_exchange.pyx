@@ -210,7 +210,7 @@ cdef class Exchange:
             return False
         upstream_path.size = upstream_path_into(
             <const uint8_t*><char*>service.path, len(service.path), path.data, path.size, found.path_len,
-            self.route.strip_path, scratch)
+            self.route.strip_path, self.route.is_v1, scratch)
         upstream_path.data = scratch
         scratch += upstream_path.size
         prefix.data = path.data

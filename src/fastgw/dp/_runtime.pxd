@@ -40,6 +40,7 @@ cdef class RouteEntry:
         int64_t service_number        # in the image that the route lies in; -1: none
         ServiceEntry service          # None: a route without a service
         readonly bint strip_path
+        readonly bint is_v1           # path_handling, in the traditional flavor
         readonly bint preserve_host
         RouteSlot* slot
 

@@ -47,6 +47,7 @@ cdef RouteEntry make_entry(record, ServiceEntry service, MetricsSegment metrics)
     entry.service_number = record.service
     entry.service = service
     entry.strip_path = record.strip_path
+    entry.is_v1 = record.is_v1
     entry.preserve_host = record.preserve_host
     label = service.name if service is not None else ""
     entry.slot = metrics.slot_for(

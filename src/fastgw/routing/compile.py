@@ -239,6 +239,6 @@ def _compile_routes(
             for field, reason in refused.faults:
                 faults.add("routes", id_, field, reason)
             continue
-        records.add(record_of(row, service))
+        records.add(record_of(row, service, flavor))
         number += 1
     return table, records

@@ -102,6 +102,8 @@ class RouteRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
     protocols: int
     """`Protocols`."""
     https_redirect_status_code: int
+    is_v1: bool = False
+    """Whether paths are joined by `path_handling` v1, which only the `traditional` flavor obeys."""
 
 
 class ServiceRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):

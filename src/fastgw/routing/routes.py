@@ -134,7 +134,7 @@ def refusals(row: Any, uses: Iterable[Unserved]) -> Iterator[tuple[str, str]]:
             yield use.field, next(str(one) for one in (fault if isinstance(fault, list) else [fault]) if one)
 
 
-def record_of(row: RouteRow, service: int) -> RouteRecord:
+def record_of(row: RouteRow, service: int, flavor: str) -> RouteRecord:
     """What the data plane needs to know once the route has matched; *service* is a number, or -1."""
     return RouteRecord(
         id=row.id,
@@ -144,4 +144,5 @@ def record_of(row: RouteRow, service: int) -> RouteRecord:
         preserve_host=row.preserve_host,
         protocols=sum(_PROTOCOL_BITS[protocol] for protocol in set(row.protocols)),
         https_redirect_status_code=row.https_redirect_status_code,
+        is_v1=flavor == "traditional" and row.path_handling == "v1",
     )

@@ -19,6 +19,7 @@ from fastgw.cp.admin.dispatch import Dispatcher
 from fastgw.cp.admin.entities import entity_resources
 from fastgw.cp.admin.guard import Guard, Requests
 from fastgw.cp.admin.info import info_resources
+from fastgw.cp.admin.routes import route_resources
 from fastgw.cp.storage.contract import Storage
 from fastgw.settings import Settings
 
@@ -52,6 +53,7 @@ def make_admin_app(
                 started_at=started_at,
             ),
             *clustering_resources(cluster_view),
+            *route_resources(cluster_view),
             *entity_resources(storage),
         ]
     )
