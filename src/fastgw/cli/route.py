@@ -204,7 +204,8 @@ def _shown(condition: dict[str, Any]) -> str:
     colour = "green" if condition["holds"] else "red"
     wanted = " or ".join(condition["wanted"])
     got = "" if condition["got"] is None else f"  <- {condition['got']}"
-    return f"[{colour}]{'+' if condition['holds'] else '-'}[/] {escape(condition['kind'])}: {escape(wanted + got)}"
+    sign = "+" if condition["holds"] else "-"
+    return f"[{colour}]{sign}[/] {escape(condition['kind'])}: {escape(wanted + got)}"
 
 
 def _show_findings(answer: dict[str, Any]) -> None:

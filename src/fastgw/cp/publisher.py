@@ -27,8 +27,8 @@ from fastgw.errors import CompileError, FastgwError, StorageError
 from fastgw.model.snapshot import Snapshot
 from fastgw.obs.logs import get_logger
 from fastgw.routing.compile_process import CompileProcess
-from fastgw.routing.overlay import LayeredImage
 from fastgw.routing.image import Image, read_checksum
+from fastgw.routing.overlay import LayeredImage
 from fastgw.wire.offering import Offering
 
 log = get_logger(__name__)

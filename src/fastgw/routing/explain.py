@@ -175,7 +175,7 @@ def _text(value: bytes) -> str:
 
 
 def asked_of(document: Mapping[str, Any]) -> Asked:
-    """The request that a JSON document asks about: `{"method", "url", "headers", "sni", "client_ip", "port"}`.
+    """The request of a JSON document with method, url, headers, sni, client_ip and port; only url must be.
 
     Raises:
         BadQuestion: a member is of the wrong type or missing.

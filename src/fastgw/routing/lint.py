@@ -140,7 +140,10 @@ def _requests_for(candidate: CandidateRecord) -> Iterator[Request]:
         return
     hosts = [host.replace(b"*", _LABEL) for host in candidate.hosts] or [_LABEL + b".invalid"]
     path = candidate.path or b"/"
-    snis = [sni.strip(b".").replace(b"*", _LABEL) for sni in candidate.snis] or [b""]
+    snis = [sni.strip(b".").replace(b"*", _LABEL) for sni in candidate.snis] or [
+        b"",
+        _LABEL + b".invalid",
+    ]
     made = product(
         hosts,
         [path + _LABEL, path],
