@@ -11,6 +11,7 @@ DEBUG = os.environ.get("FASTGW_DEBUG") == "1"
 MODULES = [
     "fastgw._router",
     "fastgw._router_build",
+    "fastgw._overlay",
     "fastgw._uri",
     "fastgw.dp._metrics",
     "fastgw.dp._wheel",

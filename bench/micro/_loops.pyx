@@ -4,8 +4,9 @@
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport memset
 
-from fastgw._router cimport FoundRoute, Table
+from fastgw._router cimport FoundRoute, RouteRequest, Table
 from fastgw._uri cimport encode_into, is_plain, normalise_into, upstream_path_into
 
 
@@ -46,19 +47,25 @@ cdef class Requests:
     def find_1000(self, Table table not None):
         """How many of the next thousand requests find a route."""
         cdef FoundRoute found
+        cdef RouteRequest asked
         cdef const Request* request
         cdef Py_ssize_t _
         cdef Py_ssize_t hits = 0
+        memset(&asked, 0, sizeof(asked))
+        asked.method = <const uint8_t*>b"GET"
+        asked.method_len = 3
+        asked.host_port = 80
         with nogil:
             for _ in range(1000):
                 request = &self.requests[self.next]
                 self.next += 1
                 if self.next == self.count:
                     self.next = 0
-                hits += table.find(
-                    <const uint8_t*>b"GET", 3, request.host, request.host_len, 80,
-                    request.path, request.path_len, &found,
-                )
+                asked.host = request.host
+                asked.host_len = request.host_len
+                asked.path = request.path
+                asked.path_len = request.path_len
+                hits += table.find(&asked, &found)
         return hits
 
 
@@ -83,6 +90,6 @@ def prepare_1000(bytes path not None):
                 size = n
                 continue
             size = normalise_into(sent, n, normal)
-            size = upstream_path_into(<const uint8_t*>b"/base", 5, normal, size, 1, True, joined)
+            size = upstream_path_into(<const uint8_t*>b"/base", 5, normal, size, 1, True, False, joined)
             size = encode_into(joined, size, encoded)
     return size

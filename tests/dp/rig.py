@@ -149,7 +149,7 @@ def image_of(
             linked["service"] = {"id": ids[body["service"]]}
         rows["routes"].append(make_row(ENTITIES["routes"], linked, now_s=now_s))
     snapshot = Snapshot.from_rows(version, rows)
-    return compile_snapshot(snapshot.encode(), version=version, digest=snapshot.digest)
+    return compile_snapshot(snapshot)
 
 
 class Proxy:

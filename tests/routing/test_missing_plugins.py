@@ -10,6 +10,7 @@ from fastgw.model.entities import Row
 from fastgw.model.snapshot import Snapshot
 from fastgw.routing.compile import compile_snapshot
 from fastgw.routing.image import Image
+from fastgw.routing.surroundings import Surroundings
 from tests.routing.snapshots import make_id, route, service
 
 ROUTES = [route(1, to=9, paths=["/one"]), route(2, to=9, paths=["/two"]), route(3, paths=["/three"])]
@@ -26,14 +27,13 @@ SCOPES = ("route", "service", "consumer")
 def refused(tmp_path: Path, *plugins: Row) -> tuple[dict[str, str | None], list[str]]:
     """The missing plugin of each route, and the warnings."""
     made = Snapshot.from_rows(1, {"services": [service(9)], "routes": ROUTES, "plugins": list(plugins)})
-    warnings: list[str] = []
-    data = compile_snapshot(made.encode(), version=1, digest=made.digest, warnings=warnings)
+    data = compile_snapshot(made)
     path = tmp_path / "image"
     path.write_bytes(data)
     image = Image.open(path)
     records = [image.route(number) for number in range(image.route_count)]
     image.close()
-    return {str(record.name): record.missing_plugin for record in records}, warnings
+    return {str(record.name): record.missing_plugin for record in records}, Surroundings(made).warnings()
 
 
 def test_without_plugins_nothing_is_refused(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_service_that_names_an_upstream_is_marked(tmp_path: Path) -> None:
     }
     made = Snapshot.from_rows(1, rows)
     path = tmp_path / "image"
-    path.write_bytes(compile_snapshot(made.encode(), version=1, digest=made.digest))
+    path.write_bytes(compile_snapshot(made))
     image = Image.open(path)
     assert image.service(0).is_upstream_name
     image.close()

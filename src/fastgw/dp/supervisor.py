@@ -29,6 +29,7 @@ from fastgw.dp.workers import Deadlines, Worker, WorkerSettings, WorkerState
 from fastgw.listening import address_of, open_listener
 from fastgw.obs import logs
 from fastgw.routing.compile_process import CompileProcess
+from fastgw.routing.routes import FLAVORS
 from fastgw.settings import Listen, Settings
 
 _log: Final = logs.get_logger(__name__)
@@ -47,7 +48,7 @@ class Supervisor:
         self.is_draining = False
         self._settings = settings
         self._deadlines = deadlines or Deadlines()
-        self._compiler = CompileProcess()
+        self._compiler = CompileProcess(flavor=settings.router_flavor)
         self._compiler_start: asyncio.Task[None] | None = None
         self._store = store
         self.applier: Final = Applier(store, self._compiler, self._deadlines)
@@ -161,7 +162,7 @@ class Supervisor:
 
     async def _restore(self) -> None:
         begun = time.monotonic()
-        stored = await asyncio.to_thread(self._store.load)
+        stored = await asyncio.to_thread(self._store.load, FLAVORS[self._settings.router_flavor])
         match stored:
             case StoredImage():
                 self.applier.restore(stored)

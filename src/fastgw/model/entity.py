@@ -48,6 +48,8 @@ class Entity:
     checks: tuple[Check, ...] = field(default=(), repr=False)
     patch_checks: tuple[AllOrNone, ...] = field(default=(), repr=False)
     shorthands: Mapping[str, Shorthand] = field(default_factory=dict, repr=False)
+    #: Fields that a row has only if it was given them, for what most users never meet.
+    optional: Mapping[str, Field] = field(default_factory=dict, repr=False)
     #: Changes what was sent before defaults are filled in: side effects of one field on others.
     prepare: Callable[[dict[str, Any]], None] | None = field(default=None, repr=False)
     #: Changes a valid row before it is stored; is told which fields were sent.

@@ -130,6 +130,17 @@ class AtLeastOneOf:
     when_field: str | None = None
     when: Field | None = None
     message: str | None = None
+    #: A field in place of all of them.
+    unless: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Excluding:
+    """Where `field` holds something, none of `fields` does; null, 0, `""`, `[]` and `{}` are nothing."""
+
+    field: str
+    fields: tuple[str, ...]
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +199,7 @@ class Judged:
     with_nulls: bool = False
 
 
-Check = AtLeastOneOf | Conditional | OnlyOneOf | Distinct | AllOrNone | Judged
+Check = AtLeastOneOf | Conditional | OnlyOneOf | Distinct | AllOrNone | Judged | Excluding
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from fastgw._uri import normalise
 from fastgw.model import pem
+from fastgw.model.expressions import ExpressionError, parse_expression
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
 _UTF8_NAME = re.compile(r"[A-Za-z0-9._~\-\u0080-\U0010FFFF]+")
@@ -177,6 +178,14 @@ def _header_name(value: str) -> str | None:
     return f"bad header name '{value}', allowed characters are A-Z, a-z, 0-9, '_', and '-'"
 
 
+def _expression(value: str) -> str | None:
+    try:
+        parse_expression(value)
+    except ExpressionError as error:
+        return f"Router Expression failed validation: {error}"
+    return None
+
+
 def _ip_or_cidr(value: str) -> str | None:
     address, slash, prefix = value.partition("/")
     if _is_ip(address) and (not slash or _is_prefix_length(prefix, 128 if ":" in address else 32)):
@@ -260,6 +269,7 @@ FORMATS: Final[Mapping[str, Callable[[str], str | None]]] = {
     "tag": _tag,
     "header_name": _header_name,
     "ip_or_cidr": _ip_or_cidr,
+    "expression": _expression,
     "sni": _sni,
     "upstream_name": _upstream_name,
     "target_address": _target_address,

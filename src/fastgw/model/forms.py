@@ -64,7 +64,7 @@ def decode_form(
             entity.fields[entity.variant_key], root.entries[entity.variant_key]
         )
     options = {"ttl": Field("ttl", "integer")} if entity.ttl else {}
-    return _record({**entity.fields_of(variant), **shorthands, **options}, root)
+    return _record({**entity.fields_of(variant), **entity.optional, **shorthands, **options}, root)
 
 
 def _steps(name: str) -> list[_Step]:

@@ -18,6 +18,7 @@ from fastgw.model.fields import (
     Check,
     Conditional,
     Distinct,
+    Excluding,
     Field,
     Judged,
     OnlyOneOf,
@@ -68,6 +69,9 @@ def _check_several(
     is_update: bool,
 ) -> str | None:
     """The message of a broken check, or None. A check of one field's value adds to *faults* instead."""
+    if isinstance(check, Excluding):
+        is_broken = value.get(check.field) and any(value.get(name) for name in check.fields)
+        return check.message if is_broken else None
     if isinstance(check, Conditional):
         concerned: tuple[str, ...] = (check.if_field, check.then_field)
     elif isinstance(check, AtLeastOneOf) and check.when_field is not None:
@@ -140,6 +144,8 @@ def _check_at_least_one(check: AtLeastOneOf, value: Mapping[str, Any], *, is_upd
         if check_value(check.when, value.get(check.when_field), is_update=is_update) is not None:
             return None
     if any(_holds(value.get(name)) for name in check.fields):
+        return None
+    if check.unless is not None and value.get(check.unless):
         return None
     if check.message is not None:
         return check.message

@@ -138,6 +138,9 @@ def _finish(
     faults = {**(faults or {}), **_expand_shorthands(entity, given)}
     if not is_update and entity.prepare is not None:
         entity.prepare(given)
+    for name in entity.optional:
+        if given.get(name, UNSET) is None:
+            del given[name]
     fields, checks = _declarations(entity, given)
     _set_by_server(fields, given, now_s=now_s, is_update=is_update)
 
@@ -186,9 +189,13 @@ def _expand_shorthands(entity: Entity, given: dict[str, Any]) -> Faults:
 
 
 def _declarations(entity: Entity, given: Mapping[str, Any]) -> tuple[Mapping[str, Field], Sequence[Check]]:
-    """The fields and checks that hold for this row, by its variant."""
+    """The fields and checks that hold for this row, by its variant and by what it was given."""
+    all_fields = entity.fields
+    given_optional = {name: field for name, field in entity.optional.items() if given.get(name) is not None}
+    if given_optional:
+        all_fields = {**all_fields, **given_optional}
     if entity.variant_key is None:
-        return entity.fields, entity.checks
+        return all_fields, entity.checks
     key_field = entity.fields[entity.variant_key]
     value = _fill(key_field, given.get(entity.variant_key, UNSET))
     if value is None:
@@ -197,7 +204,7 @@ def _declarations(entity: Entity, given: Mapping[str, Any]) -> tuple[Mapping[str
     for key in candidates:
         if isinstance(key, str) and key in entity.variants:
             variant = entity.variants[key]
-            fields = {name: variant.fields.get(name, field) for name, field in entity.fields.items()}
+            fields = {name: variant.fields.get(name, field) for name, field in all_fields.items()}
             return fields, (*entity.checks, *variant.checks)
     fault = check_type(key_field, value)
     if fault is None:

@@ -130,6 +130,11 @@ class Settings:
     cluster_data_plane_purge_delay: int = _property(
         "1209600", parsers.integer(60, _WHOLE), "seconds until a data plane not seen is forgotten", CP
     )
+    router_flavor: str = _property(
+        "traditional_compatible",
+        parsers.one_of("traditional_compatible", "traditional", "expressions"),
+        "how routes match and which one wins; the same on both sides",
+    )
     declarative_config: Path | None = _property(
         "", parsers.path, "serve this file and connect to no control plane", DP
     )
@@ -161,6 +166,9 @@ class Settings:
         "server_tokens, latency_tokens, x-kong-request-id",
         parsers.header_tokens,
         "headers that are added to answers, or off",
+    )
+    allow_debug_header: bool = _property(
+        "off", parsers.boolean, "a request header Kong-Debug has route and service named in the answer", DP
     )
     nginx_http_client_max_body_size: int = _property(
         "0", parsers.size_bytes, "bytes of a request body; 0 is unlimited", DP

@@ -24,6 +24,7 @@ from fastgw.cp.admin.history import history_resources
 from fastgw.cp.admin.hooks import make_hooks
 from fastgw.cp.admin.info import info_resources
 from fastgw.cp.admin.openapi import description_resources
+from fastgw.cp.admin.routes import route_resources
 from fastgw.cp.admin.schemas import schema_resources
 from fastgw.cp.admin.special import special_resources
 from fastgw.cp.admin.tags import tag_resources
@@ -70,6 +71,7 @@ def make_admin_app(
                 started_at=started_at,
             ),
             *clustering_resources(cluster_view),
+            *route_resources(cluster_view),
             *entities,
             *schema_resources(hooks),
             *tag_resources(storage),

@@ -13,6 +13,7 @@ from fastgw.model.entity import Entity, Shorthand
 from fastgw.model.fields import (
     AtLeastOneOf,
     Conditional,
+    Excluding,
     Field,
     Pattern,
     Variant,
@@ -104,6 +105,7 @@ def _matchers(when: Field, protocol: str, *names: str) -> AtLeastOneOf:
         when_field="protocols",
         when=when,
         message=f"must set one of {listed} when 'protocols' is {protocol}",
+        unless="expression",
     )
 
 
@@ -236,7 +238,29 @@ ROUTES: Final = Entity(
     endpoint_key="name",
     admin_path="routes",
     nested_name="routes",
+    optional=by_name(
+        Field("expression", "string", format="expression"),
+        Field("priority", "integer", between=(0, 2**46 - 1)),
+    ),
     checks=(
+        Excluding(
+            "expression",
+            ("methods", "hosts", "paths", "headers", "snis", "sources", "destinations"),
+            "Router Expression failed validation: cannot set 'expression' with 'methods', 'hosts', 'paths', "
+            "'headers', 'snis', 'sources' or 'destinations' simultaneously",
+        ),
+        Excluding(
+            "expression",
+            ("regex_priority",),
+            "Router Expression failed validation: cannot set 'regex_priority' with 'expression' "
+            "simultaneously",
+        ),
+        Excluding(
+            "priority",
+            ("methods", "hosts", "paths", "headers", "snis", "sources", "destinations"),
+            "Router Expression failed validation: cannot set 'priority' with 'methods', 'hosts', 'paths', "
+            "'headers', 'snis', 'sources' or 'destinations' simultaneously",
+        ),
         Conditional(
             "protocols",
             rule(elements=each("string", not_one_of=("grpcs", "https", "tls", "tls_passthrough"))),
