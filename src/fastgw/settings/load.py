@@ -172,7 +172,8 @@ def _check_listens(
         if exposed:
             warnings.append(
                 f"the Admin API on {_listed(exposed)} is reachable from other machines and asks for no "
-                "credentials: set admin_token_file, keep it behind a firewall, or set admin_listen to 127.0.0.1:8001"
+                "credentials: set admin_token_file, keep it behind a firewall, or set admin_listen to "
+                "127.0.0.1:8001"
             )
 
 
