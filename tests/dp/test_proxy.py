@@ -665,7 +665,7 @@ def test_a_route_for_https_alone_asks_for_an_upgrade() -> None:
 
 
 def test_debug_fields_name_route_and_service_where_allowed() -> None:
-    routes = [
+    routes: list[dict[str, Any]] = [
         {"name": "rté", "paths": ["/"], "service": "svc"},
         {"name": "bare", "paths": ["/bare"]},
     ]
