@@ -5,7 +5,7 @@ PYTHON_VENV := .venv/bin/python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev test fuzz check bench clean
+.PHONY: help run dev test fuzz check bench docs clean
 
 help: ## Say what can be made
 	@echo "fastgw: make WHAT [ARGS=…]"
@@ -20,7 +20,7 @@ dev: ## Make .venv with all tools, and build the extensions in place
 
 test: ## Run all tests (ARGS go to pytest)
 	@tools/bootstrap.sh test
-	$(PYTHON_VENV) -m pytest -q -n auto --dist loadgroup $(ARGS)
+	$(PYTHON_VENV) -m pytest -q -n auto --dist worksteal $(ARGS)
 
 fuzz: dev ## Hold the compiled router against the reference on a million pairs (ARGS=--seed=N)
 	$(PYTHON_VENV) -m tests.fuzz_router $(ARGS)
@@ -38,6 +38,11 @@ check: dev ## Formatting, lint, types, stubs, spelling, layers
 
 bench: dev ## Compare with nginx and HAProxy, the short form (ARGS go to bench.load.run)
 	$(PYTHON_VENV) -m bench.load.run --short $(ARGS)
+
+docs: dev ## Build the documentation as a site: build/docs/index.html
+	@$(PYTHON_VENV) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' \
+		| $(PYTHON_VENV) -m pip install -q --disable-pip-version-check -r /dev/stdin
+	$(PYTHON_VENV) -m sphinx -W --keep-going -q -b html docs build/docs
 
 clean: ## Remove what was built, .venv included
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks src/fastgw.egg-info

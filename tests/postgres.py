@@ -93,6 +93,8 @@ class PgServer:
             "unix_socket_directories": str(directory),
             "max_connections": "100",
             "shared_buffers": "32MB",
+            # In the data directory, so that a crash leaves nothing elsewhere.
+            "dynamic_shared_memory_type": "mmap",
             "fsync": "off",
             "full_page_writes": "off",
             "log_destination": "stderr",

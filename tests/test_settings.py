@@ -101,6 +101,13 @@ def test_the_later_source_wins(given_in: tuple[str, ...], tmp_path: Path) -> Non
     assert settings.pg_host == given_in[-1]
 
 
+def test_what_nothing_sets_has_the_type_that_readers_expect() -> None:
+    settings = load("control_plane")
+    assert settings.admin_cors_origins == ()
+    assert settings.cluster_dp_labels == {}
+    assert settings.declarative_config is None
+
+
 def test_file_syntax(tmp_path: Path) -> None:
     conf = tmp_path / "fastgw.conf"
     conf.write_text(

@@ -97,7 +97,7 @@ def sent_by(link: ControlLink | DataLink) -> list[bytes]:
 def exchange(
     control: ControlLink, data: DataLink, now_s: float = 0.0
 ) -> tuple[list[ControlEvent], list[DataEvent]]:
-    """Carry messages to and fro until neither end has any; give back the events of both."""
+    """Carry messages both ways until neither end has any; give back the events of both."""
     control_events: list[ControlEvent] = []
     data_events: list[DataEvent] = []
     while True:

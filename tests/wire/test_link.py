@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fastgw.wire import messages as m
 from fastgw.wire.link import (
@@ -131,6 +133,20 @@ def test_a_refused_snapshot_is_not_sent_again_but_the_next_one_is() -> None:
     data.report(1, ONE)
     assert exchange(control, data)[1] == []
     control.offer(offering(3, THREE))
+    assert [type(event) for event in exchange(control, data)[1]] == [Received]
+
+
+def test_what_was_refused_once_is_sent_again_when_something_else_has_run_since() -> None:
+    control, data = control_link(), DataLink(0.0, hello(version=1, digest=ONE))
+    control.offer(offering(2, TWO))
+    exchange(control, data)
+    data.reject(2, [{"reason": "cannot store the configuration"}])
+    exchange(control, data)
+    control.offer(offering(3, THREE))
+    exchange(control, data)
+    data.accept(ack(3, THREE))
+    exchange(control, data)
+    control.offer(offering(4, TWO))
     assert [type(event) for event in exchange(control, data)[1]] == [Received]
 
 
@@ -271,6 +287,78 @@ def test_what_is_no_message_ends_the_link(junk: bytes) -> None:
     assert isinstance(event, Ended)
     assert event.is_refusal
     assert "no message of a data plane" in event.reason
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("offer"), st.integers(1, 5)),
+        st.tuples(st.sampled_from(["up", "down"]), st.integers(1, 3)),
+        st.tuples(st.sampled_from(["accept", "reject", "cut"]), st.just(0)),
+    ),
+    max_size=40,
+)
+
+
+@given(steps)
+def test_every_history_ends_with_what_is_wanted(history: list[tuple[str, int]]) -> None:
+    """Offers, verdicts and cuts in any order; messages that are carried one by one, and never lost in between."""
+    applied = (0, "")
+    wanted = offering(0, "0" * 64)
+    control, data = control_link(), DataLink(0.0, hello())
+    received: Received | None = None
+    version = 0
+
+    def carry_up(limit: int) -> None:
+        for _ in range(limit):
+            if (message := data.next_message()) is not None:
+                ended = [event for event in control.receive_message(message, 0.0) if isinstance(event, Ended)]
+                assert not ended
+
+    def carry_down(limit: int) -> None:
+        nonlocal received
+        for _ in range(limit):
+            if (message := control.next_message()) is not None:
+                for event in data.receive_message(message, 0.0):
+                    assert not isinstance(event, Ended), event
+                    received = event if isinstance(event, Received) else received
+
+    def answer(accepts: bool) -> None:
+        nonlocal received, applied
+        if received is None:
+            return
+        if accepts:
+            applied = (received.version, received.digest)
+            data.accept(ack(*applied))
+        else:
+            data.reject(received.version, [])
+        received = None
+
+    for action, number in history:
+        if action == "offer":
+            version += 1
+            wanted = offering(version, str(number) * 64, size=number)
+            control.offer(wanted)
+        elif action == "up":
+            carry_up(number)
+        elif action == "down":
+            carry_down(number)
+        elif action == "cut":
+            received = None
+            control, data = control_link(), DataLink(0.0, hello(version=applied[0], digest=applied[1]))
+            control.offer(wanted)
+        else:
+            answer(action == "accept")
+
+    # On the same link: what was refused on it is not tried again, so the last offer is one that never was.
+    wanted = offering(version + 1, "f" * 64)
+    control.offer(wanted)
+    for _ in range(3):
+        carry_up(10)
+        carry_down(10)
+        answer(True)
+    assert applied[1] == wanted.digest
+    assert control.state is ControlState.IDLE
+    assert sent_by(control) == sent_by(data) == []
 
 
 def test_nothing_applied_is_reported_as_such() -> None:

@@ -120,7 +120,8 @@ class Hub:
         self._linked[data_plane.id] = data_plane
         if former is not None:
             former.link.close("the same data plane has connected anew")
-        log.notice("%s is connected and runs version %d", data_plane, data_plane.applied_version)
+        runs = f"version {data_plane.applied_version}" if data_plane.applied_digest else "nothing yet"
+        log.notice("%s is connected and runs %s", data_plane, runs)
         self._saw(data_plane)
         self._offer(data_plane)
 

@@ -29,7 +29,6 @@ cdef class ProxyCore:
         Runtime runtime           # the one reference that a commit swaps; None before the first
         readonly object access_log
         readonly object log
-        readonly dict pools
         readonly object connector     # opens upstream connections (dp/upstream/)
         readonly object read_buffer
         uint8_t* read_pointer
@@ -41,6 +40,8 @@ cdef class ProxyCore:
         object on_drained             # called once the last downstream is gone while draining
         uint64_t random_0
         uint64_t random_1
+        bytes date                # `Date: …` CRLF of the second `date_second`
+        int64_t date_second
         # Options, unpacked once:
         int head_bytes_limit
         int request_line_limit
@@ -60,9 +61,9 @@ cdef class ProxyCore:
         bint with_debug_fields    # where a request asks for them
         bytes via_10
         bytes via_11
-        bytes server
 
     cdef void write_request_id(self, uint8_t* out) noexcept
+    cdef Span date_line(self)
 
 
 cdef class Connection(Timed):
@@ -75,7 +76,7 @@ cdef class Connection(Timed):
         bint is_queued            # the transport may still hold bytes of ours
         bint is_write_paused      # above HIGH_MARK
         bint is_read_paused
-        bint is_closed            # nothing may touch fd any more
+        readonly bint is_closed   # nothing may touch fd any more
 
     cdef bint send(self, const uint8_t* data, Py_ssize_t size) except -1
     cdef bint send_vector(self, iovec* parts, int count) except -1

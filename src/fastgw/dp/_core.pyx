@@ -10,8 +10,10 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
+from posix.time cimport clock_gettime, timespec
 
 import os
+from email.utils import formatdate
 
 from fastgw import __version__
 
@@ -24,6 +26,10 @@ cdef extern from "sys/socket.h" nogil:
     enum:
         MSG_NOSIGNAL
         MSG_DONTWAIT
+
+cdef extern from "time.h" nogil:
+    enum:
+        CLOCK_REALTIME_COARSE
 
 cdef const char* HEX = b"0123456789abcdef"
 
@@ -44,7 +50,6 @@ cdef class ProxyCore:
         self.totals = metrics.totals
         self.access_log = access_log
         self.log = log
-        self.pools = {}
         self.downstreams = set()
         self.spare_exchanges = []
         self.read_buffer = bytearray(READ_BYTES)
@@ -69,7 +74,6 @@ cdef class ProxyCore:
         self.with_via = "via" in headers
         self.with_upstream_request_id = options.upstream_request_id
         self.with_debug_fields = options.debug_fields
-        self.server = product if "server" in headers else b""
         # One response head with our fields, or the forms of one request path (see Exchange._route).
         self.out_size = max(2 * READ_BYTES, 9 * self.head_bytes_limit) + 4096
         self.out = <uint8_t*>malloc(self.out_size)
@@ -95,6 +99,15 @@ cdef class ProxyCore:
             for place in range(16):
                 out[half * 16 + place] = HEX[value & 15]
                 value >>= 4
+
+    cdef Span date_line(self):
+        """Return the line `Date: …` of now, made anew once per second; valid until the next call."""
+        cdef timespec now
+        clock_gettime(CLOCK_REALTIME_COARSE, &now)
+        if now.tv_sec != self.date_second:
+            self.date_second = now.tv_sec
+            self.date = b"Date: " + formatdate(now.tv_sec, usegmt=True).encode() + b"\r\n"
+        return span_of(self.date)
 
     @property
     def current(self):

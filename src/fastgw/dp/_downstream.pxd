@@ -41,7 +41,6 @@ cdef class Downstream(ClientSide):
         Py_ssize_t held_looked_at
         BodyKind out_kind         # how the answer's body goes out
         bint closes               # after the answer in progress
-        bint has_eof              # the client has closed its side
         bint is_resume_planned
         int served                # requests so far
         int leading_bytes

@@ -56,7 +56,6 @@ cdef class UpstreamSide(Connection):
     cdef:
         Exchange exchange
         bint is_reused            # has served an exchange before this one
-        readonly bint is_response_begun
 
     cdef int begin(self, Exchange exchange) except -1
     cdef bint write_request(
@@ -96,7 +95,8 @@ cdef class Exchange:
         bint is_head_sent
         bytearray held_body           # body bytes that came before the upstream connection
         uint64_t bytes_in
-        uint64_t bytes_out
+        uint64_t bytes_out            # heads, framing and body, as sent
+        uint64_t head_bytes_out       # of these, the answer's head: the access log counts without it
         uint8_t request_id[32]
         uint8_t accept[ACCEPT_BYTES]  # the request's Accept, for an answer of ours
         int accept_size               # -1: the request has none

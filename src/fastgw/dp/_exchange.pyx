@@ -134,6 +134,7 @@ cdef class Exchange:
         self.is_head_sent = False
         self.bytes_in = request.size
         self.bytes_out = 0
+        self.head_bytes_out = 0
         self.is_head_request = request.is_head
         self.is_http_10 = request.framing.minor == 0
         self.wants_continue = request.expects_continue
@@ -341,9 +342,9 @@ cdef class Exchange:
                 if self.held_body is None:
                     self.held_body = bytearray()
                 self.held_body += PyBytes_FromStringAndSize(<const char*>body, size)
-            if not self.request_body.is_complete:
-                self.client.pause_reading()
-            return 0
+            if self.request_body.is_complete:
+                return self.client.resume_reading()
+            return self.client.pause_reading()
         if self.upstream is None:
             return 0
         if not self.is_head_sent:
@@ -391,7 +392,7 @@ cdef class Exchange:
             self._send_head(NULL, 0)
         else:
             self._send_head(<const uint8_t*><char*>held, len(held))
-        if self.state != EX_IDLE and self.upstream is not None:
+        if self.state != EX_IDLE and self.upstream is not None and not self.request_body.is_complete:
             self.client.resume_reading()
         return 0
 
@@ -560,8 +561,8 @@ cdef class Exchange:
         cdef Span peer = self.client.peer_text()
         line, referer, user_agent = self.log_parts
         self.core.access_log.write(
-            PyBytes_FromStringAndSize(<const char*>peer.data, peer.size), line, self.status, self.bytes_out,
-            referer, user_agent,
+            PyBytes_FromStringAndSize(<const char*>peer.data, peer.size), line, self.status,
+            self.bytes_out - self.head_bytes_out, referer, user_agent,
             PyBytes_FromStringAndSize(<const char*>self.request_id, REQUEST_ID_SIZE))
         return 0
 

@@ -35,7 +35,6 @@ cdef enum Known:
     KN_CONTENT_TYPE
     KN_USER_AGENT
     KN_REFERER
-    KN_SERVER
     KN_DATE
 
 cdef struct Field:
@@ -89,9 +88,8 @@ cdef struct ResponseHead:
     uint32_t size
     int status
     uint32_t field_count
-    bint has_server
     bint has_date
-    int via
+    int via                   # the last Via line: the list that ours goes on with
     Field fields[MAX_FIELDS]
 
 # Each returns 0, or the HTTP status that refuses the message (requests), or -1 (responses).

@@ -63,7 +63,6 @@ cdef inline Known _classify(const uint8_t* name, Py_ssize_t size) noexcept nogil
     elif size == 6:
         if first == c'a' and _equals(name, b"accept", 6): return KN_ACCEPT
         if first == c'e' and _equals(name, b"expect", 6): return KN_EXPECT
-        if first == c's' and _equals(name, b"server", 6): return KN_SERVER
     elif size == 7:
         if first == c'u' and _equals(name, b"upgrade", 7): return KN_UPGRADE
         if first == c't' and _equals(name, b"trailer", 7): return KN_TRAILER
@@ -285,9 +284,8 @@ cdef int parse_request_head(
                 return 400
             out.host = <int>out.field_count - 1
         elif field.known == KN_VIA:
-            # Several Via lines are one list; the first stands for appending, the rest are copied as they are.
-            if out.via < 0:
-                out.via = <int>out.field_count - 1
+            # Several Via lines are one list: ours goes behind the last, the others stay where they stand.
+            out.via = <int>out.field_count - 1
         elif field.known == KN_X_FORWARDED_FOR:
             if out.forwarded_for < 0:
                 out.forwarded_for = <int>out.field_count - 1
@@ -379,7 +377,6 @@ cdef int parse_response_head(const uint8_t* head, Py_ssize_t size, ResponseHead*
     _begin_framing(&out.framing)
     out.size = <uint32_t>size
     out.field_count = 0
-    out.has_server = False
     out.has_date = False
     out.via = -1
     # HTTP/1.x SP 3DIGIT SP [reason] CRLF (RFC 9112 §4); the reason is never passed on.
@@ -418,13 +415,10 @@ cdef int parse_response_head(const uint8_t* head, Py_ssize_t size, ResponseHead*
         if KN_CONNECTION <= field.known <= KN_TRANSFER_ENCODING:
             if _read_framing_field(head, field, &out.framing):
                 return -1
-        elif field.known == KN_SERVER:
-            out.has_server = True
+        elif field.known == KN_VIA:
+            out.via = <int>out.field_count - 1
         elif field.known == KN_DATE:
             out.has_date = True
-        elif field.known == KN_VIA:
-            if out.via < 0:
-                out.via = <int>out.field_count - 1
     if out.framing.chunked and out.framing.minor == 0:
         return -1
     return 0

@@ -47,6 +47,8 @@ cdef class MetricsSegment:
             totals.magic = MAGIC
             totals.slots_used = 1
         for place in range(1, totals.slots_used):
+            # A worker that was killed while it wrote labels left the number odd.
+            self.slots[place].label_sequence += self.slots[place].label_sequence & 1
             key = PyBytes_FromStringAndSize(<char*>self.slots[place].route_id, 16)
             self.index_by_route[key] = place
         totals.pid = os.getpid()

@@ -27,7 +27,7 @@ cdef Py_ssize_t write_request_head(
 ) noexcept nogil
 
 cdef struct ResponseOut:
-    Span server               # added when the upstream sent none; size 0: never
+    Span date                 # whole line, added when the upstream sent none (RFC 9110 §6.6.1)
     Span via_token            # size 0: none
     Span request_id           # size 0: none
     Span more                 # whole fields, each with its CRLF

@@ -46,6 +46,7 @@ cdef class UpstreamConnection(UpstreamSide):
         self, const uint8_t* head, ResponseHead* response, uint8_t* rest, Py_ssize_t size
     ) except -1
     cdef int _complete(self, Py_ssize_t left_over) except -1
+    cdef bint _waits_for_client(self) except -1
     cdef int _fail(self, Failure failure) except -1
 
 

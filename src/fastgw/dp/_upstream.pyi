@@ -2,7 +2,8 @@ import asyncio
 
 from fastgw.dp._core import ProxyCore
 
-class UpstreamConnection(asyncio.BufferedProtocol): ...
+class UpstreamConnection(asyncio.BufferedProtocol):
+    is_closed: bool
 
 class Pool:
     host: str

@@ -140,16 +140,27 @@ cdef class UpstreamConnection(UpstreamSide):
             self.exchange.resume_request()
 
     cdef void on_deadline(self, int64_t now_ms) noexcept:
-        """Idle for too long: close. Silent in an exchange: time-out, unless it is we who do not read."""
+        """Idle for too long: close. Silent in an exchange: time-out, unless what it waits for is ours to do.
+
+        That is to read on, or to send more of a request of which the client has sent no more.
+        """
         try:
             if self.state == UP_CLEAN:
                 self._fail(FAIL_CLOSED)
-            elif self.is_read_paused:
+            elif self.is_read_paused or self._waits_for_client():
                 self.core.wheel.arm(self, now_ms + self.silence_ms)
             else:
                 self._fail(FAIL_TIMEOUT)
         except Exception:
             self.core.log.exception("upstream connection failed at its deadline")
+
+    cdef bint _waits_for_client(self) except -1:
+        """True while the upstream has all that the client has sent of its request, and more is to come."""
+        cdef Exchange exchange = self.exchange
+        if exchange.request_body.is_complete or self.has_unsent():
+            return False
+        # A client that asked for a 100 sends nothing before it: that is the upstream's to do.
+        return exchange.request_body.delivered > 0 or self.interim_count > 0 or not exchange.wants_continue
 
     # --- the answer
 

@@ -22,7 +22,7 @@ from typing import Any, Final, TypeVar
 from fastgw.dp.generation import Generation, ImageFile, describe_counts
 from fastgw.dp.store import Store, StoredImage, StoredSnapshot
 from fastgw.dp.sync import Applied, AppliedState, IncomingSnapshot, Refused
-from fastgw.dp.workers import Deadlines, Worker, WorkerFailed, WorkerState
+from fastgw.dp.workers import Deadlines, Worker, WorkerDied, WorkerFailed, WorkerState
 from fastgw.errors import CompileError, FastgwError
 from fastgw.obs import logs
 from fastgw.routing.compile_process import CompileProcess, CompileResult
@@ -169,8 +169,18 @@ class Applier:
             return [], [{"reason": "no worker is running"}], 0.0
         _log.info("version %d is compiled, prepares on %d workers", generation.version, len(participants))
         begun = time.monotonic()
-        faults = await self._on_each(participants, lambda worker: worker.prepare(generation))
-        return participants, list(faults.values()), _ms_since(begun)
+        pids = {worker: worker.pid for worker in participants}
+        failed = await self._on_each(participants, lambda worker: worker.prepare(generation))
+        if failed and all(isinstance(error, WorkerDied) for error in failed.values()):
+            # A death may have had nothing to do with this generation: once more, with the replacements.
+            # Who dies of it a second time speaks against it.
+            await _all(worker.wait_replaced(pids[worker], self._deadlines.start_s) for worker in failed)
+            participants = self._running_workers()
+            failed = await self._on_each(participants, lambda worker: worker.prepare(generation))
+        faults = [
+            {"worker": worker.index, "reason": f"worker {worker.index} {failed[worker]}"} for worker in failed
+        ]
+        return participants, faults, _ms_since(begun)
 
     async def _decide(self, generation: Generation) -> tuple[Faults, float]:
         begun = time.monotonic()
@@ -216,13 +226,13 @@ class Applier:
     async def _commit(self, generation: Generation) -> float:
         """Commit on every worker that runs; one that fails is replaced, and its replacement waited for."""
         begun = time.monotonic()
-        faults = await self._on_each(
+        failed = await self._on_each(
             self._running_workers(), lambda worker: _commit_or_kill(worker, generation)
         )
         served = await _all(
-            worker.wait_serving(generation.number, self._deadlines.start_s) for worker in faults
+            worker.wait_serving(generation.number, self._deadlines.start_s) for worker in failed
         )
-        for worker, serves in zip(faults, served, strict=True):
+        for worker, serves in zip(failed, served, strict=True):
             if not serves:
                 _log.error(
                     "worker %d does not serve version %d yet; it will not accept before it does",
@@ -236,18 +246,18 @@ class Applier:
 
     async def _on_each(
         self, workers: Sequence[Worker], step: Callable[[Worker], Awaitable[None]]
-    ) -> dict[Worker, dict[str, Any]]:
-        """Run *step* on all *workers* at once; return the fault of each that failed."""
+    ) -> dict[Worker, WorkerFailed]:
+        """Run *step* on all *workers* at once; return the error of each that failed."""
 
-        async def attempt(worker: Worker) -> dict[str, Any] | None:
+        async def attempt(worker: Worker) -> WorkerFailed | None:
             try:
                 await step(worker)
             except WorkerFailed as error:
-                return {"worker": worker.index, "reason": f"worker {worker.index} {error}"}
+                return error
             return None
 
-        faults = await _all(attempt(worker) for worker in workers)
-        return {worker: fault for worker, fault in zip(workers, faults, strict=True) if fault is not None}
+        errors = await _all(attempt(worker) for worker in workers)
+        return {worker: error for worker, error in zip(workers, errors, strict=True) if error is not None}
 
     def _refuse(self, incoming: IncomingSnapshot, faults: Faults) -> Refused:
         self.refused_total += 1

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import functools
 import socket
+import struct
 import time
 import weakref
 from collections.abc import Sequence
@@ -33,6 +34,9 @@ from fastgw.settings import Settings
 
 #: Period of the timer wheel, in seconds: `TICK_MS` of `_wheel.pxd`.
 TICK_S: Final = 0.1
+
+#: Where `struct tcp_info` has that field: eight bytes, then five 32-bit words, before it.
+_TCPI_SACKED: Final = struct.Struct("=28xI")
 
 _log = get_logger("dp.worker")
 
@@ -144,7 +148,10 @@ class ProxyServer:
             name = sock.getsockname()
             port = name[1] if isinstance(name, tuple) else 0
             factory = functools.partial(Downstream, self._core, scheme.encode(), port)
-            self._servers.append(await self._loop.create_server(factory, sock=sock))
+            # The loop calls listen(2) again: its default backlog would shrink what the supervisor set.
+            self._servers.append(
+                await self._loop.create_server(factory, sock=sock, backlog=_backlog_of(sock))
+            )
 
     async def drain(self, deadline_s: float) -> None:
         """Accept no more, finish what is in progress, close the rest when the deadline has passed."""
@@ -179,6 +186,14 @@ class ProxyServer:
 
 def _now_ms() -> int:
     return time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1_000_000
+
+
+def _backlog_of(sock: socket.socket) -> int:
+    """The backlog of a listening TCP socket: the kernel tells it in the field `tcpi_sacked`."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return socket.SOMAXCONN
+    backlog: int = _TCPI_SACKED.unpack_from(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64))[0]
+    return backlog
 
 
 def _ms(seconds: float) -> int:

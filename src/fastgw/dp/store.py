@@ -280,6 +280,9 @@ def _write(image: ImageFile, path: Path) -> None:
     try:
         _copy(image.fd, fd)
         os.fsync(fd)
+    except OSError:
+        path.unlink()  # the disk may be full: leave what room there is
+        raise
     finally:
         os.close(fd)
 

@@ -106,6 +106,7 @@ class Supervisor:
             OSError: the compile process never came up.
         """
         begun = time.monotonic()
+        failure: Exception | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 for worker in self.workers:
@@ -114,8 +115,11 @@ class Supervisor:
                 if self._compiler_start is not None:
                     await self._compiler_start
         except* Exception as failures:
-            # One reason is enough: the workers fail alike.
-            raise failures.exceptions[0] from None
+            failure = failures.exceptions[0]
+        if failure is not None:
+            # One reason is enough: the workers fail alike. Raised out here, since early releases of
+            # Python 3.11 wrap what is raised in the clause above into a group again.
+            raise failure
 
     async def apply(self, incoming: IncomingSnapshot) -> Applied | Refused:
         """Bring *incoming* to all workers, whole or not at all."""
@@ -176,8 +180,8 @@ class Supervisor:
 
     async def _tell_start(self, begun: float) -> None:
         for worker in self.workers:
-            if not await worker.wait_started(self._deadlines.start_s):
-                return  # its own line says why
+            if not await worker.wait_serving(0, None):
+                return
         _log.notice(
             "%d worker%s on %s, started in %.0f ms",
             len(self.workers),

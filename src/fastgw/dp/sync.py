@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import socket
 import ssl
 import time
@@ -96,6 +97,8 @@ class SyncStatus:
     """Why the last link broke or the last try failed."""
     retry_at_s: float | None = None
     """Unix seconds of the next try, while there is one to come."""
+    received_version: int | None = None
+    """The version of the last snapshot that has arrived whole, applied or not."""
     confirmed_version: int | None = None
     """The version that the control plane last said is wanted here and runs here."""
 
@@ -141,7 +144,7 @@ class _Connection(asyncio.Protocol):
         self._pump.flush()
 
     def eof_received(self) -> None:
-        self._end("the control plane closed the connection")
+        self._end(self._closed_by_peer())
 
     def pause_writing(self) -> None:
         self._pump.is_paused = True
@@ -151,11 +154,11 @@ class _Connection(asyncio.Protocol):
         self._pump.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if exc is None:
-            self._end("the control plane closed the connection")
-        elif isinstance(exc, ssl.SSLError):
+        if isinstance(exc, ssl.SSLError):
             # TLS 1.3: the control plane's word about our certificate comes after our side of the handshake.
             self._end(explain_handshake_failure(exc))
+        elif exc is None or isinstance(exc, ConnectionError):
+            self._end(self._closed_by_peer())
         else:
             self._end(f"the connection broke: {exc}")
 
@@ -204,6 +207,15 @@ class _Connection(asyncio.Protocol):
             self._timer = asyncio.get_running_loop().call_later(
                 max(0.0, self.link.next_deadline() - now_s), self.tick
             )
+
+    def _closed_by_peer(self) -> str:
+        if self.link is not None:
+            return "the control plane closed the connection"
+        # Its TLS layer may close without a word.
+        return (
+            "the control plane closed the connection at once:"
+            " its cluster_cert is another one, or too many connect to it now; its log says which"
+        )
 
     def _upgraded(self) -> None:
         self.link = DataLink(self._sync.clock(), self._sync.hello())
@@ -269,6 +281,7 @@ class Sync:
         apply: Callable[[IncomingSnapshot], Awaitable[ApplyResult]],
         applied: Callable[[], AppliedState],
         log: Logger,
+        draw: Callable[[], float] = random.random,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.authority = settings.cluster_control_plane
@@ -283,6 +296,7 @@ class Sync:
         self._applied = applied
         self._log = log
         self._context = make_client_context(self.pair)
+        self._draw = draw
         self._spread_s = 0.0
         self._linked_at_s: float | None = None
         self._connection: _Connection | None = None
@@ -324,9 +338,11 @@ class Sync:
         link.report(*self._applied())
 
     def confirmed(self, version: int) -> None:
+        """The control plane says that what runs here is what it wants."""
         self.status.confirmed_version = version
 
     def received(self, connection: _Connection, snapshot: IncomingSnapshot) -> None:
+        self.status.received_version = snapshot.version
         self._waiting = (connection, snapshot)
         self._has_waiting.set()
 
@@ -345,7 +361,7 @@ class Sync:
             self._connection = None
             if self._linked_at_s is not None and self.clock() - self._linked_at_s >= HEALTHY_AFTER_S:
                 failures = 0
-            delay_s = next_delay(failures, self._spread_s)
+            delay_s = next_delay(failures, self._spread_s, self._draw)
             failures += 1
             self._broken(reason, delay_s)
             await asyncio.sleep(delay_s)

@@ -61,6 +61,10 @@ class WorkerFailed(Exception):
     """A worker died, refused or is late; `str()` completes the sentence "worker 0 ..."."""
 
 
+class WorkerDied(WorkerFailed):
+    """Its process ended before it answered: what the question was about may not be the reason."""
+
+
 class WorkersCannotStart(FastgwError):
     code = "workers"
 
@@ -135,17 +139,19 @@ class Worker:
         Raises:
             WorkersCannotStart: no process ever came up, in START_ATTEMPTS attempts.
         """
-        while not self._stop.is_set():
-            await self._live()
-            if self._stop.is_set():
-                break
-            if not self._has_run and self._deaths_in_row >= START_ATTEMPTS:
-                raise WorkersCannotStart(
-                    f"worker {self.index} does not start ({START_ATTEMPTS} attempts): see the log above"
-                )
-            self.restarts_total += 1
-            await self._pause(self._restart_delay_s())
-        await self._set_state(WorkerState.STOPPED)
+        try:
+            while not self._stop.is_set():
+                await self._live()
+                if self._stop.is_set():
+                    break
+                if not self._has_run and self._deaths_in_row >= START_ATTEMPTS:
+                    raise WorkersCannotStart(
+                        f"worker {self.index} does not start ({START_ATTEMPTS} attempts): see the log above"
+                    )
+                self.restarts_total += 1
+                await self._pause(self._restart_delay_s())
+        finally:
+            await self._set_state(WorkerState.STOPPED)
 
     async def wait_started(self, deadline_s: float) -> bool:
         """Wait until the process runs, breaks or stops; say whether it runs."""
@@ -156,16 +162,33 @@ class Worker:
             pass
         return self.state is WorkerState.RUNNING
 
-    async def wait_serving(self, generation: int, deadline_s: float) -> bool:
-        """Wait until a process serves *generation* or a later one; say whether one does."""
+    async def wait_serving(self, generation: int, deadline_s: float | None) -> bool:
+        """Wait until a process serves *generation* or a later one; say whether one does.
+
+        It gives up when the place is stopped, or after *deadline_s*.
+        """
         try:
             async with asyncio.timeout(deadline_s), self._changed:
                 await self._changed.wait_for(
-                    lambda: self.state is WorkerState.RUNNING and self.generation >= generation
+                    lambda: self.state is WorkerState.STOPPED or self._serves(generation)
                 )
         except TimeoutError:
-            return False
-        return True
+            pass
+        return self._serves(generation)
+
+    async def wait_replaced(self, pid: int | None, deadline_s: float) -> bool:
+        """Wait until a process other than *pid* runs here; say whether one does."""
+        try:
+            async with asyncio.timeout(deadline_s), self._changed:
+                await self._changed.wait_for(
+                    lambda: (
+                        self.state is WorkerState.STOPPED
+                        or (self.state is WorkerState.RUNNING and self.pid != pid)
+                    )
+                )
+        except TimeoutError:
+            pass
+        return self.state is WorkerState.RUNNING and self.pid != pid
 
     async def stage(self, base: ImageFile) -> None:
         """Have the process begin to map *base*, so that the first generation on it need not wait for that.
@@ -269,6 +292,8 @@ class Worker:
                 await self._wait_exited(EXIT_DEADLINE_S)  # what it has to say is worth more than haste
                 self.kill()
             else:
+                if self._has_run:
+                    _log.notice("worker %d is replaced by process %d", self.index, self.pid)
                 self._has_run = True
                 await self._set_state(WorkerState.RUNNING)
             await self._exited.wait()
@@ -276,6 +301,9 @@ class Worker:
             self._bury()
         self._deaths_in_row = 1 if time.monotonic() - begun >= STEADY_AFTER_S else self._deaths_in_row + 1
         await self._set_state(WorkerState.BROKEN)
+
+    def _serves(self, generation: int) -> bool:
+        return self.state is WorkerState.RUNNING and self.generation >= generation
 
     def _spawn(self) -> None:
         ours, theirs = control.make_pair()
@@ -346,7 +374,7 @@ class Worker:
         except TimeoutError:
             raise WorkerFailed(f"did not answer {type(message).__name__} in time") from None
         except control.ChannelClosed:
-            raise WorkerFailed(f"died at {type(message).__name__}") from None
+            raise WorkerDied(f"died at {type(message).__name__}") from None
         except control.ChannelError as error:
             raise WorkerFailed(f"broke the control protocol: {error}") from None
 

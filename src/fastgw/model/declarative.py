@@ -120,7 +120,7 @@ def _parse(content: bytes, source: str, is_json: bool) -> Any:
     try:
         if is_json:
             return json.loads(content, object_pairs_hook=_unique_pairs)
-        return yaml.load(content, _Loader)  # noqa: S506 - a subclass of the safe loader
+        return yaml.load(content, _Loader)  # a subclass of the safe loader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark is not None else "the file"

@@ -24,7 +24,7 @@ _ESCAPES: Final = {
 
 
 def escape(value: bytes) -> bytes:
-    r"""Return *value* with quotes, backslashes and all bytes outside printable ASCII as `\xHH`, as nginx does."""
+    r"""Return *value* with quotes, backslashes and bytes outside printable ASCII as `\xHH`, as nginx does."""
     if value.isascii() and value.decode("ascii").isprintable() and b'"' not in value and b"\\" not in value:
         return value
     return b"".join(_ESCAPES.get(byte, bytes((byte,))) for byte in value)

@@ -188,8 +188,9 @@ def _argument(name: str) -> str:
 
 
 def main() -> None:
-    # Ctrl-C reaches the whole group; the parent decides when this process ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What a terminal or a service manager sends to the group is for the parent to obey.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     gc.disable()  # decoded rows make no cycles
     fd, flavor = int(_argument("--fd")), _argument("--flavor")
     try:

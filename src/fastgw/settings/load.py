@@ -108,7 +108,11 @@ def _parse(gathered: Gathered) -> dict[str, Any]:
     return values
 
 
-_EMPTY: Final[Mapping[str, Any]] = {"cluster_dp_labels": {}, "declarative_config": None}
+_EMPTY: Final[Mapping[str, Any]] = {
+    "admin_cors_origins": (),
+    "cluster_dp_labels": {},
+    "declarative_config": None,
+}
 
 
 def _source(gathered: Gathered, name: str) -> str:

@@ -81,7 +81,11 @@ def explain_handshake_failure(error: BaseException) -> str:
     if isinstance(error, TimeoutError) or "taking longer" in str(error):
         return "the TLS handshake took too long"
     if isinstance(error, ConnectionError | EOFError):
-        return "the peer closed the connection during the TLS handshake"
+        # A peer on asyncio that refuses our certificate closes without the alert that would say so.
+        return (
+            "the peer closed the connection during the TLS handshake, as one does whose cluster_cert is "
+            "another one"
+        )
     return f"the TLS handshake failed: {error}"
 
 

@@ -256,6 +256,9 @@ async def test_pages_of_a_parent(storage: SqlStorage) -> None:
         assert await reader.page("routes", size=3, parent=("service", NOWHERE)) == ([], None)
         with pytest.raises(LookupError):
             await reader.page("routes", size=3, parent=("name", "r1"))
+        tags = TagFilter(("a",), "all")
+        with pytest.raises(LookupError):
+            await reader.page("routes", size=3, parent=("service", one["id"]), tags=tags)
 
 
 @pytest.mark.parametrize(

@@ -146,10 +146,10 @@ async def test_a_crash_of_the_server(pg_own_server: PgServer) -> None:
 
 async def test_a_lock_that_another_holds_has_a_deadline(database: Database) -> None:
     place = place_of(database)
-    async with opened(make_server(place)) as holder, opened(make_server(place, timeout_s=0.3)) as storage:
+    async with opened(make_server(place)) as holder, opened(make_server(place, timeout_s=1.0)) as storage:
         async with holder.write("holder") as writer:
             await writer.insert("services", make_service("a"))
-            with pytest.raises(StorageUnavailable, match=r"no answer within 300 ms \(pg_timeout\)"):
+            with pytest.raises(StorageUnavailable, match=r"no answer within 1000 ms \(pg_timeout\)"):
                 await insert(storage, "services", make_service("b"))
         # The one that gave up is well, and so is its connection.
         assert await insert(storage, "services", make_service("b")) == 2

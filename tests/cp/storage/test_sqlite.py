@@ -16,7 +16,7 @@ import pytest
 
 from fastgw.cp.storage import file_lock, sqlite
 from fastgw.cp.storage.file_lock import FileLock
-from fastgw.cp.storage.sqlite import SqliteStorage
+from fastgw.cp.storage.sqlite import SqliteConnection, SqliteStorage
 from fastgw.errors import StorageUnavailable
 from tests.cp.storage.rows import insert, make_service
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 _WRITE_FOR_EVER: Final = """
 import asyncio, itertools, sys
 from pathlib import Path
-from fastgw.cp.storage.sqlite import SqliteStorage
+from fastgw.cp.storage.sqlite import SqliteConnection, SqliteStorage
 from tests.cp.storage.rows import insert, make_service
 
 async def main():
@@ -96,13 +96,15 @@ async def test_a_second_control_plane_is_refused(tmp_path: Path) -> None:
 async def test_a_migration_is_waited_for(tmp_path: Path) -> None:
     holder = FileLock(tmp_path / "fastgw.db")
     await holder.acquire("migrations", wait_s=0)
-    opening = asyncio.create_task(SqliteStorage(tmp_path / "fastgw.db").open())
+    storage = SqliteStorage(tmp_path / "fastgw.db")
+    opening = asyncio.create_task(storage.open())
     await asyncio.wait([opening], timeout=2 * file_lock._POLL_S)
     assert not opening.done()
     with pytest.raises(StorageUnavailable, match=r"a migration \(process \d+\) has it locked for 0 s"):
         await FileLock(tmp_path / "fastgw.db").acquire("cp", wait_s=0)
     holder.release()
     await opening
+    await storage.close()
 
 
 @pytest.fixture
@@ -152,6 +154,15 @@ async def test_a_place_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "directory.db").mkdir()
     with pytest.raises(StorageUnavailable, match=r"directory\.db: unable to open database file"):
         await SqliteStorage(tmp_path / "directory.db").open()
+
+
+async def test_without_a_write_ahead_log_it_does_not_start() -> None:
+    connection = SqliteConnection(Path(":memory:"), "test")
+    with pytest.raises(
+        StorageUnavailable, match=r"no write-ahead log is possible there \(journal mode memory\)"
+    ):
+        await connection.open()
+    await connection.close()
 
 
 async def test_a_full_disk_refuses_the_write_and_keeps_the_rest(tmp_path: Path) -> None:

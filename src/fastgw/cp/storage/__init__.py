@@ -21,7 +21,6 @@ from fastgw.cp.storage.contract import (
 from fastgw.cp.storage.postgres import PostgresStorage
 from fastgw.cp.storage.postgres_server import PostgresServer
 from fastgw.cp.storage.sqlite import SqliteStorage
-from fastgw.errors import StorageError
 from fastgw.settings import Settings
 
 __all__ = [
@@ -37,9 +36,7 @@ __all__ = [
 
 
 def make_storage(settings: Settings) -> SqlStorage:
-    """Make the storage that *settings* name; nothing is opened yet."""
-    if settings.database == "sqlite":
-        return SqliteStorage(settings.sqlite_path)
+    """Make the storage that a control plane's *settings* name; nothing is opened yet."""
     if settings.database == "postgres":
         return PostgresStorage(PostgresServer.from_settings(settings))
-    raise StorageError(f"database {settings.database} cannot hold a control plane's configuration")
+    return SqliteStorage(settings.sqlite_path)

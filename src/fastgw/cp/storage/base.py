@@ -110,7 +110,7 @@ class SqlStorage(Storage):
                 rows: list[Row] = []
                 after: str | None = None
                 while True:
-                    sql, arguments = table.page(_LOAD_SLICE, after, None, None)
+                    sql, arguments = table.page(_LOAD_SLICE, after, None)
                     documents = await connection.fetch(sql, *arguments)
                     rows += [decode_row(document) for (document,) in documents]
                     if len(documents) < _LOAD_SLICE:

@@ -97,6 +97,7 @@ class Reader(ABC):
         Args:
             after: only ids above this one; it need not exist.
             parent: (reference field, id): only rows that point there.
+            tags: only rows that carry these; not together with *parent*.
 
         Returns:
             The second value is None when there is nothing more.

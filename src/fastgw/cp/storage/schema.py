@@ -107,34 +107,42 @@ class Table:
                 part("foreign", name, f"NOT EXISTS ({found})")
         return " UNION ALL ".join(parts), arguments
 
-    def page(
-        self, size: int, after: str | None, parent: tuple[str, str] | None, tags: TagFilter | None
-    ) -> tuple[str, list[Any]]:
+    def page(self, size: int, after: str | None, parent: tuple[str, str] | None) -> tuple[str, list[Any]]:
         """Make the query for up to *size* documents in ascending order of id."""
-        conditions: list[str] = []
-        arguments: list[Any] = []
-
-        def argument(value: Any) -> str:
-            arguments.append(value)
-            return f"${len(arguments)}"
-
-        if after is not None:
-            conditions.append(f"id > {argument(after)}")
+        arguments: list[Any] = [size, after or ""]
+        condition = "id > $2"
         if parent is not None:
             field, parent_id = parent
             if field not in self.foreign:
                 raise LookupError(f"{self.entity.name}.{field} is not a reference to a known entity")
-            conditions.append(f"{_quoted(field)} = {argument(parent_id)}")
-        if tags is not None:
-            tagged = f"SELECT entity_id FROM entity_tags WHERE entity = {argument(self.entity.name)} AND tag"
-            if tags.mode == "any":
-                marks = ", ".join(argument(tag) for tag in tags.tags)
-                conditions.append(f"id IN ({tagged} IN ({marks}))")
-            else:
-                conditions += [f"id IN ({tagged} = {argument(tag)})" for tag in tags.tags]
-        where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
-        limit = argument(size)
-        return f"SELECT doc FROM {self.name} {where}ORDER BY id LIMIT {limit}", arguments
+            arguments.append(parent_id)
+            condition += f" AND {_quoted(field)} = $3"
+        return f"SELECT doc FROM {self.name} WHERE {condition} ORDER BY id LIMIT $1", arguments
+
+    def tagged_page(self, size: int, after: str | None, tags: TagFilter) -> tuple[str, list[Any]]:
+        """Make the same for rows with tags.
+
+        The index of tags goes by ascending id too. So it alone finds the ids of the page: those that carry
+        the first tag and the others; or for "any" the next *size* of each tag, which hold the page.
+        """
+        arguments = [size, after or "", self.entity.name, *tags.tags]
+        marks = [f"${n}" for n in range(4, len(arguments) + 1)]
+        carried = "SELECT {what} FROM entity_tags AS {name} WHERE {name}.entity = $3 AND {name}.tag = {mark}"
+        if tags.mode == "all":
+            first, *others = marks
+            also = "".join(
+                f" AND EXISTS ({carried.format(what='1', name='o', mark=mark)} AND o.entity_id = t.entity_id)"
+                for mark in others
+            )
+            heads = [(first, also)]
+        else:
+            heads = [(mark, "") for mark in marks]
+        ids = " UNION ".join(
+            f"SELECT * FROM ({carried.format(what='t.entity_id', name='t', mark=mark)} "
+            f"AND t.entity_id > $2{also} ORDER BY t.entity_id LIMIT $1) AS ids"
+            for mark, also in heads
+        )
+        return f"SELECT doc FROM {self.name} WHERE id IN ({ids}) ORDER BY id LIMIT $1", arguments
 
     def statements_to_reach(self, present: Collection[str], dialect: Dialect) -> Iterator[str]:
         """Yield the DDL from a table with the columns *present* (none: no table) to this one."""

@@ -76,7 +76,13 @@ class SqlReader(Reader):
     ) -> tuple[list[Row], str | None]:
         if not all(map(_is_storable, (after, *(parent or ()), *(tags.tags if tags else ())))):
             return [], None
-        sql, arguments = self._table(entity).page(size + 1, after, parent, tags)
+        table = self._table(entity)
+        if tags is None:
+            sql, arguments = table.page(size + 1, after, parent)
+        elif parent is None:
+            sql, arguments = table.tagged_page(size + 1, after, tags)
+        else:
+            raise LookupError("a page is of a parent or of tags, not of both")
         documents = await self._connection.fetch(sql, *arguments)
         rows = [decode_row(document) for (document,) in documents[:size]]
         return rows, rows[-1]["id"] if len(documents) > size else None

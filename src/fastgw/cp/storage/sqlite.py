@@ -104,7 +104,9 @@ class SqliteConnection:
             self._path, isolation_level=None, check_same_thread=False, timeout=_BUSY_MS / 1000
         )
         self._connection = connection
-        connection.execute("PRAGMA journal_mode = WAL")
+        ((mode,),) = connection.execute("PRAGMA journal_mode = WAL").fetchall()
+        if mode != "wal":
+            raise sqlite3.OperationalError(f"no write-ahead log is possible there (journal mode {mode})")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
 

@@ -51,6 +51,14 @@ class Connector:
 
     async def _open(self, pool: Pool, exchange: Exchange) -> None:
         try:
+            await self._connect(pool, exchange)
+        except Exception:
+            # A fault of ours: nobody waits for this task, so the exchange would wait for ever.
+            self._log.exception("upstream %s:%d: opening a connection failed", pool.host, pool.port)
+            exchange.on_connect_failed("refused")
+
+    async def _connect(self, pool: Pool, exchange: Exchange) -> None:
+        try:
             addresses = await self._resolver.addresses(pool.host)
         except ResolveError as error:
             self._log.error("upstream %s:%d: %s", pool.host, pool.port, error)
@@ -77,8 +85,17 @@ class Connector:
                     "upstream %s:%d: %s: %s", pool.host, pool.port, address, error.strerror or error
                 )
             else:
-                exchange.on_connected(connection)
-                return
+                if not connection.is_closed:
+                    exchange.on_connected(connection)
+                    return
+                # Between its opening and this line: a port forwarder with nothing behind it, a mail server.
+                reason = "refused"
+                self._log.error(
+                    "upstream %s:%d: %s closed the connection, or spoke, before the request",
+                    pool.host,
+                    pool.port,
+                    address,
+                )
             if not exchange.try_again():
                 exchange.on_connect_failed(reason)
                 return

@@ -63,6 +63,8 @@ class Resolver:
             raise ResolveError(f"{name}: the resolver gave no answer in {QUERY_DEADLINE_S:g} s") from None
         except OSError as error:
             raise ResolveError(f"{name}: {error.strerror or error}") from None
+        except UnicodeError as error:  # a label that is empty or longer than 63 bytes
+            raise ResolveError(f"{name}: {error}") from None
         # Duplicates come once per socket type and family; the order is the resolver's preference.
         addresses = tuple(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
         if not addresses:

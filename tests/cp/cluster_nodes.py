@@ -1,0 +1,300 @@
+"""A cluster port with its hub on a SQLite storage, data planes that dial it, and strangers that do."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import uvloop
+from websockets.client import ClientProtocol
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Response
+from websockets.typing import Subprotocol
+from websockets.uri import parse_uri
+
+from fastgw.cp.cluster import ClusterServer
+from fastgw.cp.hub import Hub
+from fastgw.cp.storage import Storage, make_storage
+from fastgw.dp.sync import Applied, AppliedState, ApplyResult, IncomingSnapshot, NodeIdentity, Sync
+from fastgw.model.snapshot import Snapshot
+from fastgw.obs import logs
+from fastgw.settings import Listen, Settings, load_settings
+from fastgw.tls.cluster import SERVER_NAME, make_client_context
+from fastgw.tls.generate import GeneratedPair
+from fastgw.wire import messages as m
+from fastgw.wire.offering import Offering
+from tests.tls.certificates import gen_cert_pair, loaded
+from tests.wire.ends import hello
+
+DEADLINE_S: Final = 20.0
+
+T = TypeVar("T")
+
+
+def run(work: Coroutine[Any, Any, T], loop_factory: Callable[[], Any] = uvloop.new_event_loop) -> T:
+    """Run a test's coroutine with a deadline, on the loop that the product uses."""
+
+    async def bounded() -> T:
+        async with asyncio.timeout(DEADLINE_S):
+            return await work
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        return runner.run(bounded())
+
+
+async def eventually(condition: Callable[[], Any], what: str, deadline_s: float = 5.0) -> Any:
+    """Return the first truthy result of *condition* (or of what it gives to await), asked every 5 ms."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + deadline_s
+    while True:
+        found = condition()
+        result = await found if isinstance(found, Awaitable) else found
+        if result:
+            return result
+        assert loop.time() < deadline, f"{what}: not within {deadline_s} s (last: {result!r})"
+        await asyncio.sleep(0.005)
+
+
+class Clock:
+    """Monotonic seconds that move when a test says so."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Log:
+    """The log of this process, in a file."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "error.log"
+        logs.setup("debug", str(self.path), process="test")
+
+    def text(self) -> str:
+        return self.path.read_text()
+
+    async def shows(self, words: str) -> str:
+        """The first line that holds *words*, once there is one."""
+
+        def line() -> str:
+            return next((line for line in self.text().splitlines() if words in line), "")
+
+        found = await eventually(line, f"a line with {words!r} in {self.path}")
+        assert isinstance(found, str)
+        return found
+
+
+def settings_of(role: Any, directory: Path, pair: GeneratedPair, **flags: str) -> Settings:
+    return load_settings(
+        role,
+        environ={},
+        flags={
+            "prefix": str(directory),
+            "cluster_cert": pair.certificate_pem.decode(),
+            "cluster_cert_key": pair.key_pem.decode(),
+            **flags,
+        },
+    )
+
+
+def offering_of(version: int, names: list[str], padding: bytes = b"") -> Offering:
+    rows = [{"id": name, "name": name, "padding": padding.hex()} for name in names]
+    snapshot = Snapshot.from_rows(version, {"services": rows})
+    return Offering(version, snapshot.digest, snapshot.pack())
+
+
+class Port:
+    """A cluster port and what stands behind it."""
+
+    def __init__(self, server: ClusterServer, hub: Hub, storage: Storage, clock: Clock | None) -> None:
+        self.server = server
+        self.hub = hub
+        self.storage = storage
+        self.clock = clock
+
+    @property
+    def address(self) -> str:
+        return self.server.addresses[0]
+
+    async def shown(self, node_id: str) -> dict[str, Any]:
+        """What the Admin API would show of a data plane."""
+        return next((row for row in await self.hub.data_planes() if row["id"] == node_id), {})
+
+
+@asynccontextmanager
+async def cluster_port(
+    directory: Path,
+    pair: GeneratedPair | None = None,
+    *,
+    listen: str = "127.0.0.1:0",
+    clock: Clock | None = None,
+    heartbeat_s: float = 30.0,
+) -> AsyncIterator[Port]:
+    pair = pair or gen_cert_pair()
+    storage = make_storage(settings_of("control_plane", directory, pair))
+    await storage.open()
+    hub = Hub(storage, purge_delay_s=1000)
+    server = ClusterServer(
+        Listen.parse(listen),
+        loaded(pair),
+        hub,
+        control_plane_id="the-control-plane",
+        heartbeat_s=heartbeat_s,
+        **({"clock": clock} if clock is not None else {}),
+    )
+    writing = asyncio.create_task(hub.run())
+    try:
+        await server.start()
+        yield Port(server, hub, storage, clock)
+    finally:
+        await server.close()
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+        await hub.write_rows()
+        await storage.close()
+
+
+class Node:
+    """A data plane that keeps a snapshot in memory."""
+
+    def __init__(
+        self,
+        directory: Path,
+        address: str,
+        pair: GeneratedPair | None = None,
+        *,
+        clock: Clock | None = None,
+        draw: Callable[[], float] = random.random,
+        **flags: str,
+    ) -> None:
+        settings = settings_of(
+            "data_plane", directory, pair or gen_cert_pair(), cluster_control_plane=address, **flags
+        )
+        self.id = str(uuid.uuid4())
+        self.state = AppliedState(0, "")
+        self.snapshot: Snapshot | None = None
+        self.seen: list[int] = []
+        self.may_apply = asyncio.Event()
+        self.may_apply.set()
+        self.refusal: ApplyResult | Exception | None = None
+        self.sync = Sync(
+            settings,
+            node=NodeIdentity(self.id, "dp-1"),
+            apply=self._apply,
+            applied=lambda: self.state,
+            log=logs.get_logger("sync"),
+            draw=draw,
+            **({"clock": clock} if clock is not None else {}),
+        )
+
+    async def _apply(self, incoming: IncomingSnapshot) -> ApplyResult:
+        if incoming.digest == self.state.digest:
+            return Applied(incoming.version, incoming.digest, 0.0, 0.0, 0.0, 0.0)
+        self.seen.append(incoming.version)
+        await self.may_apply.wait()
+        if isinstance(self.refusal, Exception):
+            raise self.refusal
+        if self.refusal is not None:
+            return self.refusal
+        self.snapshot = Snapshot.unpack(incoming.version, incoming.compressed, incoming.digest)
+        self.state = AppliedState(incoming.version, incoming.digest)
+        return Applied(incoming.version, incoming.digest, 1.0, 2.0, 3.0, 4.0, ["one warning"])
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Node]:
+        task = asyncio.create_task(self.sync.run())
+        try:
+            yield self
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+class Stranger:
+    """A client of the cluster port that does what it likes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self.websocket = ClientProtocol(parse_uri("wss://localhost/"))
+        self.events: list[Any] = []
+
+    @classmethod
+    async def connect(cls, address: str, context: ssl.SSLContext | None = None) -> Stranger:
+        host, _, port = address.rpartition(":")
+        return cls(
+            *await asyncio.open_connection(
+                host,
+                int(port),
+                ssl=context or make_client_context(loaded(gen_cert_pair())),
+                server_hostname=SERVER_NAME,
+            )
+        )
+
+    async def upgrade(
+        self, path: str = m.LINK_PATH, subprotocol: str | None = m.SUBPROTOCOL, greet: bool = False
+    ) -> Response:
+        self.websocket = ClientProtocol(
+            parse_uri(f"wss://localhost{path}"),
+            subprotocols=[Subprotocol(subprotocol)] if subprotocol is not None else None,
+        )
+        self.websocket.send_request(self.websocket.connect())
+        response = await self.next_event()
+        assert isinstance(response, Response)
+        if greet:
+            self.send(hello())
+            assert isinstance(m.decode_to_data_plane(await self.next_message()), m.Welcome)
+        return response
+
+    def send(self, message: m.Message) -> None:
+        self.websocket.send_binary(m.encode(message))
+        self.flush()
+
+    def flush(self) -> None:
+        for piece in self.websocket.data_to_send():
+            if piece:
+                self._writer.write(piece)
+
+    async def next_event(self) -> Any:
+        """The next frame or response; None at the end of the connection."""
+        self.flush()
+        while not self.events:
+            data = await self._read()
+            if not data:
+                return None
+            self.websocket.receive_data(data)
+            self.events += self.websocket.events_received()
+        return self.events.pop(0)
+
+    async def next_message(self) -> bytes:
+        frame = await self.next_event()
+        assert isinstance(frame, Frame)
+        assert frame.opcode is Opcode.BINARY, frame
+        return bytes(frame.data)
+
+    async def ended(self) -> list[Any]:
+        """Everything up to the end of the connection, which comes."""
+        events = []
+        while (event := await self.next_event()) is not None:
+            events.append(event)
+        return events
+
+    async def _read(self) -> bytes:
+        try:
+            return await self._reader.read(1 << 16)
+        except ConnectionError:
+            return b""
+
+    def write(self, data: bytes) -> None:
+        self._writer.write(data)
+
+    def close(self) -> None:
+        self._writer.close()

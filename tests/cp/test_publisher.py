@@ -1,0 +1,175 @@
+"""From the storage to the hub: every change, tried by a real compile process, and nothing that fails it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastgw.cp.hub import DataPlane, Hub
+from fastgw.cp.publisher import Publisher
+from fastgw.cp.storage import Row, Storage, make_storage
+from fastgw.model.entities import ENTITIES
+from fastgw.model.snapshot import Snapshot
+from fastgw.model.validate import make_row
+from fastgw.routing.compile_process import CompileProcess
+from fastgw.wire.offering import Offering
+from tests.cp.cluster_nodes import Log, eventually, run, settings_of
+from tests.tls.certificates import gen_cert_pair
+from tests.wire.ends import hello
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Log:
+    return Log(tmp_path)
+
+
+class Listener:
+    """A link that keeps what it was offered."""
+
+    def __init__(self) -> None:
+        self.offered: list[Offering] = []
+
+    def offer(self, offering: Offering | None) -> None:
+        assert offering is not None
+        self.offered.append(offering)
+
+    def close(self, reason: str) -> None:
+        raise AssertionError(reason)
+
+    def newest(self) -> Snapshot | None:
+        if not self.offered:
+            return None
+        last = self.offered[-1]
+        return Snapshot.unpack(last.version, last.compressed, last.digest)
+
+
+class Published:
+    def __init__(self, storage: Storage, publisher: Publisher, listener: Listener) -> None:
+        self.storage = storage
+        self.publisher = publisher
+        self.listener = listener
+
+    async def insert(self, *rows: Row, entity: str = "services") -> int:
+        async with self.storage.write("test") as writer:
+            for row in rows:
+                await writer.insert(entity, row)
+        return writer.version
+
+    async def reaches(self, version: int) -> Snapshot:
+        def at() -> Snapshot | None:
+            newest = self.listener.newest()
+            return newest if newest is not None and newest.version == version else None
+
+        found = await eventually(at, f"version {version}")
+        assert isinstance(found, Snapshot)
+        return found
+
+
+@asynccontextmanager
+async def publishing(directory: Path) -> AsyncIterator[Published]:
+    storage = make_storage(settings_of("control_plane", directory, gen_cert_pair()))
+    await storage.open()
+    compile_process = CompileProcess()
+    await compile_process.start()
+    hub = Hub(storage, purge_delay_s=1000)
+    listener = Listener()
+    hub.join(DataPlane(hello(), listener, "127.0.0.1", None))
+    publisher = Publisher(storage, compile_process, hub)
+    task = asyncio.create_task(publisher.run())
+    try:
+        yield Published(storage, publisher, listener)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await compile_process.close()
+        await storage.close()
+
+
+def service(name: str, **fields: Any) -> Row:
+    return make_row(
+        ENTITIES["services"], {"name": name, "host": "example.com", **fields}, now_s=1_700_000_000
+    )
+
+
+def route(**fields: Any) -> Row:
+    return make_row(ENTITIES["routes"], fields, now_s=1_700_000_000)
+
+
+def test_what_stands_is_published_at_the_start_and_every_change_after(tmp_path: Path, log: Log) -> None:
+    async def scenario() -> None:
+        async with publishing(tmp_path) as published:
+            assert (await published.reaches(0)).digest == "0" * 64
+            for number in range(1, 4):
+                version = await published.insert(service(f"s{number}"))
+                snapshot = await published.reaches(version)
+                assert len(snapshot.rows("services")) == number
+                stands, rows = await published.storage.load_all()
+                assert snapshot == Snapshot.from_rows(stands, rows)
+            assert published.publisher.publication() == {
+                "version": 3,
+                "config_hash": snapshot.config_hash,
+                "published_at": published.publisher.publication()["published_at"],
+                "refused": None,
+            }
+            await log.shows("published version 3")
+        async with publishing(tmp_path) as published:
+            assert await published.reaches(3) == snapshot
+
+    run(scenario())
+
+
+def test_bursts_collapse_to_the_newest(tmp_path: Path, log: Log) -> None:
+    async def scenario() -> None:
+        async with publishing(tmp_path) as published:
+            await published.reaches(0)
+            for number in range(50):
+                await published.insert(service(f"s{number}"))
+            assert len((await published.reaches(50)).rows("services")) == 50
+            versions = [offering.version for offering in published.listener.offered]
+            assert versions == sorted(set(versions))
+
+    run(scenario())
+
+
+def test_what_does_not_compile_is_not_published_and_shown(tmp_path: Path, log: Log) -> None:
+    async def scenario() -> None:
+        async with publishing(tmp_path) as published:
+            good, odd = service("good"), {**route(paths=["/x"]), "paths": ["~/x(?=y)"]}
+            await published.insert(good)
+            await published.reaches(1)
+            # Past the Admin API, which would refuse it.
+            await published.insert(odd, entity="routes")
+            await log.shows("version 2 does not compile and is not published; version 1 stays")
+            await log.shows(f"version 2: routes {odd['id']} paths")
+            publication = published.publisher.publication()
+            assert publication["version"] == 1
+            assert publication["refused"]["version"] == 2
+            assert publication["refused"]["faults"][0]["id"] == odd["id"]
+            assert [offering.version for offering in published.listener.offered] == [0, 1]
+            # The next version that compiles is published, and the complaint is gone.
+            async with published.storage.write("test") as writer:
+                await writer.delete("routes", odd["id"])
+            assert await published.reaches(3) == Snapshot.from_rows(3, {"services": [good]})
+            assert published.publisher.publication()["refused"] is None
+
+    run(scenario())
+
+
+def test_a_version_with_the_same_content_is_published_without_a_trial(tmp_path: Path, log: Log) -> None:
+    async def scenario() -> None:
+        async with publishing(tmp_path) as published:
+            row = service("s")
+            await published.insert(row)
+            before = await published.reaches(1)
+            async with published.storage.write("test") as writer:
+                await writer.delete("services", row["id"])
+                await writer.insert("services", row)
+            after = await published.reaches(2)
+            assert after.digest == before.digest
+
+    run(scenario())

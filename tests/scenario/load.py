@@ -1,0 +1,81 @@
+"""Requests without a pause beside a test, each of which must be answered well.
+
+with Load(port, "/steady", expect=b"...") as load:
+    ...                                  # changes, crashes of other processes
+load.assert_nothing_failed()
+"""
+
+from __future__ import annotations
+
+import http.client
+import threading
+from types import TracebackType
+from typing import Final, Self
+
+from tests.scenario.process import HOST
+
+_TIMEOUT_S: Final = 10.0
+_STOP_S: Final = 15.0
+_SHOWN: Final = 10
+
+
+class Load:
+    """Some keep-alive connections that ask one path again and again."""
+
+    def __init__(self, port: int, path: str, *, expect: bytes, connections: int = 2) -> None:
+        """Prepare it.
+
+        Args:
+            expect: every answer must be 200 with this body.
+        """
+        self.answered_total = 0
+        self.failures: list[str] = []
+        self._port = port
+        self._path = path
+        self._expect = expect
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=self._ask_on, daemon=True) for _ in range(connections)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(_STOP_S)
+        assert not any(thread.is_alive() for thread in self._threads), "a request hangs"
+
+    def assert_nothing_failed(self, *, at_least: int = 1) -> None:
+        """Every request was answered as expected, and there were so many."""
+        assert not self.failures, f"{len(self.failures)} failed: {self.failures[:_SHOWN]}"
+        assert self.answered_total >= at_least
+
+    def _ask_on(self) -> None:
+        connection = http.client.HTTPConnection(HOST, self._port, timeout=_TIMEOUT_S)
+        try:
+            while not self._stopping.is_set():
+                failure = self._ask(connection)
+                with self._lock:
+                    self.answered_total += not failure
+                    if failure:
+                        self.failures.append(failure)
+        finally:
+            connection.close()
+
+    def _ask(self, connection: http.client.HTTPConnection) -> str:
+        """Ask once; returns what was wrong, or nothing."""
+        try:
+            connection.request("GET", self._path)
+            answer = connection.getresponse()
+            body = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            return repr(error)
+        if (answer.status, body) != (200, self._expect):
+            return f"{answer.status} {body[:200]!r}"
+        return ""
