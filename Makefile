@@ -5,7 +5,7 @@ PYTHON_VENV := .venv/bin/python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev test check bench docs clean
+.PHONY: help run dev test fuzz check bench docs clean
 
 help: ## Say what can be made
 	@echo "fastgw: make WHAT [ARGS=…]"
@@ -21,6 +21,9 @@ dev: ## Make .venv with all tools, and build the extensions in place
 test: ## Run all tests (ARGS go to pytest)
 	@tools/bootstrap.sh test
 	$(PYTHON_VENV) -m pytest -q -n auto --dist worksteal $(ARGS)
+
+fuzz: dev ## Hold the compiled router against the reference on a million pairs (ARGS=--seed=N)
+	$(PYTHON_VENV) -m tests.fuzz_router $(ARGS)
 
 check: dev ## Formatting, lint, types, stubs, spelling, layers
 	.venv/bin/ruff format --check .

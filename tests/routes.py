@@ -6,8 +6,9 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-from fastgw._router import Flavor, Table
+from fastgw._router import Flavor, Request, Table
 from fastgw._router_build import TableBuilder
+from fastgw._router_explain import explain
 from tests.reference import router as reference
 
 FLAVORS: Final[tuple[reference.Flavor, ...]] = ("traditional_compatible", "traditional")
@@ -125,3 +126,21 @@ def random_request(draw: random.Random) -> tuple[bytes, bytes, bytes, dict[str, 
         "host_port": draw.choice([80, 81]),
     }
     return draw.choice(METHODS), draw.choice(REQUEST_HOSTS), random_path(draw), more
+
+
+def check_agreement(draw: random.Random, flavor: reference.Flavor, *, routes: int, requests: int) -> None:
+    """Make a table and ask both routers the same; what `explain` says must agree too, which is dear: once."""
+    wanted = [random_route(draw) for _ in range(routes)]
+    plain = ROUTERS["reference"](flavor)
+    for number, route in enumerate(wanted):
+        add_to(plain, number, route)
+    table = Table(freeze(wanted, flavor))
+    for number in range(requests):
+        method, host, path, more = random_request(draw)
+        expected = plain.match(method, host, path, **more)
+        assert table.match(method, host, path, **more) == expected
+        if number:
+            continue
+        explained = explain(table, Request(method, host, path, **more))
+        winners = [one.route for one in explained if one.matches]
+        assert (winners[0] if winners else None) == (expected[0] if expected else None)

@@ -4,9 +4,9 @@
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memset
 
 from fastgw._router cimport FoundRoute, RouteRequest, Table
+from fastgw._router cimport Request as RouterRequest
 from fastgw._uri cimport encode_into, is_plain, normalise_into, upstream_path_into
 
 
@@ -24,12 +24,14 @@ cdef class Requests:
     cdef Py_ssize_t count
     cdef Py_ssize_t next
     cdef list owned
+    cdef RouterRequest like           # headers of all of them
 
-    def __init__(self, list pairs not None):
+    def __init__(self, list pairs not None, headers=()):
         cdef bytes host
         cdef bytes path
         cdef Py_ssize_t i
         self.owned = pairs
+        self.like = RouterRequest(headers=headers)
         self.count = len(pairs)
         self.requests = <Request*>calloc(self.count, sizeof(Request))
         if self.requests == NULL:
@@ -51,10 +53,7 @@ cdef class Requests:
         cdef const Request* request
         cdef Py_ssize_t _
         cdef Py_ssize_t hits = 0
-        memset(&asked, 0, sizeof(asked))
-        asked.method = <const uint8_t*>b"GET"
-        asked.method_len = 3
-        asked.host_port = 80
+        asked = self.like.parts
         with nogil:
             for _ in range(1000):
                 request = &self.requests[self.next]

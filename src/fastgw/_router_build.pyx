@@ -14,7 +14,7 @@ from libc.stdlib cimport calloc, free, qsort, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 from fastgw._router cimport (
-    ENTRY_OWN_PATH, ENTRY_PROGRAM, ENTRY_REGEX, ENTRY_SNIS, FLAVOR_COMPATIBLE, FLAVOR_TRADITIONAL, HOST_EXACT,
+    CONDITIONS_HEADER, ENTRY_OWN_PATH, ENTRY_PROGRAM, ENTRY_REGEX, ENTRY_SNIS, FLAVOR_COMPATIBLE, FLAVOR_TRADITIONAL, HOST_EXACT,
     HOST_KINDS, HOST_RAW, METHOD_ANY, NO_RANK, OLD_PRIORITY_HEADERS_SHIFT, OLD_PRIORITY_MASK_SHIFT,
     OLD_PRIORITY_RAW_SHIFT, OLD_PRIORITY_SUBMASK_SHIFT, PRIORITY_EXPRESSION, PRIORITY_HEADERS_SHIFT,
     PRIORITY_KINDS_SHIFT, PRIORITY_LENGTH_LIMIT, PRIORITY_PLAIN_HOSTS_SHIFT, PRIORITY_REGEX_PRIORITY_SHIFT,
@@ -630,19 +630,41 @@ cdef bytes pack_conditions(hosts, methods, snis, headers, bytes expression):
 
     A header is one text for each of its values: name, NUL, value. Of expressions there is one or none.
     """
-    cdef list texts = [*hosts, *methods]
-    cdef list counts = [len(hosts), len(methods), len(snis), 0, 1 if expression else 0]
-    cdef list parts
+    cdef list texts = list(hosts)
+    cdef uint32_t[5] counts
+    cdef Py_ssize_t size = CONDITIONS_HEADER
+    cdef bytes packed
+    cdef bytes text
+    cdef uint8_t* out
+    cdef int group
+    texts += methods
     texts += snis
+    counts[0], counts[1], counts[2] = len(hosts), len(methods), len(snis)
     for name, values in headers:
-        counts[3] += len(values)
         texts += [name + b"\0" + value for value in values]
+    counts[3] = len(texts) - counts[0] - counts[1] - counts[2]
+    counts[4] = 1 if expression else 0
     if expression:
         texts.append(expression)
-    if max(counts) > CONDITION_LIMIT or max([len(text) for text in texts], default=0) > CONDITION_LIMIT:
-        raise ValueError(f"more than {CONDITION_LIMIT} values in one field, or bytes in one of them")
-    parts = [count.to_bytes(2, "little") for count in counts]
+    for group in range(5):
+        if counts[group] > CONDITION_LIMIT:
+            raise ValueError(f"more than {CONDITION_LIMIT} values in one field")
     for text in texts:
-        parts.append(len(text).to_bytes(2, "little"))
-        parts.append(text)
-    return b"".join(parts)
+        if len(text) > CONDITION_LIMIT:
+            raise ValueError(f"a value of more than {CONDITION_LIMIT} bytes")
+        size += 2 + len(text)
+    packed = PyBytes_FromStringAndSize(NULL, size)
+    out = <uint8_t*>PyBytes_AS_STRING(packed)
+    for group in range(5):
+        out = put_u16(out, counts[group])
+    for text in texts:
+        out = put_u16(out, <uint32_t>len(text))
+        memcpy(out, PyBytes_AS_STRING(text), len(text))
+        out += len(text)
+    return packed
+
+
+cdef inline uint8_t* put_u16(uint8_t* at, uint32_t value) noexcept nogil:
+    at[0] = value & 0xFF
+    at[1] = value >> 8
+    return at + 2

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -606,7 +607,7 @@ def test_many_clients_do_not_mix() -> None:
 
 
 def test_routes_by_regex_and_header_strip_what_the_regex_took() -> None:
-    routes = [
+    routes: list[dict[str, Any]] = [
         {"paths": [r"~/users/\d+/profile"], "headers": {"X-Team": ["~*^blue"]}, "service": "svc"},
         {"paths": [r"~/(?<kind>[a-z]+)s/"], "strip_path": False, "service": "svc"},
     ]
@@ -629,7 +630,7 @@ def test_routes_by_regex_and_header_strip_what_the_regex_took() -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_a_route_for_https_alone_redirects_http(status: int) -> None:
-    routes = [
+    routes: list[dict[str, Any]] = [
         {"paths": ["/"], "protocols": ["https"], "https_redirect_status_code": status, "service": "svc"}
     ]
     with running(routes=routes) as (proxy, _upstream):
@@ -655,7 +656,7 @@ def test_a_route_for_https_alone_asks_for_an_upgrade() -> None:
 
 
 def test_debug_fields_name_route_and_service_where_allowed() -> None:
-    routes = [
+    routes: list[dict[str, Any]] = [
         {"name": "rté", "paths": ["/"], "service": "svc"},
         {"name": "bare", "paths": ["/bare"]},
     ]

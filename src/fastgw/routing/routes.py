@@ -7,6 +7,7 @@ table cannot hold is refused here with the fields and reasons, and then nothing 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -26,9 +27,6 @@ FLAVORS: Final = {
 """Kong's `router_flavor` by the flavor of the table; `expressions` also reads `expression`."""
 
 _PROTOCOL_BITS: Final = {name.lower(): int(bit) for name, bit in Protocols.__members__.items()}
-_CHECKED_FIRST: Final = ("protocols", "sources", "destinations")
-"""Of what is not served, that of which the table knows nothing; it refuses the rest by itself."""
-
 _Int = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
@@ -70,7 +68,6 @@ class RouteRefused(Exception):
 
 
 _OVER_HTTP: Final = Test(Operator.OPERATOR_EQUAL, RequestField.FIELD_PROTOCOL, text=b"http")
-_UNKNOWN_TO_TABLE: Final = [use for use in UNSERVED["routes"] if use.field in _CHECKED_FIRST]
 
 
 def add_route(table: TableBuilder, number: int, row: RouteRow) -> None:
@@ -79,24 +76,28 @@ def add_route(table: TableBuilder, number: int, row: RouteRow) -> None:
     Raises:
         RouteRefused: with all reasons.
     """
-    if any(refusals(row, _UNKNOWN_TO_TABLE)):
+    if row.sources or row.destinations or _protocol_mask(tuple(row.protocols)) is None:
         raise RouteRefused(list(refusals(row, UNSERVED["routes"])))
     if row.expression is not None:
         _add_expression(table, number, row)
         return
-    paths = row.paths or ()
+    paths = [path.encode() for path in row.paths or ()]
+    regexes = [path[1:] for path in paths if path.startswith(b"~")]
+    if regexes:
+        paths = [path for path in paths if not path.startswith(b"~")]
     try:
         table.add(
             number,
             hosts=[host.lower().encode() for host in row.hosts or ()],
-            paths=[path.encode() for path in paths if not path.startswith("~")],
+            paths=paths,
             methods=[method.encode() for method in row.methods or ()],
-            regexes=[path[1:].encode() for path in paths if path.startswith("~")],
+            regexes=regexes,
             headers=[
-                (name.encode(), [value.encode() for value in values])
-                for name, values in (row.headers or {}).items()
-            ],
-            snis=[sni.encode() for sni in row.snis or ()],
+                (name.encode(), [value.encode() for value in values]) for name, values in row.headers.items()
+            ]
+            if row.headers
+            else (),
+            snis=[sni.encode() for sni in row.snis] if row.snis else (),
             regex_priority=row.regex_priority,
             created_at=row.created_at,
             key=bytes.fromhex(row.id.replace("-", "")),
@@ -124,6 +125,13 @@ def _add_expression(table: TableBuilder, number: int, row: RouteRow) -> None:
         raise RouteRefused([("expression", str(error))]) from None
 
 
+@lru_cache(maxsize=1024)
+def _protocol_mask(protocols: tuple[str, ...]) -> int | None:
+    """`Protocols`; None where one is not served."""
+    bits = [_PROTOCOL_BITS.get(protocol) for protocol in set(protocols)]
+    return None if None in bits else sum(bit for bit in bits if bit is not None)
+
+
 def refusals(row: Any, uses: Iterable[Unserved]) -> Iterator[tuple[str, str]]:
     """(field, reason) for each of *uses* that *row* makes."""
     for use in uses:
@@ -142,7 +150,7 @@ def record_of(row: RouteRow, service: int, flavor: str) -> RouteRecord:
         service=service,
         strip_path=row.strip_path,
         preserve_host=row.preserve_host,
-        protocols=sum(_PROTOCOL_BITS[protocol] for protocol in set(row.protocols)),
+        protocols=_protocol_mask(tuple(row.protocols)) or 0,
         https_redirect_status_code=row.https_redirect_status_code,
         is_v1=flavor == "traditional" and row.path_handling == "v1",
     )
