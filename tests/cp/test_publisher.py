@@ -139,7 +139,7 @@ def test_bursts_collapse_to_the_newest(tmp_path: Path, log: Log) -> None:
 def test_what_does_not_compile_is_not_published_and_shown(tmp_path: Path, log: Log) -> None:
     async def scenario() -> None:
         async with publishing(tmp_path) as published:
-            good, odd = service("good"), {**route(paths=["/x"]), "paths": ["~/x$"]}
+            good, odd = service("good"), {**route(paths=["/x"]), "paths": ["~/x(?=y)"]}
             await published.insert(good)
             await published.reaches(1)
             # Past the Admin API, which would refuse it.

@@ -639,7 +639,7 @@ def test_routes_by_regex_and_header_strip_what_the_regex_took() -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_a_route_for_https_alone_redirects_http(status: int) -> None:
-    routes = [
+    routes: list[dict[str, Any]] = [
         {"paths": ["/"], "protocols": ["https"], "https_redirect_status_code": status, "service": "svc"}
     ]
     with running(routes=routes) as (proxy, _upstream):

@@ -184,7 +184,7 @@ async def test_cascades_go_first_and_into_the_journal(empty: Database) -> None:
     assert (changes[-1].entity, changes[-1].id) == ("services", service["id"])
     assert {change.op for change in changes} == {"delete"}
     _, rows = await storage.load_all()
-    assert rows == {"services": [other], "routes": [route], "labels": []}
+    assert {kind: found for kind, found in rows.items() if found} == {"services": [other], "routes": [route]}
     async with storage.read() as reader:
         assert await reader.page("labels", size=9, tags=TagFilter(("x",), "all")) == ([], None)
 
