@@ -129,7 +129,7 @@ def test_a_declarative_file_is_served_read_again_and_kept_when_it_breaks(tmp_pat
         config.write_text('_format_version: "3.0"\nservices: [{host: 1}, {port: x}]\n')
         node.process.send_signal(signal.SIGHUP)
         node.wait_log("the declarative file is refused")
-        assert "services[0].host (line 1): expected a string" in node.log()
+        assert "services[0].host (line 2): expected a string" in node.log()
         assert "services[1].port: expected an integer" in node.log()
         assert node.ask("/two")[0] == 502
 
