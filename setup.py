@@ -19,6 +19,7 @@ MODULES = [
     "fastgw.dp._body",
     "fastgw.dp._runtime",
     "fastgw.dp._core",
+    "fastgw.dp._tls",
     "fastgw.dp._exchange",
     "fastgw.dp._upstream",
     "fastgw.dp._downstream",

@@ -15,6 +15,7 @@ from libc.stdint cimport int64_t, uint8_t
 from posix.uio cimport iovec
 
 from fastgw.dp._body cimport Body, BodyKind
+from fastgw.dp._core cimport Listener
 from fastgw.dp._exchange cimport ClientSide, Exchange
 from fastgw.dp._head cimport Span
 
@@ -47,11 +48,12 @@ cdef class Downstream(ClientSide):
         int leading_bytes
         Body draining             # the rest of a request body that nobody wants
         int64_t drained           # bytes dropped in DS_DRAINING and DS_LINGER
-        int listener_port
+        Listener listener
         bytes peer                # address text
         bytes fixed               # X-Real-IP, X-Forwarded-Proto and -Port: the same for every request
 
     cdef int _set_state(self, DownstreamState state) except -1
+    cdef int _set_fixed(self, bytes client) except -1
     cdef int _received(self, uint8_t* data, Py_ssize_t size) except -1
     cdef Py_ssize_t _take_head(self, uint8_t* data, Py_ssize_t size) except -2
     cdef Py_ssize_t _wait_for_head(self, uint8_t* data, Py_ssize_t size) except -2

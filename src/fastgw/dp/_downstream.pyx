@@ -13,12 +13,13 @@ from libc.string cimport memchr
 from posix.uio cimport iovec
 
 from fastgw.dp._body cimport BODY_CHUNKED, BODY_LENGTH, BODY_NONE, BODY_UNTIL_CLOSE, take_joined
-from fastgw.dp._core cimport REQUEST_ID_SIZE, ProxyCore, span_of
+from fastgw.dp._core cimport REQUEST_ID_SIZE, Layer, Listener, ProxyCore, span_of
 from fastgw.dp._exchange cimport EX_ANSWERING, take_exchange
 from fastgw.dp._head cimport (
     RequestHead, ResponseHead, check_request, find_head_end, parse_request_head, read_host
 )
 from fastgw.dp._rewrite cimport ResponseOut, write_interim_head, write_response_head
+from fastgw.dp._tls cimport first_layer
 from fastgw.dp._wheel cimport monotonic_ms, monotonic_us
 
 from fastgw.dp.answers import REFUSALS, render
@@ -37,11 +38,11 @@ cdef uint8_t[512] host_text    # the request's host, lower-cased; longer ones ar
 
 
 cdef class Downstream(ClientSide):
-    def __init__(self, ProxyCore core, bytes scheme, int listener_port):
+    def __init__(self, ProxyCore core, Listener listener):
         self.core = core
-        self.listener_port = listener_port
+        self.listener = listener
+        self.layer = first_layer(listener)
         self.state = DS_CLEAN
-        self.fixed = scheme  # until the peer is known
 
     cdef int _set_state(self, DownstreamState state) except -1:
         if not MOVES[<int>self.state] >> <int>state & 1:
@@ -69,44 +70,53 @@ cdef class Downstream(ClientSide):
         peername = transport.get_extra_info("peername")
         # A unix socket has no address; Kong's nginx says "unix:" there.
         self.peer = peername[0].encode() if isinstance(peername, tuple) else b"unix:"
-        scheme, self.fixed = self.fixed, None
-        self.fixed = (
-            b"X-Real-IP: %s\r\nX-Forwarded-Proto: %s\r\nX-Forwarded-Port: %d\r\n"
-            % (self.peer, scheme, self.listener_port))
+        self._set_fixed(self.peer)
         core.downstreams.add(self)
         if core.totals.connections_active > <uint64_t>core.connections_limit or core.is_draining:
             core.totals.connections_refused_total += 1
             self._set_state(DS_DEAD)
             self.abort()
             return
+        # The layers' handshakes and the first byte of the first head share one deadline.
         core.wheel.arm(self, monotonic_ms() + core.head_timeout_ms)
 
-    def buffer_updated(self, Py_ssize_t size):
-        cdef bytearray held
-        try:
-            if self.held is not None:
-                held, self.held = self.held, None
-                held += PyBytes_FromStringAndSize(<const char*>self.core.read_pointer, size)
-                self._received(<uint8_t*>PyByteArray_AS_STRING(held), len(held))
-            else:
-                self._received(self.core.read_pointer, size)
-        except Exception:
-            self._broken("reading")
+    cdef int _set_fixed(self, bytes client) except -1:
+        self.fixed = (
+            b"X-Real-IP: %s\r\nX-Forwarded-Proto: %s\r\nX-Forwarded-Port: %d\r\n"
+            % (client, self.listener.scheme, self.listener.port))
+        return 0
 
-    def eof_received(self):
+    cdef int receive(self, uint8_t* data, Py_ssize_t size) except -1:
+        cdef bytearray held
+        if self.held is None:
+            return self._received(data, size)
+        held, self.held = self.held, None
+        held += PyBytes_FromStringAndSize(<const char*>data, size)
+        return self._received(<uint8_t*>PyByteArray_AS_STRING(held), len(held))
+
+    cdef bint receive_end(self) except -1:
         """The client has closed its side: finish what it asked for, if it asked whole."""
-        try:
-            self.has_eof = True
-            if self.state == DS_ANSWERING:
-                self.closes = True
-                return True
-            if self.exchange is not None:
-                self.exchange.client_gone()
-            if self.state != DS_DEAD:
-                self._close()
-        except Exception:
-            self._broken("reading the end")
+        self.has_eof = True
+        if self.state == DS_ANSWERING:
+            self.closes = True
+            return True
+        if self.exchange is not None:
+            self.exchange.client_gone()
+        if self.state != DS_DEAD:
+            self._close()
         return False
+
+    cdef int refuse_plain_text(self) except -1:
+        """A plain HTTP request came where TLS is spoken: say so, in plain text, and close."""
+        self.core.totals.requests_total += 1
+        self.closes = True
+        self._send_answer(400, "The plain HTTP request was sent to HTTPS port", True)
+        return self._linger()
+
+    cdef int set_peer(self, str address) except -1:
+        """Go by what the load balancer in front says of its client."""
+        self._set_fixed(address.encode())
+        return 0
 
     def connection_lost(self, exception):
         self.is_closed = True
@@ -121,6 +131,9 @@ cdef class Downstream(ClientSide):
             self.core.wheel.disarm(self)
         except Exception:
             self.core.log.exception("downstream connection failed at its end")
+        if self.layer is not None:
+            layer, self.layer = self.layer, None
+            (<Layer>layer).lost(self, exception)
         self.held = None
         self.transport = None
 
@@ -142,7 +155,6 @@ cdef class Downstream(ClientSide):
                 self._plan_resume()
 
     def _broken(self, str doing):
-        """A fault of ours: log it and drop the connection; other connections go on."""
         self.core.log.exception("downstream connection failed while %s", doing)
         self.abort()
 
@@ -279,7 +291,7 @@ cdef class Downstream(ClientSide):
             else DS_ANSWERING)
         if self.state == DS_READ_BODY:
             core.wheel.arm(self, monotonic_ms() + core.body_timeout_ms)
-        if exchange.start(self, data, &request_head, host, port_at, self.listener_port):
+        if exchange.start(self, data, &request_head, host, port_at, self.listener.port):
             if self.state == DS_ANSWERING:
                 exchange.request_bytes(NULL, 0)
             elif end == size or exchange.wants_continue:
@@ -550,7 +562,9 @@ cdef class Downstream(ClientSide):
         self.drained = 0
         self._set_state(DS_LINGER)
         self.core.wheel.arm(self, monotonic_ms() + LINGER_MS)
-        self.transport.write_eof()
+        self.end_writing()
+        if self.is_closed:
+            return 0
         return self.resume_reading()
 
     def drain(self):

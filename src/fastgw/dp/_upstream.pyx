@@ -7,6 +7,7 @@ from posix.uio cimport iovec
 from fastgw.dp._body cimport (
     BODY_CHUNKED, BODY_LENGTH, BODY_NONE, BODY_UNTIL_CLOSE, begin_body, take_joined
 )
+from fastgw.dp._core cimport Layer
 from fastgw.dp._exchange cimport Failure, FAIL_CLOSED, FAIL_MALFORMED, FAIL_TIMEOUT
 from fastgw.dp._head cimport check_response, find_head_end, parse_response_head
 from fastgw.dp._wheel cimport monotonic_ms
@@ -96,36 +97,34 @@ cdef class UpstreamConnection(UpstreamSide):
 
     # --- called by the transport
 
-    def buffer_updated(self, Py_ssize_t size):
+    cdef int receive(self, uint8_t* data, Py_ssize_t size) except -1:
         cdef bytearray held
-        try:
-            if self.held is not None:
-                held, self.held = self.held, None
-                held += PyBytes_FromStringAndSize(<const char*>self.core.read_pointer, size)
-                self._received(<uint8_t*>PyByteArray_AS_STRING(held), len(held))
-            else:
-                self._received(self.core.read_pointer, size)
-        except Exception:
-            self.core.log.exception("upstream connection failed")
-            self._fail(FAIL_CLOSED)
+        if self.held is None:
+            return self._received(data, size)
+        held, self.held = self.held, None
+        held += PyBytes_FromStringAndSize(<const char*>data, size)
+        return self._received(<uint8_t*>PyByteArray_AS_STRING(held), len(held))
 
-    def eof_received(self):
-        try:
-            if self.state == UP_BODY and self.body.kind == BODY_UNTIL_CLOSE:
-                self.keeps_alive = False
-                self.exchange.response_bytes(NULL, 0, True)
-                self._complete(0)
-            else:
-                self._fail(FAIL_CLOSED)
-        except Exception:
-            self.core.log.exception("upstream connection failed at its end")
+    cdef bint receive_end(self) except -1:
+        if self.state == UP_BODY and self.body.kind == BODY_UNTIL_CLOSE and not self.is_cut:
+            self.keeps_alive = False
+            self.exchange.response_bytes(NULL, 0, True)
+            self._complete(0)
+        else:
             self._fail(FAIL_CLOSED)
         return False
+
+    def _broken(self, str doing):
+        self.core.log.exception("upstream connection failed while %s", doing)
+        self._fail(FAIL_CLOSED)
 
     def connection_lost(self, exception):
         self.is_closed = True
         if self.state != UP_DEAD:
             self._fail(FAIL_CLOSED)
+        if self.layer is not None:
+            layer, self.layer = self.layer, None
+            (<Layer>layer).lost(self, exception)
         self.transport = None
 
     def pause_writing(self):

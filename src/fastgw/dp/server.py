@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from fastgw.dp._core import ProxyCore
+from fastgw.dp._core import Listener, ProxyCore
 from fastgw.dp._downstream import Downstream
 from fastgw.dp._metrics import MetricsSegment
 from fastgw.dp._runtime import Runtime
@@ -27,6 +27,7 @@ from fastgw.dp.upstream.connector import Connector
 from fastgw.obs.accesslog import AccessLog
 from fastgw.obs.logs import get_logger
 from fastgw.settings import Settings
+from fastgw.tls.server import CertificateStore
 
 #: Period of the timer wheel, in seconds: `TICK_MS` of `_wheel.pxd`.
 TICK_S: Final = 0.1
@@ -90,8 +91,10 @@ class ProxyServer:
         options: ProxyOptions,
         metrics_fd: int,
         access_log: AccessLog | None,
+        certificates: CertificateStore | None = None,
     ) -> None:
         self._loop = loop
+        self._certificates = certificates
         self._metrics = MetricsSegment(metrics_fd)
         self._wheel = TimerWheel(_now_ms())
         self._core = ProxyCore(loop, options, self._wheel, self._metrics, access_log, _log)
@@ -127,7 +130,8 @@ class ProxyServer:
         for sock, scheme in sockets:
             name = sock.getsockname()
             port = name[1] if isinstance(name, tuple) else 0
-            factory = functools.partial(Downstream, self._core, scheme.encode(), port)
+            listener = Listener(scheme.encode(), port, self._certificates if scheme == "https" else None)
+            factory = functools.partial(Downstream, self._core, listener)
             # The backlog again: the loop calls listen(2), and its default would shrink what was set.
             self._servers.append(await self._loop.create_server(factory, sock=sock, backlog=BACKLOG))
 
