@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import uvloop
 
 from fastgw.dp._metrics import SEGMENT_BYTES, read_segment
+from fastgw.dp.control import ListenerKind
 from fastgw.dp.server import ProxyOptions, ProxyServer
 from fastgw.model.entities import ENTITIES
 from fastgw.model.snapshot import Snapshot
@@ -160,7 +161,7 @@ class Proxy:
 
         async def start() -> ProxyServer:
             server = ProxyServer(self.loop, options, self.metrics_fd, access_log)
-            await server.listen([(listener, "http")])
+            await server.listen([(listener, ListenerKind())])
             return server
 
         self.server = self.call(start())

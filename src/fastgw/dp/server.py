@@ -23,6 +23,7 @@ from fastgw.dp._metrics import MetricsSegment
 from fastgw.dp._runtime import Runtime
 from fastgw.dp._upstream import Pool
 from fastgw.dp._wheel import TimerWheel
+from fastgw.dp.control import ListenerKind
 from fastgw.dp.upstream.connector import Connector
 from fastgw.obs.accesslog import AccessLog
 from fastgw.obs.logs import get_logger
@@ -31,9 +32,6 @@ from fastgw.tls.server import CertificateStore
 
 #: Period of the timer wheel, in seconds: `TICK_MS` of `_wheel.pxd`.
 TICK_S: Final = 0.1
-
-#: Connections that may wait to be accepted, per listening socket; the kernel cuts it to net.core.somaxconn.
-BACKLOG: Final = 16_384
 
 _log = get_logger("dp.worker")
 
@@ -83,6 +81,7 @@ class ProxyServer:
     Args:
         metrics_fd: the worker's counters (`_metrics.SEGMENT_BYTES` long); stays the caller's.
         access_log: None when it is off, which then costs nothing per request.
+        certificates: of the ssl listeners; None when there are none.
     """
 
     def __init__(
@@ -124,16 +123,23 @@ class ProxyServer:
         """How many generations are mapped: the live, the prepared, and those that requests still hold."""
         return self._metrics.generations_live
 
-    async def listen(self, sockets: Sequence[tuple[socket.socket, str]]) -> None:
-        """Accept on listening sockets; the string is the scheme that clients speak there."""
+    async def listen(self, sockets: Sequence[tuple[socket.socket, ListenerKind]]) -> None:
+        """Accept on listening sockets, each with what clients speak there."""
         self._tick()
-        for sock, scheme in sockets:
+        for sock, kind in sockets:
             name = sock.getsockname()
             port = name[1] if isinstance(name, tuple) else 0
-            listener = Listener(scheme.encode(), port, self._certificates if scheme == "https" else None)
+            if kind.is_tls and self._certificates is None:
+                raise ValueError("an ssl listener needs certificates")
+            listener = Listener(
+                b"https" if kind.is_tls else b"http",
+                port,
+                self._certificates if kind.is_tls else None,
+                kind.takes_proxy_header,
+            )
             factory = functools.partial(Downstream, self._core, listener)
             # The backlog again: the loop calls listen(2), and its default would shrink what was set.
-            self._servers.append(await self._loop.create_server(factory, sock=sock, backlog=BACKLOG))
+            self._servers.append(await self._loop.create_server(factory, sock=sock, backlog=kind.backlog))
 
     async def drain(self, deadline_s: float) -> None:
         """Accept no more, finish what is in progress, close the rest when the deadline has passed."""

@@ -61,9 +61,9 @@ _NAMES: Final = frozenset(
     pg_iam_auth_assume_role_arn pg_iam_auth_role_session_name pg_iam_auth_sts_endpoint_url
     pg_keepalive_timeout pg_max_concurrent_queries pg_pool_size pg_schema pg_semaphore_timeout pg_ssl_cert
     pg_ssl_cert_key pg_ssl_required pg_ssl_version plugins port_maps privileged_agent privileged_worker
-    proxy_server proxy_server_ssl_verify proxy_url real_ip_header real_ip_recursive
+    proxy_server proxy_server_ssl_verify proxy_url
     request_debug request_debug_token route_validation_strategy
-    router_consistency router_flavor stream_listen trusted_ips
+    router_consistency router_flavor stream_listen
     vaults worker_consistency worker_events_max_payload worker_state_update_frequency
     feature_conf_path
     """.split()

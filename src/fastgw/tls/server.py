@@ -33,8 +33,8 @@ INTERMEDIATE_CIPHERS: Final = (
     "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:"
     "ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
 )
-"""For TLS 1.2; those of 1.3 are OpenSSL's. Finite-field DHE is left out: it costs the server far more than the
-client, and no client that knows TLS 1.2 needs it."""
+"""For TLS 1.2; those of 1.3 are OpenSSL's. Finite-field DHE is left out: it costs the server far more than
+the client, and no client that knows TLS 1.2 needs it."""
 
 
 @dataclass(frozen=True, slots=True)
