@@ -11,7 +11,7 @@ connection of the worker and an idle connection owns none. What must outlive the
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from posix.uio cimport iovec
 
-from fastgw.dp._head cimport Span
+from fastgw.dp._head cimport HeadLimits, Span
 from fastgw.dp._metrics cimport MetricsSegment, WorkerTotals
 from fastgw.dp._runtime cimport Runtime
 from fastgw.dp._wheel cimport Timed, TimerWheel
@@ -53,10 +53,11 @@ cdef class ProxyCore:
         # Options, unpacked once:
         int head_bytes_limit
         int request_line_limit
-        int fields_limit
+        HeadLimits head_limits
         int64_t body_limit        # 0: none
         int64_t head_timeout_ms
         int64_t body_timeout_ms
+        int64_t body_rate         # bytes per second that a request body must come at; 0: any
         int64_t send_timeout_ms
         int64_t keepalive_timeout_ms
         int keepalive_requests
@@ -120,6 +121,7 @@ cdef class Connection(Timed):
     cdef int layer_ready(self) except -1
     cdef int refuse_plain_text(self) except -1
     cdef int set_peer(self, str address) except -1
+    cdef int write_failed(self) except -1
 
     # For the sides to call:
     cdef bint send(self, const uint8_t* data, Py_ssize_t size) except -1

@@ -57,10 +57,13 @@ cdef class ProxyCore:
         self.read_pointer = <uint8_t*>PyByteArray_AS_STRING(self.read_buffer)
         self.head_bytes_limit = options.head_bytes
         self.request_line_limit = options.request_line_bytes
-        self.fields_limit = options.head_fields
+        self.head_limits.fields = options.head_fields
+        self.head_limits.field_bytes = options.field_bytes
+        self.head_limits.drops_underscores = not options.underscores
         self.body_limit = options.body_bytes
         self.head_timeout_ms = options.head_timeout_ms
         self.body_timeout_ms = options.body_timeout_ms
+        self.body_rate = options.body_rate
         self.send_timeout_ms = options.send_timeout_ms
         self.keepalive_timeout_ms = options.keepalive_timeout_ms
         self.keepalive_requests = options.keepalive_requests
@@ -219,6 +222,10 @@ cdef class Connection(Timed):
         """A PROXY header names the client in front of the peer."""
         return 0
 
+    cdef int write_failed(self) except -1:
+        """The socket takes no more bytes: the peer has closed or reset it."""
+        return self.abort()
+
     # --- called by our own side
 
     cdef bint send(self, const uint8_t* data, Py_ssize_t size) except -1:
@@ -247,7 +254,7 @@ cdef class Connection(Timed):
                 return True
             if sent < 0:
                 if errno != EAGAIN and errno != EINTR:
-                    self.abort()
+                    self.write_failed()
                     return False
                 sent = 0
         self.is_queued = True
@@ -277,7 +284,7 @@ cdef class Connection(Timed):
                 return True
             if sent < 0:
                 if errno != EAGAIN and errno != EINTR:
-                    self.abort()
+                    self.write_failed()
                     return False
                 sent = 0
         self.is_queued = True

@@ -22,6 +22,7 @@ cdef enum ExchangeState:
     EX_CONNECTING             # waits for an upstream connection
     EX_SENDING                # the request goes out; its answer has not begun
     EX_ANSWERING              # the answer's head has gone to the client
+    EX_TUNNEL                 # the upstream has answered 101
     EX_DONE
 
 cdef enum Failure:
@@ -39,6 +40,7 @@ cdef class ClientSide(Connection):
     ) except -1
     cdef int write_body(self, const uint8_t* body, Py_ssize_t size, bint is_last) except -1
     cdef int write_interim(self, const uint8_t* head, ResponseHead* response) except -1
+    cdef int begin_tunnel(self) except -1
     cdef int finish(self) except -1
     cdef int answer(self, int status, str message, bint is_error_page) except -1
     cdef int cut(self) except -1
@@ -50,17 +52,18 @@ cdef class UpstreamSide(Connection):
     cdef:
         Exchange exchange
         bint is_reused            # has served an exchange before this one
-        readonly bint is_response_begun
 
     cdef int begin(self, Exchange exchange) except -1
     cdef bint write_request(
         self, const uint8_t* head, Py_ssize_t head_size, const uint8_t* body, Py_ssize_t size, bint is_last
     ) except -1
     cdef int discard(self) except -1
+    cdef int end_tunnel(self) except -1
 
 
 cdef class UpstreamPool:
-    cdef UpstreamSide take(self)
+    # *must_be_open*: look at the socket first, since this request cannot be sent again.
+    cdef UpstreamSide take(self, bint must_be_open)
     cdef int connect(self, Exchange exchange) except -1
 
 
@@ -86,7 +89,10 @@ cdef class Exchange:
         bint is_head_request
         bint is_replayable            # idempotent and without a body
         bint is_http_10
-        bint wants_continue
+        bint wants_continue           # and no 100 has been passed on
+        bint wants_websocket
+        bint accepts_trailers
+        bytes trailers                # lines to go behind the answer's last chunk, or None
         bint is_head_sent
         bytearray held_body           # body bytes that came before the upstream connection
         uint64_t bytes_in
@@ -115,6 +121,10 @@ cdef class Exchange:
     ) except -1
     cdef int response_bytes(self, const uint8_t* body, Py_ssize_t size, bint is_last) except -1
     cdef int response_done(self) except -1
+    cdef int tunnel_granted(self, const uint8_t* head, ResponseHead* response) except -1
+    cdef int tunnel_request(self, const uint8_t* data, Py_ssize_t size) except -1
+    cdef int tunnel_ended(self) except -1
+    cdef bint waits_for_client(self) noexcept
     cdef int pause_response(self) except -1
     cdef int resume_response(self) except -1
     cdef int pause_request(self) except -1

@@ -4,6 +4,7 @@ States, and who moves them:
 
     IDLE ──start──> CONNECTING ──connected──> SENDING ──response_head──> ANSWERING ──┐
                         └──────── a pooled connection ────^                          ├──> DONE
+                        SENDING ──tunnel_granted──> TUNNEL ──tunnel_ended────────────┤
                  refuse, failed, client_gone: from each of them ─────────────────────┘
 
 An exchange ends exactly once (`_end`): it is counted, logged, and goes back to the spare ones. What came
@@ -47,6 +48,9 @@ cdef class ClientSide(Connection):
     cdef int write_interim(self, const uint8_t* head, ResponseHead* response) except -1:
         raise AssertionError("abstract")
 
+    cdef int begin_tunnel(self) except -1:
+        raise AssertionError("abstract")
+
     cdef int finish(self) except -1:
         raise AssertionError("abstract")
 
@@ -77,11 +81,14 @@ cdef class UpstreamSide(Connection):
     cdef int discard(self) except -1:
         raise AssertionError("abstract")
 
+    cdef int end_tunnel(self) except -1:
+        raise AssertionError("abstract")
+
 
 cdef class UpstreamPool:
     """Where connections to one target come from."""
 
-    cdef UpstreamSide take(self):
+    cdef UpstreamSide take(self, bint must_be_open):
         raise AssertionError("abstract")
 
     cdef int connect(self, Exchange exchange) except -1:
@@ -132,6 +139,9 @@ cdef class Exchange:
         self.is_head_request = request.is_head
         self.is_http_10 = request.framing.minor == 0
         self.wants_continue = request.expects_continue
+        self.wants_websocket = request.wants_websocket
+        self.accepts_trailers = request.accepts_trailers
+        self.trailers = None
         self.is_request_chunked = request.framing.chunked
         if request.framing.chunked:
             begin_body(&self.request_body, BODY_CHUNKED, 0)
@@ -215,6 +225,9 @@ cdef class Exchange:
                 encoded.size = encode_into(prefix.data, prefix.size, scratch)
                 encoded.data = scratch
                 prefix = encoded
+        if path.size == 1 and path.data[0] == c'*':
+            # About the server as a whole, whatever the service's path (RFC 9112 §3.2.4).
+            upstream_path = path
         out.path = upstream_path
         out.query = request.query
         if not self.route.preserve_host:
@@ -236,6 +249,7 @@ cdef class Exchange:
         out.request_id.data = self.request_id
         out.request_id.size = REQUEST_ID_SIZE if core.with_upstream_request_id else 0
         out.expect_continue = self.wants_continue
+        out.websocket = self.wants_websocket
         self._reserve_head(
             HEAD_OVERHEAD + request.size + out.path.size + out.query.size + out.host.size + out.prefix.size
             + out.peer.size + out.connection_block.size + out.original_path.size + out.forwarded_host.size)
@@ -291,7 +305,7 @@ cdef class Exchange:
         if service.pool is None:
             service.pool = self.core.connector.pool_for(service.host, service.port)
         self.tries += 1
-        upstream = (<UpstreamPool>service.pool).take()
+        upstream = (<UpstreamPool>service.pool).take(not self.is_replayable)
         if upstream is not None:
             self.core.totals.upstream_reused_total += 1
             self.upstream = upstream
@@ -336,12 +350,15 @@ cdef class Exchange:
         if self.state == EX_IDLE or self.state == EX_DONE:
             return 0
         self._let_go_of_upstream()
-        if self.state == EX_ANSWERING:
+        if self.state == EX_TUNNEL and failure == FAIL_TIMEOUT:
+            # Nothing has moved for as long as the service allows: the tunnel ends, it does not break.
+            return self._end()
+        if self.state == EX_ANSWERING or self.state == EX_TUNNEL:
             # Part of the answer has gone: only a cut connection tells the client that it is not whole.
             self.client.cut()
             return self._end()
-        if failure == FAIL_CLOSED and self.is_replayable and (
-            was_reused or self.tries <= self.route.service.retries
+        if (failure == FAIL_CLOSED or failure == FAIL_TIMEOUT) and self.is_replayable and (
+            self.tries <= self.route.service.retries or (was_reused and failure == FAIL_CLOSED)
         ):
             # A reused connection may be one that the upstream was just closing: the next one is fresh.
             self.tries += 1
@@ -358,6 +375,9 @@ cdef class Exchange:
         """Pass a 1xx answer on to a client that can take it (RFC 9110 §15.2)."""
         if self.is_http_10 or (response.status == 100 and not self.wants_continue):
             return 0
+        if response.status == 100:
+            # Once: from now on the client owes its body, and may be waited for.
+            self.wants_continue = False
         return self.client.write_interim(head, response)
 
     cdef int response_head(
@@ -376,6 +396,36 @@ cdef class Exchange:
         self.upstream = None
         return self._end()
 
+    # --- a tunnel: bytes both ways until one side ends, or nothing moves for too long
+
+    cdef int tunnel_granted(self, const uint8_t* head, ResponseHead* response) except -1:
+        """The upstream has answered 101 to a request that asked for it: pass it on and open the tunnel."""
+        self.answered_us = monotonic_us()
+        self.status = response.status
+        self.state = EX_TUNNEL
+        self.client.write_head(head, response, NULL, 0, False)
+        return self.client.begin_tunnel()
+
+    cdef int tunnel_request(self, const uint8_t* data, Py_ssize_t size) except -1:
+        self.bytes_in += size
+        if self.upstream is not None:
+            self.upstream.write_request(NULL, 0, data, size, False)
+        return 0
+
+    cdef int tunnel_ended(self) except -1:
+        """One side has closed: what is queued still goes out on both, then they close."""
+        cdef UpstreamSide upstream = self.upstream
+        self.upstream = None
+        if upstream is not None:
+            upstream.end_tunnel()
+        return self._end()
+
+    cdef bint waits_for_client(self) noexcept:
+        """True while it is the client who is to send: the upstream's silence is none of its own then."""
+        if self.request_body.is_complete or self.state == EX_TUNNEL:
+            return False
+        return not self.wants_continue or self.request_body.delivered > 0
+
     # --- back-pressure: the side that cannot write stops the reading of the other
 
     cdef int pause_response(self) except -1:
@@ -389,12 +439,12 @@ cdef class Exchange:
         return 0
 
     cdef int pause_request(self) except -1:
-        if self.client is not None and not self.request_body.is_complete:
+        if self.client is not None and (not self.request_body.is_complete or self.state == EX_TUNNEL):
             self.client.pause_reading()
         return 0
 
     cdef int resume_request(self) except -1:
-        if self.client is not None and not self.request_body.is_complete:
+        if self.client is not None and (not self.request_body.is_complete or self.state == EX_TUNNEL):
             self.client.resume_reading()
         return 0
 
@@ -435,6 +485,7 @@ cdef class Exchange:
         self.route = None
         self.held_body = None
         self.log_parts = None
+        self.trailers = None
         self.state = EX_IDLE
         if self.head_capacity > KEPT_HEAD_BYTES:
             free(self.head)

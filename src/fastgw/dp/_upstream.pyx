@@ -9,16 +9,22 @@ from fastgw.dp._body cimport (
 )
 from fastgw.dp._core cimport Layer
 from fastgw.dp._exchange cimport Failure, FAIL_CLOSED, FAIL_MALFORMED, FAIL_TIMEOUT
-from fastgw.dp._head cimport check_response, find_head_end, parse_response_head
+from fastgw.dp._head cimport check_response, find_head_end, parse_response_head, select_trailers
 from fastgw.dp._wheel cimport monotonic_ms
 
 from fastgw.dp.states import UPSTREAM_MOVES
+
+cdef extern from "sys/socket.h" nogil:
+    ssize_t c_recv "recv"(int fd, void* data, size_t size, int flags)
+    enum:
+        MSG_PEEK
+        MSG_DONTWAIT
 
 cdef extern from "stdio.h" nogil:
     int snprintf(char* out, size_t size, const char* format, ...)
 
 # Bit n of an entry: state n may follow. Filled from the one table, `states.py`.
-cdef int[4] MOVES
+cdef int[5] MOVES
 for _state, _followers in UPSTREAM_MOVES.items():
     MOVES[<int>_state] = sum(1 << follower for follower in _followers)
 
@@ -44,8 +50,9 @@ cdef class UpstreamConnection(UpstreamSide):
         self._set_state(UP_WAITING)
         self.exchange = exchange
         self.interim_count = 0
-        self.silence_ms = max(exchange.route.service.read_ms, exchange.route.service.write_ms)
-        self.core.wheel.arm(self, monotonic_ms() + self.silence_ms)
+        self.read_ms = exchange.route.service.read_ms
+        self.write_ms = exchange.route.service.write_ms
+        self.core.wheel.arm(self, monotonic_ms() + self.read_ms)
         return 0
 
     cdef bint write_request(
@@ -60,7 +67,10 @@ cdef class UpstreamConnection(UpstreamSide):
             parts[count].iov_len = head_size
             count += 1
         else:
-            self.deadline_ms = monotonic_ms() + self.silence_ms
+            if self.is_write_broken:
+                return False
+            if not self.is_write_paused:
+                self.deadline_ms = monotonic_ms() + self.read_ms
         if size:
             if self.exchange.is_request_chunked:
                 parts[count].iov_base = size_line
@@ -87,6 +97,26 @@ cdef class UpstreamConnection(UpstreamSide):
             return True
         return self.send_vector(parts, count)
 
+    cdef int write_failed(self) except -1:
+        """The upstream wants no more of the request: it may have answered before it closed, so read on."""
+        if self.exchange is None or self.exchange.request_body.kind == BODY_NONE:
+            return self.abort()
+        self.is_write_broken = True
+        self.core.wheel.arm(self, monotonic_ms() + self.read_ms)
+        return self.resume_reading()
+
+    cdef int end_tunnel(self) except -1:
+        """Send what is queued, for a while, and close."""
+        self.exchange = None
+        self._set_state(UP_DEAD)
+        self.core.wheel.arm(self, monotonic_ms() + self.write_ms)
+        return self.close_after_flush()
+
+    cdef bint _is_open(self) noexcept:
+        """Look at the socket: still open, and nothing came that nobody asked for."""
+        cdef uint8_t byte
+        return c_recv(self.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0
+
     cdef int discard(self) except -1:
         """Give up the exchange in progress and the connection with it."""
         self.exchange = None
@@ -106,7 +136,9 @@ cdef class UpstreamConnection(UpstreamSide):
         return self._received(<uint8_t*>PyByteArray_AS_STRING(held), len(held))
 
     cdef bint receive_end(self) except -1:
-        if self.state == UP_BODY and self.body.kind == BODY_UNTIL_CLOSE and not self.is_cut:
+        if self.state == UP_TUNNEL:
+            self.exchange.tunnel_ended()
+        elif self.state == UP_BODY and self.body.kind == BODY_UNTIL_CLOSE and not self.is_cut:
             self.keeps_alive = False
             self.exchange.response_bytes(NULL, 0, True)
             self._complete(0)
@@ -130,21 +162,25 @@ cdef class UpstreamConnection(UpstreamSide):
     def pause_writing(self):
         self.is_write_paused = True
         if self.exchange is not None:
+            self.core.wheel.arm(self, monotonic_ms() + self.write_ms)
             self.exchange.pause_request()
 
     def resume_writing(self):
         self.is_write_paused = False
         if self.exchange is not None:
-            self.deadline_ms = monotonic_ms() + self.silence_ms
+            self.core.wheel.arm(self, monotonic_ms() + self.read_ms)
             self.exchange.resume_request()
 
     cdef void on_deadline(self, int64_t now_ms) noexcept:
-        """Idle for too long: close. Silent in an exchange: time-out, unless it is we who do not read."""
+        """Idle for too long: close. Silent in an exchange: time-out, unless the client is what we wait for."""
         try:
             if self.state == UP_CLEAN:
                 self._fail(FAIL_CLOSED)
-            elif self.is_read_paused:
-                self.core.wheel.arm(self, now_ms + self.silence_ms)
+            elif self.state == UP_DEAD:
+                if self.transport is not None:
+                    self.transport.abort()
+            elif self.is_read_paused or (not self.is_write_paused and self.exchange.waits_for_client()):
+                self.core.wheel.arm(self, now_ms + self.read_ms)
             else:
                 self._fail(FAIL_TIMEOUT)
         except Exception:
@@ -169,17 +205,22 @@ cdef class UpstreamConnection(UpstreamSide):
         if self.state == UP_CLEAN:
             # Nobody asked: an answer to no request would be given to the next one.
             return self._fail(FAIL_CLOSED)
-        self.deadline_ms = monotonic_ms() + self.silence_ms
+        if not self.is_write_paused:
+            self.deadline_ms = monotonic_ms() + self.read_ms
         while self.state == UP_WAITING and size:
             taken = self._take_head(data, size)
             if taken == 0:
                 return 0
             data += taken
             size -= taken
+        if self.state == UP_TUNNEL and size:
+            return self.exchange.response_bytes(data, size, False)
         if self.state == UP_BODY and size:
             taken = take_joined(&self.body, data, size, &joined)
             if taken < 0:
                 return self._fail(FAIL_MALFORMED)
+            if self.body.trailer_size:
+                self._keep_trailers()
             if joined or self.body.is_complete:
                 self.exchange.response_bytes(data, joined, self.body.is_complete)
             if self.state == UP_BODY and self.body.is_complete:
@@ -202,7 +243,11 @@ cdef class UpstreamConnection(UpstreamSide):
             return 0
         if response_head.status < 200:
             self.interim_count += 1
-            # 101 answers an Upgrade, and none was asked for.
+            if response_head.status == 101 and self.exchange.wants_websocket and response_head.grants_websocket:
+                self._set_state(UP_TUNNEL)
+                self.exchange.tunnel_granted(data, &response_head)
+                return end
+            # Any other 101 answers what nobody asked for.
             if response_head.status == 101 or self.interim_count > MAX_INTERIM:
                 self._fail(FAIL_MALFORMED)
                 return 0
@@ -230,10 +275,27 @@ cdef class UpstreamConnection(UpstreamSide):
             taken = take_joined(&self.body, rest, size, &joined)
             if taken < 0:
                 return self._fail(FAIL_MALFORMED)
+            if self.body.trailer_size:
+                self._keep_trailers()
         self._set_state(UP_BODY)
         self.exchange.response_head(head, response, rest, joined, self.body.is_complete)
         if self.state == UP_BODY and self.body.is_complete:
             self._complete(size - taken)
+        return 0
+
+    cdef int _keep_trailers(self) except -1:
+        """Gather the trailer section, if the client wants it; once whole, choose what goes on."""
+        cdef bytearray gathered
+        if not self.exchange.accepts_trailers:
+            return 0
+        if self.trailers is None:
+            self.trailers = bytearray()
+        self.trailers += PyBytes_FromStringAndSize(
+            <const char*>self.body.trailer_data, self.body.trailer_size)
+        if self.body.is_complete:
+            gathered, self.trailers = self.trailers, None
+            self.exchange.trailers = select_trailers(
+                <uint8_t*>PyByteArray_AS_STRING(gathered), len(gathered)) or None
         return 0
 
     cdef int _complete(self, Py_ssize_t left_over) except -1:
@@ -243,7 +305,7 @@ cdef class UpstreamConnection(UpstreamSide):
         self.served += 1
         if (
             self.keeps_alive and left_over == 0 and exchange.request_body.is_complete
-            and not self.is_closed and not self.has_unsent()
+            and not self.is_closed and not self.is_write_broken and not self.has_unsent()
             and (self.pool.requests_limit == 0 or self.served < self.pool.requests_limit)
         ):
             self.resume_reading()
@@ -265,12 +327,15 @@ cdef class Pool(UpstreamPool):
         self.requests_limit = core.options.upstream_keepalive_requests
         self.idle_ms = core.options.upstream_idle_timeout_ms
 
-    cdef UpstreamSide take(self):
+    cdef UpstreamSide take(self, bint must_be_open):
         """Return the newest idle connection that still looks open, or None."""
         cdef UpstreamConnection connection
         while self.idle:
             connection = <UpstreamConnection>self.idle.pop()
             if connection.is_closed:
+                continue
+            if must_be_open and not connection._is_open():
+                connection.discard()
                 continue
             return connection
         return None

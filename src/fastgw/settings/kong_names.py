@@ -55,7 +55,7 @@ _NAMES: Final = frozenset(
     cluster_use_proxy cluster_v2 concurrency_timeout
     declarative_config_encryption_mode declarative_config_string dedicated_config_processing
     enforce_rbac enforce_route_path_pattern error_default_type error_template_html error_template_json
-    error_template_plain error_template_xml event_hooks_enabled fips generate_trace_details headers_upstream
+    error_template_plain error_template_xml event_hooks_enabled fips generate_trace_details
     host_ports kic konnect_mode legacy_dns_client legacy_hybrid_protocol legacy_worker_events
     mem_cache_size new_dns_client node_id pg_backlog pg_iam_auth
     pg_iam_auth_assume_role_arn pg_iam_auth_role_session_name pg_iam_auth_sts_endpoint_url

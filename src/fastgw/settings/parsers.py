@@ -218,6 +218,16 @@ def header_tokens(value: str) -> frozenset[str]:
     return frozenset(result)
 
 
+def upstream_header_tokens(value: str) -> frozenset[str]:
+    """Read Kong's `headers_upstream`: one name, or off."""
+    token = value.strip().lower()
+    if token == "off":
+        return frozenset()
+    if token != "x-kong-request-id":
+        raise ValueError(f"{token!r} is not one of X-Kong-Request-Id, off")
+    return frozenset({token})
+
+
 def available_cores() -> int:
     """Count the cores this process may use: its affinity, and the CPU quota of its cgroup (v2) if any."""
     cores = len(os.sched_getaffinity(0))

@@ -149,6 +149,12 @@ class Settings:
         parsers.header_tokens,
         "headers that are added to answers, or off",
     )
+    headers_upstream: frozenset[str] = _property(
+        "x-kong-request-id", parsers.upstream_header_tokens, "headers that are added to requests, or off", DP
+    )
+    nginx_http_underscores_in_headers: bool = _property(
+        "on", parsers.boolean, "pass on request headers with underscores in their names", DP
+    )
     nginx_http_client_max_body_size: int = _property(
         "0", parsers.size_bytes, "bytes of a request body; 0 is unlimited", DP
     )
@@ -166,6 +172,9 @@ class Settings:
     )
     nginx_http_send_timeout: float = _property(
         "60", parsers.seconds, "seconds between two writes to a downstream", DP
+    )
+    proxy_body_rate: int = _property(
+        "1024", parsers.integer(0, _WHOLE), "least bytes per second of a request body; 0 is any", DP
     )
     ssl_cert: tuple[str, ...] = _property(
         "", parsers.material, "certificates of ssl listeners: paths, PEM or base64; none: made at start", DP
@@ -204,6 +213,9 @@ class Settings:
     )
     proxy_request_line_bytes: int = _property("8192", parsers.integer(256, 2**20), "longest request line", DP)
     proxy_head_bytes: int = _property("32768", parsers.integer(1024, 2**20), "largest request head", DP)
+    proxy_field_bytes: int = _property(
+        "8192", parsers.integer(256, 2**20), "longest header field of a request", DP
+    )
     proxy_head_fields: int = _property("100", parsers.integer(8, 1000), "most header fields in a head", DP)
 
     warnings: tuple[str, ...] = ()
