@@ -77,6 +77,8 @@ cdef class Exchange:
         ExchangeState state
         readonly int tries            # connections asked for so far
         object connecting             # the task that opens a connection, to be cancelled
+        UpstreamPool pool             # where its connections come from
+        bytes server_name             # by which a TLS upstream is addressed when the client names it; else None
         readonly int status           # of the answer; 0 before
         bint is_gateway_answer
 

@@ -239,6 +239,9 @@ cdef class Exchange:
             out.host.size = request.fields[request.host].value_size if request.host >= 0 else 0
             if out.host.size == 0:
                 out.host = span_of(service.host_header)
+        self.server_name = None
+        if service.is_tls and self.route.preserve_host and host_port_at:
+            self.server_name = PyBytes_FromStringAndSize(<const char*>host.data, host_port_at)
         out.original_path = request.path if request.path.size else path
         out.forwarded_host.data = host.data
         out.forwarded_host.size = host_port_at
@@ -302,17 +305,21 @@ cdef class Exchange:
     cdef int _acquire(self) except -1:
         cdef ServiceEntry service = self.route.service
         cdef UpstreamSide upstream
-        if service.pool is None:
-            service.pool = self.core.connector.pool_for(service.host, service.port)
+        if self.server_name is not None:
+            self.pool = self.core.connector.pool_for(service, self.server_name)
+        else:
+            if service.pool is None:
+                service.pool = self.core.connector.pool_for(service)
+            self.pool = <UpstreamPool>service.pool
         self.tries += 1
-        upstream = (<UpstreamPool>service.pool).take(not self.is_replayable)
+        upstream = self.pool.take(not self.is_replayable)
         if upstream is not None:
             self.core.totals.upstream_reused_total += 1
             self.upstream = upstream
             self.state = EX_SENDING
             return upstream.begin(self)
         self.state = EX_CONNECTING
-        return (<UpstreamPool>service.pool).connect(self)
+        return self.pool.connect(self)
 
     cdef int connected(self, UpstreamSide upstream) except -1:
         """A connection that was asked for is open: send what waits, read on from the client."""
@@ -364,7 +371,7 @@ cdef class Exchange:
             self.tries += 1
             self.is_head_sent = False
             self.state = EX_CONNECTING
-            return (<UpstreamPool>self.route.service.pool).connect(self)
+            return self.pool.connect(self)
         if failure == FAIL_TIMEOUT or failure == FAIL_CONNECT_TIMEOUT:
             return self.refuse(504, "The upstream server is timing out", True)
         if failure == FAIL_RESOLVE:
@@ -483,6 +490,7 @@ cdef class Exchange:
         self.client = None
         self.runtime = None
         self.route = None
+        self.pool = None
         self.held_body = None
         self.log_parts = None
         self.trailers = None

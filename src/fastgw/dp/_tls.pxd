@@ -27,7 +27,8 @@ cdef class TlsLayer(Layer):
         object ssl                # ssl.SSLObject
         object incoming           # ssl.MemoryBIO: bytes of the peer, not yet understood
         object outgoing           # ssl.MemoryBIO: bytes for the peer
-        object waiter             # of a client: the future that its handshake ends
+        readonly object waiter    # of a client: the future that its handshake ends
+        int verify_depth          # of a client: see `tls.client.check_depth`; -1: not verified
         readonly bint is_open
         readonly bint is_finished
         readonly bint has_ended
@@ -36,8 +37,12 @@ cdef class TlsLayer(Layer):
     cdef Py_ssize_t _decrypt(self, Connection connection, Py_ssize_t at) except -1
     cdef bint _flush(self, Connection connection) except -1
     cdef bint _send_long(self, Connection connection, iovec* parts, int count, Py_ssize_t total) except -1
+    cdef bint _end_waiting(self, object error) except -1
     cdef int _fail(self, Connection connection, object error) except -1
 
+
+# A client's layer for a connection of *loop*; ValueError where *server_name* can be none.
+cdef TlsLayer client_layer(object loop, object context, str server_name, int verify_depth)
 
 # The layer that a connection accepted by *listener* begins with; None for plain bytes.
 cdef Layer first_layer(Listener listener)

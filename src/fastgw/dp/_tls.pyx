@@ -18,6 +18,8 @@ from ssl import CertificateError, MemoryBIO, SSLError, SSLWantReadError
 
 from fastgw.dp._core cimport CLEAR_BYTES, RECORD_BYTES, ProxyCore
 
+from fastgw.tls.client import check_depth
+
 cdef enum:
     HANDSHAKE = 0x16          # the type of a client's first record
 
@@ -31,7 +33,20 @@ cdef Layer first_layer(Listener listener):
     return layer
 
 
+cdef TlsLayer client_layer(object loop, object context, str server_name, int verify_depth):
+    cdef TlsLayer layer = TlsLayer()
+    layer.incoming = MemoryBIO()
+    layer.outgoing = MemoryBIO()
+    layer.ssl = context.wrap_bio(layer.incoming, layer.outgoing, server_hostname=server_name)
+    layer.verify_depth = verify_depth
+    layer.waiter = loop.create_future()
+    return layer
+
+
 cdef class TlsLayer(Layer):
+    def __cinit__(self):
+        self.verify_depth = -1
+
     cdef int start(self, Connection connection) except -1:
         """A client speaks first; a server makes nothing before it has heard of its client."""
         if self.ssl is not None:
@@ -168,24 +183,33 @@ cdef class TlsLayer(Layer):
         return 0
 
     cdef int lost(self, Connection connection, object error) except -1:
-        waiter, self.waiter = self.waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_exception(error or ConnectionResetError("the peer closed the connection"))
+        self._end_waiting(error or ConnectionResetError("the peer closed the connection"))
         return 0
+
+    cdef bint _end_waiting(self, object error) except -1:
+        """Tell who waits for the handshake; False when nobody does."""
+        if self.waiter is None or self.waiter.done():
+            return False
+        if error is None:
+            self.waiter.set_result(None)
+        else:
+            self.waiter.set_exception(error)
+            self.waiter.exception()  # known: whoever waited may have given up
+        return True
 
     cdef bint _shake_hands(self, Connection connection) except -1:
         """Go on with the handshake; True once it is done."""
         try:
             self.ssl.do_handshake()
+            if self.verify_depth >= 0:
+                check_depth(self.ssl, self.verify_depth)
         except SSLWantReadError:
             return False
         except (SSLError, CertificateError, ValueError) as error:
             self._fail(connection, error)
             return False
         self.is_open = True
-        waiter, self.waiter = self.waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        self._end_waiting(None)
         connection.layer_ready()
         return True
 
@@ -222,10 +246,7 @@ cdef class TlsLayer(Layer):
     cdef int _fail(self, Connection connection, object error) except -1:
         """Send the alert, if any, and close."""
         self.is_finished = True
-        waiter, self.waiter = self.waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_exception(error)
-        elif not connection.is_closed:
+        if not self._end_waiting(error) and not connection.is_closed:
             connection.core.log.info("TLS with %s ends: %s", connection.peer_name(), error)
         self._flush(connection)
         return connection.close_after_flush()

@@ -37,6 +37,7 @@ cdef class UpstreamConnection(UpstreamSide):
         Py_ssize_t held_looked_at
         Body body
         bint keeps_alive          # as the answer's head says
+        bint is_answered          # the exchange is over: whole in both directions
         int served                # exchanges so far
         int interim_count
         int64_t read_ms           # the service's timeouts for the exchange in progress
@@ -64,9 +65,11 @@ cdef class Pool(UpstreamPool):
     """
 
     cdef:
+        object __weakref__            # the connector knows pools only as long as somebody uses them
         readonly ProxyCore core
         readonly str host
         readonly int port
+        readonly object tls           # tls.client.UpstreamTls; None: plain
         list idle
         Py_ssize_t idle_limit         # 0: every exchange has a connection of its own
         int requests_limit            # per connection; 0: none

@@ -10,6 +10,7 @@ from fastgw.dp._body cimport (
 from fastgw.dp._core cimport Layer
 from fastgw.dp._exchange cimport Failure, FAIL_CLOSED, FAIL_MALFORMED, FAIL_TIMEOUT
 from fastgw.dp._head cimport check_response, find_head_end, parse_response_head, select_trailers
+from fastgw.dp._tls cimport TlsLayer, client_layer
 from fastgw.dp._wheel cimport monotonic_ms
 
 from fastgw.dp.states import UPSTREAM_MOVES
@@ -49,6 +50,7 @@ cdef class UpstreamConnection(UpstreamSide):
         """Serve *exchange* from now on."""
         self._set_state(UP_WAITING)
         self.exchange = exchange
+        self.is_answered = False
         self.interim_count = 0
         self.read_ms = exchange.route.service.read_ms
         self.write_ms = exchange.route.service.write_ms
@@ -119,11 +121,25 @@ cdef class UpstreamConnection(UpstreamSide):
 
     cdef int discard(self) except -1:
         """Give up the exchange in progress and the connection with it."""
+        if self.layer is not None and (self.state == UP_CLEAN or self.is_answered):
+            # Nothing is cut: say so. An exchange that is given up ends without a close_notify.
+            self.layer.finish(self)
         self.exchange = None
         self._set_state(UP_DEAD)
         self.core.wheel.disarm(self)
         self.held = None
         return self.abort()
+
+    # --- for the connector
+
+    @property
+    def handshake(self):
+        """The future that ends with the TLS handshake; None for a plain connection."""
+        return None if self.layer is None else (<TlsLayer>self.layer).waiter
+
+    def give_up(self):
+        """Close a connection that no exchange has taken."""
+        self._fail(FAIL_CLOSED)
 
     # --- called by the transport
 
@@ -303,6 +319,7 @@ cdef class UpstreamConnection(UpstreamSide):
         cdef Exchange exchange = self.exchange
         self.exchange = None
         self.served += 1
+        self.is_answered = exchange.request_body.is_complete
         if (
             self.keeps_alive and left_over == 0 and exchange.request_body.is_complete
             and not self.is_closed and not self.is_write_broken and not self.has_unsent()
@@ -318,12 +335,13 @@ cdef class UpstreamConnection(UpstreamSide):
 
 
 cdef class Pool(UpstreamPool):
-    def __init__(self, ProxyCore core, str host, int port):
+    def __init__(self, ProxyCore core, str host, int port, tls=None, *, bint keeps_idle=True):
         self.core = core
         self.host = host
         self.port = port
+        self.tls = tls
         self.idle = []
-        self.idle_limit = core.options.upstream_idle_connections
+        self.idle_limit = core.options.upstream_idle_connections if keeps_idle else 0
         self.requests_limit = core.options.upstream_keepalive_requests
         self.idle_ms = core.options.upstream_idle_timeout_ms
 
@@ -371,7 +389,16 @@ cdef class Pool(UpstreamPool):
         while self.idle:
             (<UpstreamConnection>self.idle.pop()).discard()
 
-    def make_connection(self):
-        """Return the protocol object for a new connection."""
+    def make_connection(self, context=None):
+        """Return the protocol object for a new connection, over TLS by *context* where `tls` is not None.
+
+        Raises:
+            ValueError: the upstream's name can be none that TLS knows.
+        """
+        cdef UpstreamConnection connection = UpstreamConnection(self)
+        if self.tls is not None:
+            connection.layer = client_layer(
+                self.core.loop, context, self.tls.server_name,
+                self.tls.verify_depth if self.tls.is_verified else -1)
         self.core.totals.upstream_connects_total += 1
-        return UpstreamConnection(self)
+        return connection

@@ -25,9 +25,11 @@ from fastgw.dp._upstream import Pool
 from fastgw.dp._wheel import TimerWheel
 from fastgw.dp.control import ListenerKind
 from fastgw.dp.upstream.connector import Connector
+from fastgw.dp.upstream.resolver import Resolver
 from fastgw.obs.accesslog import AccessLog
 from fastgw.obs.logs import get_logger
 from fastgw.settings import Settings
+from fastgw.tls.client import SYSTEM, UpstreamContexts
 from fastgw.tls.server import CertificateStore
 
 #: Period of the timer wheel, in seconds: `TICK_MS` of `_wheel.pxd`.
@@ -57,6 +59,9 @@ class ProxyOptions(msgspec.Struct, frozen=True):
     upstream_idle_connections: int = 512
     upstream_keepalive_requests: int = 10_000
     upstream_idle_timeout_ms: int = 60_000
+    upstream_verify: bool = False
+    upstream_verify_depth: int = 1
+    upstream_trusted: str = SYSTEM
 
     @classmethod
     def from_settings(cls, settings: Settings) -> ProxyOptions:
@@ -79,6 +84,9 @@ class ProxyOptions(msgspec.Struct, frozen=True):
             upstream_idle_connections=settings.upstream_keepalive_pool_size,
             upstream_keepalive_requests=settings.upstream_keepalive_max_requests,
             upstream_idle_timeout_ms=int(_ms(settings.upstream_keepalive_idle_timeout)),
+            upstream_verify=settings.nginx_proxy_proxy_ssl_verify,
+            upstream_verify_depth=settings.nginx_proxy_proxy_ssl_verify_depth,
+            upstream_trusted=settings.nginx_proxy_proxy_ssl_trusted_certificate,
         )
 
 
@@ -104,7 +112,15 @@ class ProxyServer:
         self._metrics = MetricsSegment(metrics_fd)
         self._wheel = TimerWheel(_now_ms())
         self._core = ProxyCore(loop, options, self._wheel, self._metrics, access_log, _log)
-        self._connector = Connector(loop, functools.partial(Pool, self._core), _log)
+        self._connector = Connector(
+            loop,
+            functools.partial(Pool, self._core),
+            _log,
+            resolver=Resolver(loop),
+            contexts=UpstreamContexts(options.upstream_trusted),
+            verifies=options.upstream_verify,
+            verify_depth=options.upstream_verify_depth,
+        )
         self._core.set_connector(self._connector)
         self._servers: list[asyncio.Server] = []
         self._tick_handle: asyncio.TimerHandle | None = None
