@@ -34,6 +34,7 @@ cdef class ProxyCore:
         readonly MetricsSegment metrics
         WorkerTotals* totals
         Runtime runtime           # the one reference that a commit swaps; None before the first
+        readonly object forwarding    # dp.forwarding.Forwarding; None: no peer is trusted
         readonly object access_log
         readonly object log
         readonly dict pools
@@ -120,7 +121,7 @@ cdef class Connection(Timed):
     cdef bint receive_end(self) except -1
     cdef int layer_ready(self) except -1
     cdef int refuse_plain_text(self) except -1
-    cdef int set_peer(self, str address) except -1
+    cdef int set_client(self, str address) except -1
     cdef int write_failed(self) except -1
 
     # For the sides to call:

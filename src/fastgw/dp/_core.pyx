@@ -14,6 +14,7 @@ from libc.string cimport memcpy, memset
 import os
 
 from fastgw import __version__
+from fastgw.dp.forwarding import Forwarding
 
 cdef extern from "sys/socket.h" nogil:
     cdef struct msghdr:
@@ -55,6 +56,10 @@ cdef class ProxyCore:
         self.spare_exchanges = []
         self.read_buffer = bytearray(READ_BYTES)
         self.read_pointer = <uint8_t*>PyByteArray_AS_STRING(self.read_buffer)
+        self.forwarding = None
+        if options.trusted_ips:
+            self.forwarding = Forwarding(
+                options.trusted_ips, options.real_ip_header, is_recursive=options.real_ip_recursive)
         self.head_bytes_limit = options.head_bytes
         self.request_line_limit = options.request_line_bytes
         self.head_limits.fields = options.head_fields
@@ -218,8 +223,8 @@ cdef class Connection(Timed):
         """The peer speaks plain HTTP where TLS is spoken; the layer is off when this is called."""
         return self.abort()
 
-    cdef int set_peer(self, str address) except -1:
-        """A PROXY header names the client in front of the peer."""
+    cdef int set_client(self, str address) except -1:
+        """A PROXY header names the client that the peer stands for."""
         return 0
 
     cdef int write_failed(self) except -1:

@@ -53,10 +53,10 @@ cdef class Downstream(ClientSide):
         int64_t body_deadline_ms  # when the body in progress has been too slow
         Listener listener
         bytes peer                # address text
+        bytes client              # the same of a PROXY header that is believed; None: none
         bytes fixed               # X-Real-IP, X-Forwarded-Proto and -Port: the same for every request
 
     cdef int _set_state(self, DownstreamState state) except -1
-    cdef int _set_fixed(self, bytes client) except -1
     cdef int _received(self, uint8_t* data, Py_ssize_t size) except -1
     cdef Py_ssize_t _take_head(self, uint8_t* data, Py_ssize_t size) except -2
     cdef Py_ssize_t _wait_for_head(self, uint8_t* data, Py_ssize_t size) except -2

@@ -19,7 +19,7 @@ from fastgw.dp._head cimport (
     MAX_HOST, RequestHead, ResponseHead, check_request, find_head_end, parse_request_head, read_request_host
 )
 from fastgw.dp._rewrite cimport ResponseOut, write_interim_head, write_response_head
-from fastgw.dp._tls cimport first_layer
+from fastgw.dp._proxy_header cimport first_layer
 from fastgw.dp._wheel cimport monotonic_ms, monotonic_us
 
 from fastgw.dp.answers import REFUSALS, render
@@ -79,7 +79,11 @@ cdef class Downstream(ClientSide):
         peername = transport.get_extra_info("peername")
         # A unix socket has no address; Kong's nginx says "unix:" there.
         self.peer = peername[0].encode() if isinstance(peername, tuple) else b"unix:"
-        self._set_fixed(self.peer)
+        self.fixed = (
+            b"X-Real-IP: %s\r\nX-Forwarded-Proto: %s\r\nX-Forwarded-Port: %d\r\n"
+            % (self.peer, self.listener.scheme, self.listener.port))
+        if core.forwarding is not None:
+            self.is_trusted = core.forwarding.trusts(self.peer.decode())
         core.downstreams.add(self)
         if core.totals.connections_active > <uint64_t>core.connections_limit or core.is_draining:
             core.totals.connections_refused_total += 1
@@ -88,12 +92,6 @@ cdef class Downstream(ClientSide):
             return
         # The layers' handshakes and the first byte of the first head share one deadline.
         core.wheel.arm(self, monotonic_ms() + core.head_timeout_ms)
-
-    cdef int _set_fixed(self, bytes client) except -1:
-        self.fixed = (
-            b"X-Real-IP: %s\r\nX-Forwarded-Proto: %s\r\nX-Forwarded-Port: %d\r\n"
-            % (client, self.listener.scheme, self.listener.port))
-        return 0
 
     cdef int receive(self, uint8_t* data, Py_ssize_t size) except -1:
         cdef bytearray held
@@ -124,10 +122,17 @@ cdef class Downstream(ClientSide):
         self._send_answer(400, "The plain HTTP request was sent to HTTPS port", True)
         return self._linger()
 
-    cdef int set_peer(self, str address) except -1:
-        """Go by what the load balancer in front says of its client."""
-        self._set_fixed(address.encode())
+    cdef int set_client(self, str address) except -1:
+        """Go by the PROXY header, where it comes from a trusted peer and is what the settings go by."""
+        if self.is_trusted and self.core.forwarding.by_proxy_protocol:
+            self.client = address.encode()
         return 0
+
+    cdef bytes known_client(self):
+        return self.peer if self.client is None else self.client
+
+    cdef bytes scheme(self):
+        return self.listener.scheme
 
     def connection_lost(self, exception):
         self.is_closed = True

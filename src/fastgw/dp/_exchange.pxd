@@ -35,6 +35,12 @@ cdef enum Failure:
 
 
 cdef class ClientSide(Connection):
+    cdef:
+        bint is_trusted           # what the peer says about its client is believed (trusted_ips)
+
+    # The client's address as far as the connection knows it: the peer's, or a PROXY header's.
+    cdef bytes known_client(self)
+    cdef bytes scheme(self)
     cdef int write_head(
         self, const uint8_t* head, ResponseHead* response, const uint8_t* body, Py_ssize_t size, bint is_last
     ) except -1
@@ -78,6 +84,13 @@ cdef class Exchange:
         readonly int tries            # connections asked for so far
         object connecting             # the task that opens a connection, to be cancelled
         UpstreamPool pool             # where its connections come from
+        # What a trusted peer said about its client; None where it said nothing, and for all other peers:
+        bytes client_address
+        bytes forwarded_block         # X-Real-IP, X-Forwarded-Proto and -Port, for this request
+        bytes forwarded_proto
+        bytes forwarded_host
+        bytes forwarded_path
+        bytes forwarded_prefix
         bytes server_name             # by which a TLS upstream is addressed when the client names it; else None
         readonly int status           # of the answer; 0 before
         bint is_gateway_answer
@@ -137,6 +150,7 @@ cdef class Exchange:
     ) except -1
     cdef int _acquire(self) except -1
     cdef int _let_go_of_upstream(self) except -1
+    cdef int _read_forwarded(self, const uint8_t* data, RequestHead* request, int listener_port) except -1
     cdef int _keep_log_parts(self, const uint8_t* data, RequestHead* request) except -1
     cdef int _write_log(self) except -1
     cdef int _send_head(self, const uint8_t* body, Py_ssize_t size) except -1

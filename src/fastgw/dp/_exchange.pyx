@@ -21,6 +21,7 @@ from fastgw._router cimport FoundRoute
 from fastgw._uri cimport encode_into, is_plain, normalise_into, upstream_path_into
 from fastgw.dp._body cimport BODY_CHUNKED, BODY_LENGTH, BODY_NONE, begin_body
 from fastgw.dp._core cimport REQUEST_ID_SIZE, span_of
+from fastgw.dp._head cimport KN_X_FORWARDED_SET, Field
 from fastgw.dp._metrics cimport SOURCE_GATEWAY, SOURCE_SERVICE, count_exchange
 from fastgw.dp._rewrite cimport HEAD_OVERHEAD, RequestOut, write_request_head
 from fastgw.dp._runtime cimport ServiceEntry
@@ -58,6 +59,12 @@ cdef class ClientSide(Connection):
         raise AssertionError("abstract")
 
     cdef int cut(self) except -1:
+        raise AssertionError("abstract")
+
+    cdef bytes known_client(self):
+        raise AssertionError("abstract")
+
+    cdef bytes scheme(self):
         raise AssertionError("abstract")
 
     cdef Span peer_text(self) noexcept:
@@ -156,6 +163,8 @@ cdef class Exchange:
             memcpy(self.accept, data + request.fields[request.accept].value_start, self.accept_size)
         core.write_request_id(self.request_id)
         core.totals.requests_total += 1
+        if client.is_trusted:
+            self._read_forwarded(data, request, listener_port)
         if core.access_log is not None:
             self._keep_log_parts(data, request)
         if core.body_limit and request.framing.content_length > core.body_limit:
@@ -248,6 +257,16 @@ cdef class Exchange:
         out.prefix = prefix
         out.peer = self.client.peer_text()
         out.connection_block = self.client.fixed_fields()
+        if self.forwarded_block is not None:
+            out.connection_block = span_of(self.forwarded_block)
+            if request.forwarded_for < 0:
+                out.peer = span_of(self.client_address)
+            if self.forwarded_host is not None:
+                out.forwarded_host = span_of(self.forwarded_host)
+            if self.forwarded_path is not None:
+                out.original_path = span_of(self.forwarded_path)
+            if self.forwarded_prefix is not None:
+                out.prefix = span_of(self.forwarded_prefix)
         out.via_token = span_of(core.via_10 if self.is_http_10 else core.via_11)
         out.request_id.data = self.request_id
         out.request_id.size = REQUEST_ID_SIZE if core.with_upstream_request_id else 0
@@ -491,6 +510,9 @@ cdef class Exchange:
         self.runtime = None
         self.route = None
         self.pool = None
+        if self.forwarded_block is not None:
+            self.client_address = self.forwarded_block = self.forwarded_proto = None
+            self.forwarded_host = self.forwarded_path = self.forwarded_prefix = None
         self.held_body = None
         self.log_parts = None
         self.trailers = None
@@ -523,6 +545,43 @@ cdef class Exchange:
             self._write_log()
         return 0
 
+    cdef int _read_forwarded(self, const uint8_t* data, RequestHead* request, int listener_port) except -1:
+        """Take what a trusted peer says about its client. Source: proxying reference §2.1, §2.2."""
+        cdef Field* field
+        cdef const uint8_t* name
+        cdef uint32_t place
+        cdef bytes value, named = None, port = None
+        cdef bytes header = self.core.forwarding.header
+        for place in range(request.field_count):
+            field = &request.fields[place]
+            if field.value_size == 0:
+                continue
+            name = data + field.start
+            if field.known == KN_X_FORWARDED_SET:
+                value = PyBytes_FromStringAndSize(<const char*>data + field.value_start, field.value_size)
+                # "X-Forwarded-" and Host, Port, Path, Proto or Prefix; of several the first counts.
+                if field.name_size == 18:
+                    self.forwarded_prefix = self.forwarded_prefix or value
+                elif field.name_size == 17:
+                    self.forwarded_proto = self.forwarded_proto or value
+                elif name[12] | 0x20 == c'h':
+                    self.forwarded_host = self.forwarded_host or value
+                elif name[13] | 0x20 == c'o':
+                    port = port or value
+                else:
+                    self.forwarded_path = self.forwarded_path or value
+            if <Py_ssize_t>field.name_size == len(header) and (
+                PyBytes_FromStringAndSize(<const char*>name, field.name_size).lower() == header
+            ):
+                value = PyBytes_FromStringAndSize(<const char*>data + field.value_start, field.value_size)
+                named = value if named is None else named + b"," + value
+        self.client_address = self.core.forwarding.client(named, self.client.known_client())
+        self.forwarded_block = (
+            b"X-Real-IP: %s\r\nX-Forwarded-Proto: %s\r\nX-Forwarded-Port: %s\r\n" % (
+                self.client_address, self.forwarded_proto or self.client.scheme(),
+                port or b"%d" % listener_port))
+        return 0
+
     cdef int _keep_log_parts(self, const uint8_t* data, RequestHead* request) except -1:
         cdef Py_ssize_t line_size = request.target_start + request.target_size + 9
         self.log_parts = (
@@ -540,7 +599,7 @@ cdef class Exchange:
         cdef Span peer = self.client.peer_text()
         line, referer, user_agent = self.log_parts
         self.core.access_log.write(
-            PyBytes_FromStringAndSize(<const char*>peer.data, peer.size), line, self.status, self.bytes_out,
+            self.client_address or PyBytes_FromStringAndSize(<const char*>peer.data, peer.size), line, self.status, self.bytes_out,
             referer, user_agent,
             PyBytes_FromStringAndSize(<const char*>self.request_id, REQUEST_ID_SIZE))
         return 0

@@ -11,7 +11,7 @@ and never shrinks.
 from libc.stdint cimport uint8_t
 from posix.uio cimport iovec
 
-from fastgw.dp._core cimport Connection, Layer, Listener
+from fastgw.dp._core cimport Connection, Layer
 
 cdef enum:
     # Half of the largest record (16,384 bytes, at most 256 of padding and tag, and 5 of header).
@@ -44,5 +44,5 @@ cdef class TlsLayer(Layer):
 # A client's layer for a connection of *loop*; ValueError where *server_name* can be none.
 cdef TlsLayer client_layer(object loop, object context, str server_name, int verify_depth)
 
-# The layer that a connection accepted by *listener* begins with; None for plain bytes.
-cdef Layer first_layer(Listener listener)
+# A server's layer, whose handshake takes its certificate from *certificates* (tls.server.CertificateStore).
+cdef TlsLayer server_layer(object certificates)

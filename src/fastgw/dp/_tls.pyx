@@ -24,12 +24,9 @@ cdef enum:
     HANDSHAKE = 0x16          # the type of a client's first record
 
 
-cdef Layer first_layer(Listener listener):
-    cdef TlsLayer layer
-    if listener.certificates is None:
-        return None
-    layer = TlsLayer()
-    layer.certificates = listener.certificates
+cdef TlsLayer server_layer(object certificates):
+    cdef TlsLayer layer = TlsLayer()
+    layer.certificates = certificates
     return layer
 
 
