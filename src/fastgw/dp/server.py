@@ -25,7 +25,8 @@ from fastgw.dp._upstream import Pool
 from fastgw.dp._wheel import TimerWheel
 from fastgw.dp.control import ListenerKind
 from fastgw.dp.upstream.connector import Connector
-from fastgw.dp.upstream.resolver import Resolver
+from fastgw.dp.upstream.dns import NameServers
+from fastgw.dp.upstream.resolver import Resolver, ResolverOptions
 from fastgw.obs.accesslog import AccessLog
 from fastgw.obs.logs import get_logger
 from fastgw.settings import Settings
@@ -65,6 +66,7 @@ class ProxyOptions(msgspec.Struct, frozen=True):
     upstream_verify: bool = False
     upstream_verify_depth: int = 1
     upstream_trusted: str = SYSTEM
+    resolver: ResolverOptions = ResolverOptions()
 
     @classmethod
     def from_settings(cls, settings: Settings) -> ProxyOptions:
@@ -93,6 +95,14 @@ class ProxyOptions(msgspec.Struct, frozen=True):
             upstream_verify=settings.nginx_proxy_proxy_ssl_verify,
             upstream_verify_depth=settings.nginx_proxy_proxy_ssl_verify_depth,
             upstream_trusted=settings.nginx_proxy_proxy_ssl_trusted_certificate,
+            resolver=ResolverOptions(
+                servers=settings.dns_resolver,
+                valid_ttl_s=settings.dns_valid_ttl,
+                stale_ttl_s=settings.dns_stale_ttl,
+                not_found_ttl_s=settings.dns_not_found_ttl,
+                error_ttl_s=settings.dns_error_ttl,
+                names=settings.dns_cache_size,
+            ),
         )
 
 
@@ -118,11 +128,13 @@ class ProxyServer:
         self._metrics = MetricsSegment(metrics_fd)
         self._wheel = TimerWheel(_now_ms())
         self._core = ProxyCore(loop, options, self._wheel, self._metrics, access_log, _log)
+        self._name_servers = NameServers(loop, options.resolver.servers)
+        self._resolver = Resolver(loop, self._name_servers.ask, options.resolver)
         self._connector = Connector(
             loop,
             functools.partial(Pool, self._core),
             _log,
-            resolver=Resolver(loop),
+            resolver=self._resolver,
             contexts=UpstreamContexts(options.upstream_trusted),
             verifies=options.upstream_verify,
             verify_depth=options.upstream_verify_depth,
@@ -184,6 +196,8 @@ class ProxyServer:
         for connection in tuple(self._core.downstreams):
             connection.end()
         self._connector.close_idle()
+        await self._resolver.close()
+        await self._name_servers.close()
         if self._tick_handle is not None:
             self._tick_handle.cancel()
 

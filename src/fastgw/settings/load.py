@@ -119,6 +119,8 @@ _EMPTY: Final[Mapping[str, Any]] = {
     "ssl_cert": (),
     "ssl_cert_key": (),
     "trusted_ips": (),
+    "dns_resolver": (),
+    "dns_valid_ttl": None,
     "cluster_dp_labels": {},
     "declarative_config": None,
 }

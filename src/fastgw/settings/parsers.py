@@ -175,6 +175,22 @@ def networks(value: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def name_servers(value: str) -> tuple[str, ...]:
+    """Read comma-separated addresses, each with a port or without; IPv6 with a port in brackets."""
+    found: list[str] = []
+    for part in filter(None, (part.strip() for part in value.split(","))):
+        match = re.fullmatch(r"([0-9.]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?", part)
+        address, port = (match[1].strip("[]"), int(match[2] or 53)) if match else (part, 53)
+        try:
+            parsed = ipaddress.ip_address(address)
+            if not 0 < port < 65536:
+                raise ValueError
+        except ValueError:
+            raise ValueError(f"{part!r} is no address of a name server, with or without a port") from None
+        found.append(f"[{parsed}]:{port}" if parsed.version == 6 else f"{parsed}:{port}")
+    return tuple(found)
+
+
 def field_name(value: str) -> str:
     if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}", value):
         raise ValueError(f"{value!r} is no name of a header field")

@@ -211,6 +211,32 @@ class Settings:
     nginx_proxy_proxy_ssl_trusted_certificate: str = _property(
         "system", parsers.text, "file of CA certificates for upstreams, or system", DP
     )
+    dns_resolver: tuple[str, ...] = _property(
+        "",
+        parsers.name_servers,
+        "name servers, address[:port]; none: resolv.conf's",
+        DP,
+        aliases=("resolver_address",),
+    )
+    dns_valid_ttl: float | None = _property(
+        "", parsers.seconds, "seconds in place of every record's own", DP, aliases=("resolver_valid_ttl",)
+    )
+    dns_stale_ttl: float = _property(
+        "3600",
+        parsers.seconds,
+        "seconds that an expired answer serves while a newer one is asked for",
+        DP,
+        aliases=("resolver_stale_ttl",),
+    )
+    dns_not_found_ttl: float = _property(
+        "30", parsers.seconds, "seconds that a name without an address is remembered", DP
+    )
+    dns_error_ttl: float = _property(
+        "1", parsers.seconds, "seconds between questions that fail", DP, aliases=("resolver_error_ttl",)
+    )
+    dns_cache_size: int = _property(
+        "10000", parsers.integer(16, 10_000_000), "names kept", DP, aliases=("resolver_lru_cache_size",)
+    )
     proxy_request_line_bytes: int = _property("8192", parsers.integer(256, 2**20), "longest request line", DP)
     proxy_head_bytes: int = _property("32768", parsers.integer(1024, 2**20), "largest request head", DP)
     proxy_field_bytes: int = _property(

@@ -13,7 +13,8 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
-from fastgw.dp.upstream.resolver import ResolveError, Resolver
+from fastgw.dp.upstream.dns import ResolveError
+from fastgw.dp.upstream.resolver import Resolver
 from fastgw.errors import CertificateError
 from fastgw.obs.logs import Logger
 from fastgw.tls.client import UpstreamContexts, UpstreamTls, explain
