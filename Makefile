@@ -20,7 +20,7 @@ dev: ## Make .venv with all tools, and build the extensions in place
 
 test: ## Run all tests (ARGS go to pytest)
 	@tools/bootstrap.sh test
-	$(PYTHON_VENV) -m pytest -q -n auto --dist loadgroup $(ARGS)
+	$(PYTHON_VENV) -m pytest -q -n auto --dist worksteal $(ARGS)
 
 check: dev ## Formatting, lint, types, stubs, spelling, layers
 	.venv/bin/ruff format --check .

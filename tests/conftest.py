@@ -20,6 +20,15 @@ if (Path(__file__).parent / "postgres.py").exists():
     pytest_plugins = ["tests.postgres"]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "starts_first: waits long and works little, so others run beside it")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let tests that mostly wait begin before all others: with several processes they cost nothing then."""
+    items.sort(key=lambda item: item.get_closest_marker("starts_first") is None)
+
+
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Name what the results depend on: event loop, compiled modules, their directives, versions."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

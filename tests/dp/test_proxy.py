@@ -50,7 +50,7 @@ def test_request_and_answer_in_full() -> None:
         assert "server" not in answer  # only answers that the gateway makes bear its name
         assert answer["via"].startswith("1.1 fastgw/")
         assert answer["x-kong-request-id"] == request_id
-        assert {"x-kong-proxy-latency", "x-kong-upstream-latency"} <= answer.keys()
+        assert {"x-kong-proxy-latency", "x-kong-upstream-latency", "date"} <= answer.keys()
 
 
 def test_encoded_controls_never_reach_a_field() -> None:
@@ -60,6 +60,20 @@ def test_encoded_controls_never_reach_a_field() -> None:
         head = upstream.accept().read_head()
         assert b"\r\nX-Evil" not in head
         assert head.startswith(b"GET /%0D%0AX-Evil:%201/b HTTP/1.1\r\n")
+
+
+def test_an_upstreams_date_stays_and_via_goes_on_behind_the_last() -> None:
+    with running() as (proxy, upstream):
+        client = proxy.client()
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\nVia: 1.1 one\r\nX-A: 1\r\nVia: 1.1 two\r\n\r\n")
+        server = upstream.accept()
+        head = server.read_head()
+        assert head.index(b"Via: 1.1 one\r\n") < head.index(b"Via: 1.1 two, 1.1 fastgw")
+        server.send(b"HTTP/1.1 200 OK\r\nDate: then\r\nVia: 1.0 up\r\nContent-Length: 0\r\n\r\n")
+        head = client.read_head()
+        assert head.count(b"Date: ") == 1
+        assert b"Date: then\r\n" in head
+        assert b"Via: 1.0 up, 1.1 fastgw" in head
 
 
 def test_preserve_host() -> None:
@@ -542,14 +556,15 @@ def test_counts_and_log_lines(tmp_path: Path) -> None:
         server = upstream.accept()
         server.read_head()
         server.send(OK)
-        client.read_answer()
+        answer_size = len(client.read_head()) + len(client.read_exactly(2))
         (route,) = proxy.routes()
+        assert route["bytes_out"] == answer_size
         assert (route["service"], route["route"]) == ("svc", "rt")
         assert route["codes"] == {(200, 0): 1}
         assert route["bytes_in"] == len(b"GET /x?y HTTP/1.1\r\nHost: a\r\nUser-Agent: t/1\r\n\r\n")
     log.close()
     line = (tmp_path / "access.log").read_text()
-    assert '"GET /x?y HTTP/1.1" 200 ' in line
+    assert '"GET /x?y HTTP/1.1" 200 2 ' in line
     assert '"t/1"' in line
 
 

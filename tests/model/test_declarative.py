@@ -216,7 +216,7 @@ def test_what_is_no_yaml_says_where(text: str | bytes, where: str, reason: str) 
 @pytest.mark.parametrize(
     ("text", "where", "reason"),
     [
-        ('{"a": 1,}', "line 1, column 9", "not JSON: "),
+        ('{"a": tru}', "line 1, column 7", "not JSON: "),
         ('{"a": 1, "a": 2}', "the file", "not JSON: the key 'a' stands twice"),
         ('{"a":' * 100_000, "the file", "nested too deeply"),
     ],

@@ -12,7 +12,7 @@ import threading
 from types import TracebackType
 from typing import Final, Self
 
-from tests.scenario.harness import HOST
+from tests.scenario.process import HOST
 
 _TIMEOUT_S: Final = 10.0
 _STOP_S: Final = 15.0

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from fastgw.tls.generate import GeneratedPair
-from tests.scenario.harness import Pair, Process, Stage, fastgw
+from tests.scenario.harness import Pair, Stage, fastgw
+from tests.scenario.process import Process
 from tests.tls.certificates import gen_cert_pair, make_pair
 
 # As it stands in Kong's documentation and in everybody's notes.

@@ -18,7 +18,9 @@ import httpx
 import pytest
 
 from tests.scenario.conftest import prepared_storage
-from tests.scenario.harness import HOST, ControlPlane, DataPlane, Pair, Stage
+from tests.scenario.harness import Pair, Stage
+from tests.scenario.nodes import ControlPlane, DataPlane
+from tests.scenario.process import HOST
 from tests.scenario.upstream import BODY_DIGEST
 from tests.waiting import wait_until
 
@@ -51,13 +53,7 @@ class Gateway(NamedTuple):
         return route_id
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(dialect, marks=pytest.mark.xdist_group(f"scenario-traffic-{dialect}"))
-        for dialect in ("sqlite", "postgres")
-    ],
-)
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
 def gateway(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, pair: Pair, upstream: str
 ) -> Iterator[Gateway]:

@@ -11,7 +11,9 @@ from typing import Final
 import pytest
 
 from tests.scenario.conftest import prepared_storage
-from tests.scenario.harness import ControlPlane, DataPlane, Pair, Stage, fastgw, free_port
+from tests.scenario.harness import Pair, Stage, fastgw
+from tests.scenario.nodes import ControlPlane, DataPlane
+from tests.scenario.process import free_port
 from tests.waiting import wait_until
 
 _NO_FILE: Final = ("--conf", os.devnull)
@@ -141,17 +143,21 @@ def test_our_own_variables_go_first(stage: Stage, pair: Pair, tmp_path: Path) ->
     assert control_plane.warnings == []
 
 
-@pytest.mark.parametrize("prefix", ["KONG", "FASTGW"])
 @pytest.mark.parametrize(
-    ("command", "role", "reason"),
+    ("command", "prefix", "role", "reason"),
     [
-        ("cp", "data_plane", "role data_plane contradicts this command ('fastgw dp' runs it)"),
-        ("dp", "control_plane", "role control_plane contradicts this command ('fastgw cp' runs it)"),
-        ("dp", "traditional", "'fastgw cp' and 'fastgw dp', or 'fastgw quickstart'"),
+        ("cp", "KONG", "data_plane", "role data_plane contradicts this command ('fastgw dp' runs it)"),
+        (
+            "dp",
+            "FASTGW",
+            "control_plane",
+            "role control_plane contradicts this command ('fastgw cp' runs it)",
+        ),
+        ("dp", "KONG", "traditional", "'fastgw cp' and 'fastgw dp', or 'fastgw quickstart'"),
     ],
 )
 def test_a_role_that_contradicts_the_command(
-    prefix: str, command: str, role: str, reason: str, stage: Stage, pair: Pair
+    command: str, prefix: str, role: str, reason: str, stage: Stage, pair: Pair
 ) -> None:
     environ = {f"{prefix}_ROLE": role, f"{prefix}_PREFIX": str(stage.directory / "node"), **pair_of(pair)}
     process = stage.ended(command, None, *_NO_FILE, environ=environ)

@@ -11,7 +11,8 @@ from typing import Final
 
 import pytest
 
-from tests.scenario.harness import HOST, Pair, Process, Stage, free_port
+from tests.scenario.harness import Pair, Stage
+from tests.scenario.process import HOST, Process, free_port
 from tests.tls.certificates import make_pair
 
 _CONSOLE: Final = {"admin_error_log": "/dev/stderr", "proxy_error_log": "/dev/stderr"}
@@ -33,10 +34,14 @@ def refused_line(process: Process) -> str:
     return lines[0]
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 @pytest.mark.parametrize(
-    ("command", "door"),
-    [("cp", "admin_listen"), ("cp", "cluster_listen"), ("dp", "proxy_listen"), ("dp", "status_listen")],
+    ("command", "door", "host"),
+    [
+        ("cp", "admin_listen", "127.0.0.1"),
+        ("cp", "cluster_listen", "0.0.0.0"),
+        ("dp", "proxy_listen", "0.0.0.0"),
+        ("dp", "status_listen", "127.0.0.1"),
+    ],
 )
 def test_a_port_that_is_taken(command: str, door: str, host: str, stage: Stage, pair: Pair) -> None:
     doors = {"cp": ("admin_listen", "cluster_listen"), "dp": ("proxy_listen", "status_listen")}[command]

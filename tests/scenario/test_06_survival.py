@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from typing import Final
@@ -15,17 +15,14 @@ import pytest
 
 from tests.postgres import PgServer
 from tests.scenario.conftest import prepared_storage
-from tests.scenario.harness import ControlPlane, DataPlane, Pair, Stage
+from tests.scenario.harness import Pair, Stage
 from tests.scenario.load import Load
+from tests.scenario.nodes import ControlPlane, DataPlane
+from tests.scenario.upstream import say
 from tests.waiting import is_listening, wait_until
 
 RECONNECTED_S: Final = 12.0
 """The promise: from the port accepting to a data plane that is connected."""
-
-
-def say(text: str) -> str:
-    """The path at httpbin that answers *text* and nothing else."""
-    return f"/base64/{base64.b64encode(text.encode()).decode()}"
 
 
 def with_route(stage: Stage, pair: Pair, upstream: str, **settings: str) -> tuple[ControlPlane, DataPlane]:
@@ -84,8 +81,7 @@ def test_a_data_plane_that_was_killed_starts_again(stage: Stage, pair: Pair, ups
     assert data_plane.proxy.get("/steady").text == "steady"
 
 
-@pytest.mark.parametrize("damage", ["a byte", "cut off", "empty"])
-def test_a_damaged_generation_is_set_aside(damage: str, stage: Stage, pair: Pair, upstream: str) -> None:
+def test_a_damaged_generation_is_set_aside(stage: Stage, pair: Pair, upstream: str) -> None:
     """And the one before it is served."""
     control_plane, data_plane = with_route(stage, pair, upstream)
     control_plane.add_route("steady", "/second")
@@ -96,8 +92,7 @@ def test_a_damaged_generation_is_set_aside(damage: str, stage: Stage, pair: Pair
     image = data_plane.prefix / "dp" / "current.image"
     content = image.read_bytes()
     half = len(content) // 2
-    changed = content[:half] + bytes([content[half] ^ 0xFF]) + content[half + 1 :]
-    image.write_bytes({"a byte": changed, "cut off": content[:-100], "empty": b""}[damage])
+    image.write_bytes(content[:half] + bytes([content[half] ^ 0xFF]) + content[half + 1 :])
 
     data_plane.start()
     data_plane.wait_ready()
@@ -132,11 +127,11 @@ def test_with_nothing_left_on_disk_it_waits_for_a_control_plane(
 
 def in_another_host(name: str) -> list[str]:
     """A command that runs another one under the host name *name*; skips where that is not allowed."""
-    run = ["sh", "-c", f'hostname {name} && exec "$@"', "sh"]
+    rename = "import os, socket, sys; socket.sethostname(sys.argv[1]); os.execvp(sys.argv[2], sys.argv[2:])"
     for unshare in (["unshare", "--uts"], ["unshare", "--user", "--map-root-user", "--uts"]):
-        tried = subprocess.run([*unshare, *run, "true"], capture_output=True, timeout=10, check=False)
-        if tried.returncode == 0:
-            return [*unshare, *run]
+        command = [*unshare, sys.executable, "-c", rename, name]
+        if subprocess.run([*command, "true"], capture_output=True, timeout=10, check=False).returncode == 0:
+            return command
     pytest.skip("this user may not make a UTS namespace, so no process can have another host name")
 
 

@@ -136,6 +136,20 @@ def test_a_refused_snapshot_is_not_sent_again_but_the_next_one_is() -> None:
     assert [type(event) for event in exchange(control, data)[1]] == [Received]
 
 
+def test_what_was_refused_once_is_sent_again_when_something_else_has_run_since() -> None:
+    control, data = control_link(), DataLink(0.0, hello(version=1, digest=ONE))
+    control.offer(offering(2, TWO))
+    exchange(control, data)
+    data.reject(2, [{"reason": "cannot store the configuration"}])
+    exchange(control, data)
+    control.offer(offering(3, THREE))
+    exchange(control, data)
+    data.accept(ack(3, THREE))
+    exchange(control, data)
+    control.offer(offering(4, TWO))
+    assert [type(event) for event in exchange(control, data)[1]] == [Received]
+
+
 def test_going_back_to_what_the_data_plane_kept_needs_no_bytes() -> None:
     control, data = control_link(), DataLink(0.0, hello(version=1, digest=ONE))
     control.offer(offering(2, TWO))

@@ -37,7 +37,6 @@ cdef class ProxyCore:
         readonly object forwarding    # dp.forwarding.Forwarding; None: no peer is trusted
         readonly object access_log
         readonly object log
-        readonly dict pools
         readonly object connector     # opens upstream connections (dp/upstream/)
         readonly object read_buffer
         uint8_t* read_pointer
@@ -51,6 +50,8 @@ cdef class ProxyCore:
         object on_drained             # called once the last downstream is gone while draining
         uint64_t random_0
         uint64_t random_1
+        bytes date                # `Date: …` CRLF of the second `date_second`
+        int64_t date_second
         # Options, unpacked once:
         int head_bytes_limit
         int request_line_limit
@@ -72,6 +73,7 @@ cdef class ProxyCore:
         bytes via_11
 
     cdef void write_request_id(self, uint8_t* out) noexcept
+    cdef Span date_line(self)
 
 
 cdef class Listener:
@@ -114,7 +116,7 @@ cdef class Connection(Timed):
         bint is_write_paused      # above HIGH_MARK
         bint is_read_paused
         bint is_cut               # the peer's end came without the close_notify that TLS asks for
-        bint is_closed            # nothing may touch fd any more
+        readonly bint is_closed   # nothing may touch fd any more
 
     # For the sides to implement:
     cdef int receive(self, uint8_t* data, Py_ssize_t size) except -1

@@ -10,8 +10,10 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
+from posix.time cimport clock_gettime, timespec
 
 import os
+from email.utils import formatdate
 
 from fastgw import __version__
 from fastgw.dp.forwarding import Forwarding
@@ -25,6 +27,10 @@ cdef extern from "sys/socket.h" nogil:
     enum:
         MSG_NOSIGNAL
         MSG_DONTWAIT
+
+cdef extern from "time.h" nogil:
+    enum:
+        CLOCK_REALTIME_COARSE
 
 cdef const char* HEX = b"0123456789abcdef"
 
@@ -51,7 +57,6 @@ cdef class ProxyCore:
         self.totals = metrics.totals
         self.access_log = access_log
         self.log = log
-        self.pools = {}
         self.downstreams = set()
         self.spare_exchanges = []
         self.read_buffer = bytearray(READ_BYTES)
@@ -107,6 +112,15 @@ cdef class ProxyCore:
             for place in range(16):
                 out[half * 16 + place] = HEX[value & 15]
                 value >>= 4
+
+    cdef Span date_line(self):
+        """Return the line `Date: …` of now, made anew once per second; valid until the next call."""
+        cdef timespec now
+        clock_gettime(CLOCK_REALTIME_COARSE, &now)
+        if now.tv_sec != self.date_second:
+            self.date_second = now.tv_sec
+            self.date = b"Date: " + formatdate(now.tv_sec, usegmt=True).encode() + b"\r\n"
+        return span_of(self.date)
 
     @property
     def current(self):

@@ -161,11 +161,12 @@ cdef class Downstream(ClientSide):
             self.exchange.pause_response()
 
     def resume_writing(self):
+        """The client reads again. After the last answer the deadline of what follows it stays."""
         self.is_write_paused = False
-        self.deadline_ms = 0
-        if self.state == DS_READ_BODY:
-            self._watch_body()
         if self.exchange is not None:
+            self.deadline_ms = 0
+            if self.state == DS_READ_BODY:
+                self._watch_body()
             self.exchange.resume_response()
         elif self.state == DS_CLEAN:
             self.core.wheel.arm(self, monotonic_ms() + self.core.keepalive_timeout_ms)
@@ -215,7 +216,9 @@ cdef class Downstream(ClientSide):
         while size and not self.is_closed:
             if self.state == DS_CLEAN or self.state == DS_READ_HEAD:
                 if self.is_resume_planned or self.is_write_paused:
-                    return self._hold(data, size)
+                    # A client that does not read its answers is not read on.
+                    self._hold(data, size)
+                    return self.pause_reading()
                 taken = self._take_head(data, size)
                 if taken == 0:
                     return 0
@@ -422,6 +425,7 @@ cdef class Downstream(ClientSide):
             out.via_token.size = 0
         out.request_id.data = exchange.request_id
         out.request_id.size = REQUEST_ID_SIZE if core.with_request_id else 0
+        out.date = core.date_line()
         out.latencies = core.with_latencies
         out.upstream_status = core.with_upstream_status
         out.proxy_ms = (exchange.sent_us - exchange.started_us) // 1000
@@ -430,7 +434,7 @@ cdef class Downstream(ClientSide):
         head_size = write_response_head(core.out, head, response, &out)
         parts[0].iov_base = core.out
         parts[0].iov_len = head_size
-        exchange.bytes_out += head_size
+        exchange.head_bytes_out = head_size
         return self._send_body(parts, 1, body, size, is_last)
 
     cdef int write_body(self, const uint8_t* body, Py_ssize_t size, bint is_last) except -1:
@@ -527,6 +531,7 @@ cdef class Downstream(ClientSide):
             upstream_ms=upstream_ms)
         if exchange is not None:
             exchange.bytes_out += len(data)
+            exchange.head_bytes_out = data.index(b"\r\n\r\n") + 4
         self.send(<const uint8_t*><char*>data, len(data))
         return 0
 

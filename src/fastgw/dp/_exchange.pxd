@@ -111,7 +111,8 @@ cdef class Exchange:
         bint is_head_sent
         bytearray held_body           # body bytes that came before the upstream connection
         uint64_t bytes_in
-        uint64_t bytes_out
+        uint64_t bytes_out            # heads, framing and body, as sent
+        uint64_t head_bytes_out       # of these, the answer's head: the access log counts without it
         uint8_t request_id[32]
         uint8_t accept[ACCEPT_BYTES]  # the request's Accept, for an answer of ours
         int accept_size               # -1: the request has none
@@ -139,7 +140,7 @@ cdef class Exchange:
     cdef int tunnel_granted(self, const uint8_t* head, ResponseHead* response) except -1
     cdef int tunnel_request(self, const uint8_t* data, Py_ssize_t size) except -1
     cdef int tunnel_ended(self) except -1
-    cdef bint waits_for_client(self) noexcept
+    cdef bint waits_for_client(self, bint has_interim) noexcept
     cdef int pause_response(self) except -1
     cdef int resume_response(self) except -1
     cdef int pause_request(self) except -1

@@ -143,6 +143,7 @@ cdef class Exchange:
         self.is_head_sent = False
         self.bytes_in = request.size
         self.bytes_out = 0
+        self.head_bytes_out = 0
         self.is_head_request = request.is_head
         self.is_http_10 = request.framing.minor == 0
         self.wants_continue = request.expects_continue
@@ -298,9 +299,9 @@ cdef class Exchange:
                 if self.held_body is None:
                     self.held_body = bytearray()
                 self.held_body += PyBytes_FromStringAndSize(<const char*>body, size)
-            if not self.request_body.is_complete:
-                self.client.pause_reading()
-            return 0
+            if self.request_body.is_complete:
+                return self.client.resume_reading()
+            return self.client.pause_reading()
         if self.upstream is None:
             return 0
         if not self.is_head_sent:
@@ -352,7 +353,7 @@ cdef class Exchange:
             self._send_head(NULL, 0)
         else:
             self._send_head(<const uint8_t*><char*>held, len(held))
-        if self.state != EX_IDLE and self.upstream is not None:
+        if self.state != EX_IDLE and self.upstream is not None and not self.request_body.is_complete:
             self.client.resume_reading()
         return 0
 
@@ -446,11 +447,14 @@ cdef class Exchange:
             upstream.end_tunnel()
         return self._end()
 
-    cdef bint waits_for_client(self) noexcept:
-        """True while it is the client who is to send: the upstream's silence is none of its own then."""
+    cdef bint waits_for_client(self, bint has_interim) noexcept:
+        """True while it is the client who is to send: the upstream's silence is none of its own then.
+
+        A client that asked for a 100 sends nothing before an interim answer: that is the upstream's to do.
+        """
         if self.request_body.is_complete or self.state == EX_TUNNEL:
             return False
-        return not self.wants_continue or self.request_body.delivered > 0
+        return not self.wants_continue or has_interim or self.request_body.delivered > 0
 
     # --- back-pressure: the side that cannot write stops the reading of the other
 
@@ -599,8 +603,8 @@ cdef class Exchange:
         cdef Span peer = self.client.peer_text()
         line, referer, user_agent = self.log_parts
         self.core.access_log.write(
-            self.client_address or PyBytes_FromStringAndSize(<const char*>peer.data, peer.size), line, self.status, self.bytes_out,
-            referer, user_agent,
+            self.client_address or PyBytes_FromStringAndSize(<const char*>peer.data, peer.size), line,
+            self.status, self.bytes_out - self.head_bytes_out, referer, user_agent,
             PyBytes_FromStringAndSize(<const char*>self.request_id, REQUEST_ID_SIZE))
         return 0
 

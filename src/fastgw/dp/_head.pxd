@@ -37,6 +37,7 @@ cdef enum Known:
     KN_ACCEPT                 # from here on, fields that pass and that Connection cannot nominate
     KN_USER_AGENT
     KN_REFERER
+    KN_DATE
     KN_CONTENT_TYPE           # from here on, at most one line in a request (RFC 9110 §5.3)
     KN_CONTENT_RANGE
     KN_AUTHORIZATION
@@ -99,7 +100,8 @@ cdef struct ResponseHead:
     uint32_t size
     int status
     uint32_t field_count
-    int via
+    bint has_date
+    int via                   # the last Via line: the list that ours goes on with
     bint grants_websocket     # 101 with Upgrade: websocket
     Field fields[MAX_FIELDS]
 

@@ -58,6 +58,7 @@ cdef inline Known _classify(const uint8_t* name, Py_ssize_t size) noexcept nogil
         if first == c'v' and _equals(name, b"via", 3): return KN_VIA
     elif size == 4:
         if first == c'h' and _equals(name, b"host", 4): return KN_HOST
+        if first == c'd' and _equals(name, b"date", 4): return KN_DATE
     elif size == 5:
         if first == c'p' and _equals(name, b"proxy", 5): return KN_PROXY
         if first == c'r' and _equals(name, b"range", 5): return KN_RANGE
@@ -342,9 +343,8 @@ cdef int parse_request_head(
                 return 400
             out.host = <int>out.field_count - 1
         elif field.known == KN_VIA:
-            # Several Via lines are one list; the first stands for appending, the rest are copied as they are.
-            if out.via < 0:
-                out.via = <int>out.field_count - 1
+            # Several Via lines are one list: ours goes behind the last, the others stay where they stand.
+            out.via = <int>out.field_count - 1
         elif field.known == KN_X_FORWARDED_FOR:
             if out.forwarded_for < 0:
                 out.forwarded_for = <int>out.field_count - 1
@@ -454,6 +454,7 @@ cdef int parse_response_head(const uint8_t* head, Py_ssize_t size, ResponseHead*
     _begin_framing(&out.framing)
     out.size = <uint32_t>size
     out.field_count = 0
+    out.has_date = False
     out.via = -1
     # HTTP/1.x SP 3DIGIT SP [reason] CRLF (RFC 9112 §4); the reason is never passed on.
     if size < 16 or memcmp(head, b"HTTP/1.", 7) != 0 or head[8] != c' ':
@@ -492,8 +493,9 @@ cdef int parse_response_head(const uint8_t* head, Py_ssize_t size, ResponseHead*
             if _read_framing_field(head, field, &out.framing):
                 return -1
         elif field.known == KN_VIA:
-            if out.via < 0:
-                out.via = <int>out.field_count - 1
+            out.via = <int>out.field_count - 1
+        elif field.known == KN_DATE:
+            out.has_date = True
         elif field.known == KN_UPGRADE:
             has_websocket = field.value_size == 9 and _equals(head + field.value_start, b"websocket", 9)
     if out.framing.chunked and out.framing.minor == 0:

@@ -28,6 +28,7 @@ cdef Py_ssize_t write_request_head(
 ) noexcept nogil
 
 cdef struct ResponseOut:
+    Span date                 # whole line, added when the upstream sent none (RFC 9110 §6.6.1)
     Span via_token            # size 0: none
     Span request_id           # size 0: none
     bint latencies

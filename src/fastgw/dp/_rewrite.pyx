@@ -91,7 +91,7 @@ cdef Py_ssize_t _copy_kept(
         if known == KN_OTHER or known >= KN_ACCEPT:
             keep = True
         elif known == KN_VIA or known == KN_X_FORWARDED_FOR:
-            # Lines after the first are part of the list that ours ends: they stay where they stand.
+            # The line that ours goes on with is written anew, behind all others.
             keep = <int>place != skipped and (known == KN_VIA or not is_request)
         elif is_request:
             keep = False
@@ -186,6 +186,8 @@ cdef Py_ssize_t write_response_head(
     cdef bint has_via = response.via >= 0 and to.via_token.size > 0
     at += _copy_kept(out + at, head, response.fields, response.field_count, &response.framing, False,
                      response.via if has_via else -1, to.trailers)
+    if not response.has_date:
+        at += put(out + at, to.date.data, to.date.size)
     if to.via_token.size:
         at += _put_appended(
             out + at, b"Via: ", 5, head, &response.fields[response.via] if has_via else NULL, to.via_token)

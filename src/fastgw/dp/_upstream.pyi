@@ -5,6 +5,7 @@ from fastgw.dp._core import ProxyCore
 from fastgw.tls.client import UpstreamTls
 
 class UpstreamConnection(asyncio.BufferedProtocol):
+    is_closed: bool
     handshake: asyncio.Future[None] | None
     def give_up(self) -> None: ...
 

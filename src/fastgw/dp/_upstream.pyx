@@ -195,7 +195,9 @@ cdef class UpstreamConnection(UpstreamSide):
             elif self.state == UP_DEAD:
                 if self.transport is not None:
                     self.transport.abort()
-            elif self.is_read_paused or (not self.is_write_paused and self.exchange.waits_for_client()):
+            elif self.is_read_paused or (
+                not self.has_unsent() and self.exchange.waits_for_client(self.interim_count > 0)
+            ):
                 self.core.wheel.arm(self, now_ms + self.read_ms)
             else:
                 self._fail(FAIL_TIMEOUT)

@@ -41,8 +41,6 @@ class ListenerKind(msgspec.Struct, frozen=True):
 
     is_tls: bool = False
     takes_proxy_header: bool = False
-    backlog: int = 16384
-    """Connections that may wait; the kernel cuts it to net.core.somaxconn."""
 
 
 class Configure(msgspec.Struct, frozen=True, tag=True):

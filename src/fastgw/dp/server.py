@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import functools
 import socket
+import struct
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -35,6 +36,9 @@ from fastgw.tls.server import CertificateStore
 
 #: Period of the timer wheel, in seconds: `TICK_MS` of `_wheel.pxd`.
 TICK_S: Final = 0.1
+
+#: Where `struct tcp_info` has that field: eight bytes, then five 32-bit words, before it.
+_TCPI_SACKED: Final = struct.Struct("=28xI")
 
 _log = get_logger("dp.worker")
 
@@ -179,8 +183,10 @@ class ProxyServer:
                 kind.takes_proxy_header,
             )
             factory = functools.partial(Downstream, self._core, listener)
-            # The backlog again: the loop calls listen(2), and its default would shrink what was set.
-            self._servers.append(await self._loop.create_server(factory, sock=sock, backlog=kind.backlog))
+            # The loop calls listen(2) again: its default backlog would shrink what the supervisor set.
+            self._servers.append(
+                await self._loop.create_server(factory, sock=sock, backlog=_backlog_of(sock))
+            )
 
     async def drain(self, deadline_s: float) -> None:
         """Accept no more, finish what is in progress, close the rest when the deadline has passed."""
@@ -208,6 +214,14 @@ class ProxyServer:
 
 def _now_ms() -> int:
     return time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1_000_000
+
+
+def _backlog_of(sock: socket.socket) -> int:
+    """The backlog of a listening TCP socket: the kernel tells it in the field `tcpi_sacked`."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return socket.SOMAXCONN
+    backlog: int = _TCPI_SACKED.unpack_from(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64))[0]
+    return backlog
 
 
 def _ms(seconds: float) -> int:

@@ -90,6 +90,9 @@ class Store:
         try:
             _copy(image.fd, fd)
             os.fsync(fd)
+        except OSError:
+            fresh.unlink()  # the disk may be full: leave what room there is
+            raise
         finally:
             os.close(fd)
         self._keep_previous()

@@ -78,7 +78,7 @@ class Supervisor:
         for listen in self._settings.proxy_listen:
             sockets = _open_for_workers(listen, count)
             self.addresses.append(address_of(sockets[0]))
-            kind = ListenerKind(listen.ssl, listen.proxy_protocol, listen.backlog)
+            kind = ListenerKind(listen.ssl, listen.proxy_protocol)
             for place, sock in zip(listeners, sockets, strict=True):
                 place.append((sock, kind))
         # Beside all else: what is on disk is served before anything new needs compiling.
@@ -113,6 +113,7 @@ class Supervisor:
             OSError: the compile process never came up.
         """
         begun = time.monotonic()
+        failure: Exception | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 for worker in self.workers:
@@ -121,8 +122,11 @@ class Supervisor:
                 if self._compiler_start is not None:
                     await self._compiler_start
         except* Exception as failures:
-            # One reason is enough: the workers fail alike.
-            raise failures.exceptions[0] from None
+            failure = failures.exceptions[0]
+        if failure is not None:
+            # One reason is enough: the workers fail alike. Raised out here, since early releases of
+            # Python 3.11 wrap what is raised in the clause above into a group again.
+            raise failure
 
     async def apply(self, incoming: IncomingSnapshot) -> Applied | Refused:
         """Bring *incoming* to all workers, whole or not at all."""

@@ -338,6 +338,7 @@ class Sync:
         link.report(*self._applied())
 
     def confirmed(self, version: int) -> None:
+        """The control plane says that what runs here is what it wants."""
         self.status.confirmed_version = version
 
     def received(self, connection: _Connection, snapshot: IncomingSnapshot) -> None:

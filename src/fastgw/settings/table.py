@@ -112,7 +112,10 @@ class Settings:
     cluster_mtls: str = _property("shared", parsers.one_of("shared"), "one key pair on both sides")
     cluster_dp_labels: dict[str, str] = _property("", parsers.labels, "key:value, at most ten", DP)
     cluster_max_payload: int = _property(
-        "16777216", parsers.integer(4194304, _WHOLE), "bytes of one message, compressed"
+        "16777216",
+        parsers.integer(4194304, _WHOLE),
+        "largest whole configuration that is taken, compressed, in bytes",
+        DP,
     )
     cluster_data_plane_purge_delay: int = _property(
         "1209600", parsers.integer(60, _WHOLE), "seconds until a data plane not seen is forgotten", CP

@@ -233,6 +233,7 @@ class ControlLink:
                 self._move(ControlInput.ACK)
                 self._check_verdict(message.version)
                 self._applied_digest = message.digest
+                self._rejected_digest = None  # what spoke against it may have been that moment's
                 self._settled_version = message.version
                 return [Accepted(message), *self._settle()]
             case Nack():

@@ -96,13 +96,15 @@ async def test_a_second_control_plane_is_refused(tmp_path: Path) -> None:
 async def test_a_migration_is_waited_for(tmp_path: Path) -> None:
     holder = FileLock(tmp_path / "fastgw.db")
     await holder.acquire("migrations", wait_s=0)
-    opening = asyncio.create_task(SqliteStorage(tmp_path / "fastgw.db").open())
+    storage = SqliteStorage(tmp_path / "fastgw.db")
+    opening = asyncio.create_task(storage.open())
     await asyncio.wait([opening], timeout=2 * file_lock._POLL_S)
     assert not opening.done()
     with pytest.raises(StorageUnavailable, match=r"a migration \(process \d+\) has it locked for 0 s"):
         await FileLock(tmp_path / "fastgw.db").acquire("cp", wait_s=0)
     holder.release()
     await opening
+    await storage.close()
 
 
 @pytest.fixture

@@ -104,6 +104,14 @@ class Connector:
 
     async def _open(self, pool: Pool, exchange: Exchange) -> None:
         try:
+            await self._try_addresses(pool, exchange)
+        except Exception:
+            # A fault of ours: nobody waits for this task, so the exchange would wait for ever.
+            self._log.exception("upstream %s:%d: opening a connection failed", pool.host, pool.port)
+            exchange.on_connect_failed("refused")
+
+    async def _try_addresses(self, pool: Pool, exchange: Exchange) -> None:
+        try:
             addresses = await self._resolver.addresses(pool.host)
             context = None if pool.tls is None else self._contexts.context_for(pool.tls)
         except ResolveError as error:
@@ -132,8 +140,17 @@ class Connector:
                 reason = "refused"
                 self._log.error("upstream %s:%d: %s: %s", pool.host, pool.port, address, _reason(error))
             else:
-                exchange.on_connected(connection)
-                return
+                if not connection.is_closed:
+                    exchange.on_connected(connection)
+                    return
+                # Between its opening and this line: a port forwarder with nothing behind it, a mail server.
+                reason = "refused"
+                self._log.error(
+                    "upstream %s:%d: %s closed the connection, or spoke, before the request",
+                    pool.host,
+                    pool.port,
+                    address,
+                )
             if not exchange.try_again():
                 exchange.on_connect_failed(reason)
                 return
