@@ -20,6 +20,8 @@ MODULES = [
     "fastgw.dp._body",
     "fastgw.dp._runtime",
     "fastgw.dp._core",
+    "fastgw.dp._tls",
+    "fastgw.dp._proxy_header",
     "fastgw.dp._exchange",
     "fastgw.dp._upstream",
     "fastgw.dp._downstream",

@@ -40,7 +40,8 @@ def test_defaults_are_those_of_kong_and_make_no_warning() -> None:
     settings = load("control_plane", FASTGW_PREFIX="/state")
     assert settings.warnings == ()
     assert [str(listen) for listen in settings.admin_listen] == ["127.0.0.1:8001"]
-    assert [str(listen) for listen in settings.proxy_listen] == ["0.0.0.0:8000"]
+    assert [str(listen) for listen in settings.proxy_listen] == ["0.0.0.0:8000", "0.0.0.0:8443"]
+    assert [listen.ssl for listen in settings.proxy_listen] == [False, True]
     assert [str(listen) for listen in settings.cluster_listen] == ["0.0.0.0:8005"]
     assert [str(listen) for listen in settings.status_listen] == ["127.0.0.1:8007"]
     assert settings.sqlite_path == Path("/state/fastgw.db")
@@ -269,14 +270,17 @@ def test_a_kong_data_plane_starts_unchanged() -> None:
         KONG_CLUSTER_DP_LABELS="region:eu-1",
         KONG_RESOLVER_HOSTS_FILE="/etc/hosts",
     )
-    assert settings.proxy_listen == (Listen("0.0.0.0", 8000, reuseport=True, backlog=99),)
+    assert settings.proxy_listen == (
+        Listen("0.0.0.0", 8000, reuseport=True, backlog=99),
+        Listen("0.0.0.0", 8443, ssl=True, http2=True, reuseport=True, backlog=16384),
+    )
     assert settings.cluster_control_plane == "control-plane:8005"
     assert settings.workers == 3
     assert settings.nginx_http_client_max_body_size == 10 << 20
     assert settings.nginx_http_keepalive_timeout == 90
     assert settings.cluster_dp_labels == {"region": "eu-1"}
     assert "lua_ssl_trusted_certificate, resolver_hosts_file" in settings.warnings[1]
-    assert len(settings.warnings) == 4
+    assert len(settings.warnings) == 3
 
 
 def test_kong_names_are_accepted_under_our_prefix_and_in_the_file(tmp_path: Path) -> None:
@@ -344,12 +348,25 @@ def test_the_format_name_after_a_log_path_is_named() -> None:
             "cluster_listen is off, and a control plane needs one",
         ),
         ("data_plane", {"FASTGW_PROXY_LISTEN": "off"}, "proxy_listen is off, and a data plane needs one"),
-        ("data_plane", {"KONG_PROXY_LISTEN": "0.0.0.0:8443 ssl"}, "has only ssl listeners"),
+        ("control_plane", {"KONG_ADMIN_LISTEN": "127.0.0.1:8444 ssl"}, "has only ssl listeners"),
+        (
+            "control_plane",
+            {"KONG_ADMIN_LISTEN": "127.0.0.1:80 proxy_protocol"},
+            "proxy_protocol of 127.0.0.1:80 is not",
+        ),
         (
             "data_plane",
-            {"KONG_PROXY_LISTEN": "0.0.0.0:80 proxy_protocol"},
-            "proxy_protocol of 0.0.0.0:80 is not",
+            {"FASTGW_SSL_CERT": "/c"},
+            "ssl_cert names 1 and ssl_cert_key 0: each certificate needs",
         ),
+        ("data_plane", {"FASTGW_SSL_CIPHER_SUITE": "old"}, "the suite 'old' is not served"),
+        (
+            "data_plane",
+            {"FASTGW_SSL_PROTOCOLS": "TLSv1.1 TLSv1.2"},
+            "'TLSv1.1' is not one of TLSv1.2, TLSv1.3",
+        ),
+        ("data_plane", {"FASTGW_TRUSTED_IPS": "10.0.0.0/8, x"}, "'x' is neither an address, nor a network"),
+        ("data_plane", {"FASTGW_REAL_IP_HEADER": "X Y"}, "'X Y' is no name of a header field"),
         ("data_plane", {"FASTGW_CLUSTER_CERT": "/c"}, "cluster_cert and cluster_cert_key go together"),
         ("data_plane", {"FASTGW_CLUSTER_MTLS": "pki"}, "cluster_mtls: 'pki' is not one of shared"),
     ],
@@ -462,13 +479,19 @@ listens = st.builds(
     reuseport=st.booleans(),
     backlog=st.integers(1, 2**31 - 1),
     proxy_protocol=st.booleans(),
-    idle_flags=st.sampled_from([(), ("deferred",)]),
+    deferred=st.booleans(),
+    ipv6only=st.booleans(),
+    so_keepalive=st.none() | st.tuples(*[st.integers(0, 999)] * 3),
 )
 
 
 def write(listen: Listen) -> str:
-    flags = [name for name in ("ssl", "http2", "reuseport", "proxy_protocol") if getattr(listen, name)]
-    return " ".join([str(listen), *flags, f"backlog={listen.backlog}", *listen.idle_flags])
+    named = ("ssl", "http2", "reuseport", "proxy_protocol", "deferred")
+    flags = [name for name in named if getattr(listen, name)]
+    flags += [f"backlog={listen.backlog}", f"ipv6only={'on' if listen.ipv6only else 'off'}"]
+    if listen.so_keepalive is not None:
+        flags.append("so_keepalive=" + ":".join(str(value or "") for value in listen.so_keepalive))
+    return " ".join([str(listen), *flags])
 
 
 @given(st.lists(listens, min_size=1, max_size=4, unique_by=str), st.sampled_from([",", ", ", " ,\t"]))
@@ -515,9 +538,13 @@ def test_wrong_listen_strings(text: str, message: str) -> None:
     assert message in str(caught.value)
 
 
-def test_flags_of_kong_without_effect_are_kept_for_the_warning() -> None:
-    (listen,) = Listen.parse("localhost:80 bind deferred ipv6only=on so_keepalive=30:10:5")
-    assert listen.idle_flags == ("deferred", "ipv6only", "so_keepalive")
+def test_socket_flags_of_kong() -> None:
+    (listen,) = Listen.parse("localhost:80 bind deferred ipv6only=off so_keepalive=30m::5")
+    assert listen.deferred
+    assert not listen.ipv6only
+    assert listen.so_keepalive == (1800, 0, 5)
+    assert Listen.parse("localhost:80 so_keepalive=on")[0].so_keepalive == (0, 0, 0)
+    assert Listen.parse("localhost:80 so_keepalive=off")[0].so_keepalive is None
     assert Listen.parse("OFF") == ()
     assert len(Listen.parse("127.0.0.1:0, 127.0.0.1:0")) == 2
 

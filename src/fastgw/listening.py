@@ -39,7 +39,11 @@ def open_listener(listen: Listen, *, name: str) -> socket.socket:
         if listen.reuseport:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, listen.ipv6only)
+        if listen.deferred:
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
+        if listen.so_keepalive is not None:
+            _probe(listener, *listen.so_keepalive)
         listener.setblocking(False)
         listener.bind(address)
         listener.listen(listen.backlog)
@@ -49,6 +53,18 @@ def open_listener(listen: Listen, *, name: str) -> socket.socket:
         reason = _REASONS.get(number, os.strerror(number).lower())
         raise ListenError(f"{name} {listen}: {reason}") from None
     return listener
+
+
+def _probe(listener: socket.socket, idle_s: int, interval_s: int, count: int) -> None:
+    """Have the kernel probe idle connections; accepted sockets inherit it."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        (socket.TCP_KEEPIDLE, idle_s),
+        (socket.TCP_KEEPINTVL, interval_s),
+        (socket.TCP_KEEPCNT, count),
+    ):
+        if value:
+            listener.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def address_of(listener: socket.socket) -> str:

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import uvloop
@@ -130,9 +131,10 @@ async def running_node(
     deadlines: Deadlines = PATIENT,
     store_type: type[Store] = Store,
     wait: bool = True,
+    flags: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[Node]:
-    """Start a node on *prefix* and drain it at the end."""
-    settings = make_settings(prefix, workers=str(workers))
+    """Start a node on *prefix* and drain it at the end; *flags* are settings."""
+    settings = make_settings(prefix, workers=str(workers), **flags)
     log = settings.log_destination(settings.proxy_error_log)
     assert log is not None
     logs.setup(settings.log_level, log, process="dp supervisor")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,12 +18,14 @@ from typing import Any, TypeVar
 import uvloop
 
 from fastgw.dp._metrics import SEGMENT_BYTES, read_segment
+from fastgw.dp.control import ListenerKind
 from fastgw.dp.server import ProxyOptions, ProxyServer
 from fastgw.model.entities import ENTITIES
 from fastgw.model.snapshot import Snapshot
 from fastgw.model.validate import make_row
 from fastgw.obs.accesslog import AccessLog
 from fastgw.routing.compile import compile_snapshot
+from fastgw.tls.server import CertificateStore
 
 DEADLINE_S = 10.0
 ALL_HEADERS = frozenset(
@@ -155,7 +158,14 @@ def image_of(
 class Proxy:
     """A `ProxyServer` on an event loop of its own."""
 
-    def __init__(self, options: ProxyOptions, access_log: AccessLog | None = None) -> None:
+    def __init__(
+        self,
+        options: ProxyOptions,
+        access_log: AccessLog | None = None,
+        certificates: CertificateStore | None = None,
+        *,
+        takes_proxy_header: bool = False,
+    ) -> None:
         self.loop = uvloop.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever)
         self.thread.start()
@@ -163,10 +173,15 @@ class Proxy:
         os.ftruncate(self.metrics_fd, SEGMENT_BYTES)
         listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = listener.getsockname()[1]
+        listeners = [(listener, ListenerKind(takes_proxy_header=takes_proxy_header))]
+        if certificates is not None:
+            listener = socket.create_server(("127.0.0.1", 0))
+            self.tls_port: int = listener.getsockname()[1]
+            listeners.append((listener, ListenerKind(True, takes_proxy_header)))
 
         async def start() -> ProxyServer:
-            server = ProxyServer(self.loop, options, self.metrics_fd, access_log)
-            await server.listen([(listener, "http")])
+            server = ProxyServer(self.loop, options, self.metrics_fd, access_log, certificates)
+            await server.listen(listeners)
             return server
 
         self.server = self.call(start())
@@ -192,6 +207,17 @@ class Proxy:
 
     def client(self) -> Peer:
         peer = Peer(socket.create_connection(("127.0.0.1", self.port)))
+        self.clients.append(peer)
+        return peer
+
+    def tls_client(self, context: ssl.SSLContext, name: str | None = None, **how: Any) -> Peer:
+        """Connect to the ssl listener and shake hands, asking for *name*."""
+        sock = socket.create_connection(("127.0.0.1", self.tls_port), timeout=DEADLINE_S)
+        try:
+            peer = Peer(context.wrap_socket(sock, server_hostname=name, **how))
+        except BaseException:
+            sock.close()
+            raise
         self.clients.append(peer)
         return peer
 
@@ -221,11 +247,18 @@ def running(
     routes: list[dict[str, Any]] | None = None,
     access_log: AccessLog | None = None,
     plugins: list[dict[str, Any]] | None = None,
+    certificates: CertificateStore | None = None,
+    takes_proxy_header: bool = False,
     **options: Any,
 ) -> Iterator[tuple[Proxy, Upstream]]:
     """A proxy with one service `svc` on a scripted upstream and a route on `/`, unless told otherwise."""
     upstream = Upstream()
-    proxy = Proxy(ProxyOptions(**({"headers": ALL_HEADERS} | options)), access_log)
+    proxy = Proxy(
+        ProxyOptions(**({"headers": ALL_HEADERS} | options)),
+        access_log,
+        certificates,
+        takes_proxy_header=takes_proxy_header,
+    )
     try:
         if services is None:
             services = [{"name": "svc", "host": "127.0.0.1"}]

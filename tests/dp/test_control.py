@@ -25,7 +25,7 @@ CONFIGURE = control.Configure(
     node_id="7f2f1b4e-8f3c-4f3e-9d4a-0d7a1f0f5a11",
     worker=3,
     options=msgspec.Raw(msgspec.msgpack.encode({"any": ["thing", 1]})),
-    schemes=("http", "http"),
+    listeners=(control.ListenerKind(), control.ListenerKind(is_tls=True)),
     log_level="notice",
     error_log=None,
     access_log="/dev/stdout",
@@ -89,13 +89,13 @@ def test_every_message_arrives_as_it_was_sent() -> None:
 def test_descriptors_arrive_in_their_order_and_are_not_inherited() -> None:
     async def test(ends: Ends) -> None:
         supervisor, worker = ends
-        files = [os.memfd_create(f"file-{number}") for number in range(3)]
+        files = [os.memfd_create(f"file-{number}") for number in range(4)]
         for number, fd in enumerate(files):
             os.write(fd, b"%d" % number)
         await supervisor.send(CONFIGURE, files)
         message, fds = await worker.receive()
         assert message == CONFIGURE
-        assert [os.pread(fd, 9, 0) for fd in fds] == [b"0", b"1", b"2"]
+        assert [os.pread(fd, 9, 0) for fd in fds] == [b"0", b"1", b"2", b"3"]
         assert not any(os.get_inheritable(fd) for fd in fds)
         for fd in (*files, *fds):
             os.close(fd)
@@ -182,7 +182,7 @@ def test_too_much_is_not_sent() -> None:
         (msgspec.msgpack.encode(control.Listen()), control.FDS_LIMIT + 60, "larger than"),
         (msgspec.msgpack.encode(control.Listen()), 1, "Listen came with 1 descriptors"),
         (msgspec.msgpack.encode(control.Prepare(1, 1, "", "", False)), 0, "Prepare came with 0 descriptors"),
-        (msgspec.msgpack.encode(CONFIGURE), 2, "Configure came with 2 descriptors"),
+        (msgspec.msgpack.encode(CONFIGURE), 3, "Configure came with 3 descriptors"),
         (msgspec.msgpack.encode(control.Ready()), 0, "not a control message"),
         (b"\xc1", 1, "not a control message"),
     ],

@@ -14,12 +14,12 @@ from tests.reference import head as reference
 
 NAMES = st.sampled_from(
     [b"Host", b"host", b"Accept", b"X-A", b"x_b", b"Connection", b"Content-Length", b"Transfer-Encoding", b"TE",
-     b"Via", b"X-Forwarded-For", b"Expect", b"Upgrade", b"Keep-Alive", b"", b"A B", b"Na\x00me", b"\xc3\xa9"]
+     b"Via", b"X-Forwarded-For", b"Expect", b"Upgrade", b"Authorization", b"If-Range", b"Keep-Alive", b"", b"A B", b"Na\x00me", b"\xc3\xa9"]
 )  # fmt: skip
 VALUES = st.sampled_from(
     [b"a", b"example.com", b"Example.COM:80", b"a:99999", b"[::1]:8", b"[::", b"", b" ", b"5", b"05", b"+5", b"5,5",
      b"99999999999999999999", b"chunked", b"Chunked", b"gzip, chunked", b"identity", b"close", b"keep-alive, X-A",
-     b"upgrade", b"100-continue", b"trailers", b"a\tb", b"\xff", b"a\x01b", b"a\rb", b"a b ", b"h@x", b"a/b", b"a:"]
+     b"upgrade", b"websocket", b"gzip, trailers;q=1", b"100-continue", b"trailers", b"a\tb", b"\xff", b"a\x01b", b"a\rb", b"a b ", b"h@x", b"a/b", b"a:"]
 )  # fmt: skip
 SPACES = st.sampled_from([b"", b" ", b"  ", b"\t"])
 ENDS = st.sampled_from([b"\r\n"] * 12 + [b"\n", b"\r", b"\r\n "])

@@ -130,7 +130,7 @@ def test_a_declarative_file_is_served_read_again_and_kept_when_it_breaks(tmp_pat
         node.process.send_signal(signal.SIGHUP)
         node.wait_log("the declarative file is refused")
         assert "services[0].host (line 2): expected a string" in node.log()
-        assert "services[1].port: expected an integer" in node.log()
+        assert "services[1].port (line 2): expected an integer" in node.log()
         assert node.ask("/two")[0] == 502
 
         node.process.send_signal(signal.SIGTERM)

@@ -315,10 +315,8 @@ def test_url_overrides_its_parts() -> None:
 
 
 UNSERVED: list[tuple[Entity, dict[str, Any], str]] = [
-    (SERVICES, {"protocol": "https"}, "protocol"),
-    (SERVICES, {"url": "https://a.com"}, "protocol"),
-    (SERVICES, {"protocol": "https", "tls_verify": False}, "tls_verify"),
-    (SERVICES, {"protocol": "https", "tls_verify_depth": 0}, "tls_verify_depth"),
+    (SERVICES, {"protocol": "grpcs"}, "protocol"),
+    (SERVICES, {"url": "tcp://a.com:1"}, "protocol"),
     (SERVICES, {"protocol": "https", "ca_certificates": [ID]}, "ca_certificates"),
     (SERVICES, {"protocol": "https", "client_certificate": {"id": ID}}, "client_certificate"),
     (ROUTES, {"protocols": ["grpc"]}, "protocols"),

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 
 SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
-TRAILER = re.compile(rb"[\x21-\x39\x3b-\x7e][\t\x20-\x7e\x80-\xff]*\r\n")
+NAME = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+TRAILER = re.compile(NAME + rb":[\t\x20-\x7e\x80-\xff]*\r\n")
 
 
 def read_chunked(data: bytes) -> tuple[bytes, bytes] | None | str:
@@ -41,6 +42,6 @@ def read_trailers(body: bytes, data: bytes) -> tuple[bytes, bytes] | None | str:
             return body, data[2:]
         match = TRAILER.match(data)
         if match is None:
-            ok = re.fullmatch(rb"\r?|[\x21-\x39\x3b-\x7e][\t\x20-\x7e\x80-\xff]*\r?", data)
+            ok = re.fullmatch(rb"\r?|" + NAME + rb"(?::[\t\x20-\x7e\x80-\xff]*\r?)?", data)
             return None if ok else "malformed"
         data = data[match.end() :]

@@ -18,11 +18,11 @@ FIELD = re.compile(
 )
 HOST = re.compile(rb"(\[[0-9A-Fa-f:.]{2,}\]|[A-Za-z0-9\-._~!$&'()*+;=]+)(?::([0-9]{0,5}))?")
 
-#: The methods that the parser knows and the gateway lets through.
-METHODS = frozenset(
-    b"DELETE GET HEAD POST PUT OPTIONS COPY LOCK MKCOL MOVE PROPFIND PROPPATCH SEARCH UNLOCK BIND REBIND UNBIND "
-    b"ACL REPORT MKACTIVITY CHECKOUT MERGE M-SEARCH NOTIFY SUBSCRIBE UNSUBSCRIBE PATCH PURGE MKCALENDAR LINK "
-    b"UNLINK SOURCE QUERY".split()
+METHOD = re.compile(rb"(?!(?:CONNECT|TRACE)$)[A-Z_-]{1,32}")
+#: At most one line each in a request.
+SINGLE = frozenset(
+    b"host content-length transfer-encoding content-type content-range authorization proxy-authorization range "
+    b"if-range if-modified-since if-unmodified-since".split()
 )
 
 
@@ -64,7 +64,9 @@ def framing(fields: list[tuple[bytes, bytes]], minor: int) -> tuple[int, bool] |
     return -1, False
 
 
-def read_request_head(head: bytes, max_fields: int = 100) -> dict[str, Any] | int:
+def read_request_head(
+    head: bytes, max_fields: int = 100, max_field_bytes: int = 8192
+) -> dict[str, Any] | int:
     end = head.find(b"\r\n\r\n")
     if end < 0:
         return 400
@@ -74,9 +76,12 @@ def read_request_head(head: bytes, max_fields: int = 100) -> dict[str, Any] | in
         return 400
     method, target, minor = request_line[1], request_line[2], int(request_line[3])
     fields = split_fields(lines[1:])
-    if fields is None or method not in METHODS:
+    if fields is None or METHOD.fullmatch(method) is None:
         return 400
-    if len(fields) > max_fields:
+    single = [name.lower() for name, _ in fields if name.lower() in SINGLE]
+    if len(single) != len(set(single)):
+        return 400
+    if len(fields) > max_fields or any(len(line) + 2 > max_field_bytes for line in lines[1:]):
         return 431
     framed = framing(fields, minor)
     if isinstance(framed, int):
@@ -87,17 +92,19 @@ def read_request_head(head: bytes, max_fields: int = 100) -> dict[str, Any] | in
     hosts = [value for key, value in fields if key.lower() == b"host"]
     if len(hosts) > 1 or (not hosts and minor == 1):
         return 400
+    if hosts and hosts[0] and not is_host(hosts[0]):
+        return 400
     authority, path, query = split_target(method, target) or (None, None, None)
     if path is None:
         return 400
     host = authority or (hosts[0] if hosts else b"")
     match = HOST.fullmatch(host)
-    if (host or minor == 1) and match is None:
-        return 400
-    if match and match[2] and int(match[2]) > 65535:
+    if (host or minor == 1) and not is_host(host):
         return 400
     name = match[1].lower() if match else b""
     connection = tokens(fields, b"connection")
+    te = [token.partition(b";")[0].strip(b" \t") for token in tokens(fields, b"te")]
+    upgrades = [value.lower() for key, value in fields if key.lower() == b"upgrade"]
     if len([token for token in connection if token not in (b"close", b"keep-alive", b"upgrade")]) > 16:
         return 400
     return {
@@ -112,8 +119,21 @@ def read_request_head(head: bytes, max_fields: int = 100) -> dict[str, Any] | in
         "close": b"close" in connection,
         "keep_alive": b"keep-alive" in connection,
         "expects_continue": bool(expectations) and minor == 1,
+        "accepts_trailers": b"trailers" in te,
+        "wants_websocket": (
+            method == b"GET"
+            and minor == 1
+            and framed in ((-1, False), (0, False))
+            and b"upgrade" in connection
+            and upgrades[-1:] == [b"websocket"]
+        ),
         "fields": fields,
     }
+
+
+def is_host(value: bytes) -> bool:
+    match = HOST.fullmatch(value)
+    return len(value) <= 512 and match is not None and not (match[2] and int(match[2]) > 65535)
 
 
 def split_target(method: bytes, target: bytes) -> tuple[bytes, bytes, bytes] | None:

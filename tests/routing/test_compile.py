@@ -149,7 +149,7 @@ def test_a_row_that_is_no_text_is_told() -> None:
 def test_all_reasons_are_told_at_once() -> None:
     faults = faults_of(
         snapshot(
-            service(1, protocol="https"),
+            service(1, protocol="grpc"),
             service(2, port="80"),
             route(11, to=1, paths=["/x"]),
             route(12, to=2, paths=["/x"]),

@@ -103,17 +103,15 @@ def test_both_roles_start_with_kongs_variables(
         )  # fmt: skip
         stage.take(data_plane)
         data_plane.wait_ready()
-        taken, without_meaning, http2, tls = warnings_by_start(
+        taken, without_meaning, http2 = warnings_by_start(
             data_plane.warnings,
             "taken from KONG_ variables, as no FASTGW_ variable is set: ",
             "properties of Kong without meaning in this version: ",
             "listen flags without effect in this version: ",
-            "no TLS at these doors in this version, left out: ",
         )
         assert names_in(taken) == set(environ) - {"KONG_LUA_SSL_TRUSTED_CERTIFICATE"}
         assert names_in(without_meaning) == {"lua_ssl_trusted_certificate"}
         assert names_in(http2) == {"http2 (proxy_listen)"}
-        assert names_in(tls) == {f"0.0.0.0:{tls_port} (proxy_listen)"}
 
         control_plane.add_service("echo", f"{upstream}/anything")
         control_plane.add_route("echo", "/echo")

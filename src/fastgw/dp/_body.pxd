@@ -19,6 +19,7 @@ cdef enum ChunkState:
     CS_DATA_CR
     CS_DATA_LF
     CS_TRAILER_START          # first byte of a trailer line, or of the line that ends the body
+    CS_TRAILER_NAME
     CS_TRAILER
     CS_TRAILER_LF
     CS_END_LF
@@ -34,6 +35,9 @@ cdef struct Body:
     int size_digits
     uint32_t extension_bytes  # dropped, and not yet paid for by body bytes
     uint32_t trailer_bytes
+    # The trailer section, or the part of it that the last call to take_joined met, in that call's data:
+    const uint8_t* trailer_data
+    Py_ssize_t trailer_size
 
 cdef enum:
     MAX_CHUNK_SIZE_DIGITS = 16

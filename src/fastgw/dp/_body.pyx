@@ -1,7 +1,8 @@
 """Body framing in both directions (see `_body.pxd`). Source: RFC 9112 §6, §7.
 
 Chunk sizes: 1 to 16 hex digits, nothing else but an extension behind them; line ends are CRLF. Extensions
-and trailers are dropped, against a byte cap; trailers are never merged into the fields.
+are dropped, trailers are checked and handed out as they came, both against a byte cap; trailers are never
+merged into the fields.
 """
 
 from libc.string cimport memmove
@@ -17,6 +18,7 @@ cdef void begin_body(Body* body, BodyKind kind, int64_t length) noexcept nogil:
     body.size_digits = 0
     body.extension_bytes = 0
     body.trailer_bytes = 0
+    body.trailer_size = 0
 
 
 cdef Py_ssize_t take_body(
@@ -48,6 +50,12 @@ cdef inline int _hex(uint8_t char) noexcept nogil:
     if c'a' <= char <= c'f':
         return char - c'a' + 10
     return -1
+
+
+cdef inline bint _is_token(uint8_t char) noexcept nogil:
+    if c'a' <= (char | 0x20) <= c'z' or c'0' <= char <= c'9':
+        return True
+    return char in (c'!', c'#', c'$', c'%', c'&', c"'", c'*', c'+', c'-', c'.', c'^', c'_', c'`', c'|', c'~')
 
 
 cdef Py_ssize_t _take_chunked(
@@ -121,10 +129,15 @@ cdef Py_ssize_t _take_chunked(
             if body.state == CS_TRAILER_START:
                 if char == c'\r':
                     body.state = CS_END_LF
-                elif char <= 0x20 or char == c':' or char >= 0x7F:
-                    return -1
+                elif _is_token(char):
+                    body.state = CS_TRAILER_NAME
                 else:
+                    return -1
+            elif body.state == CS_TRAILER_NAME:
+                if char == c':':
                     body.state = CS_TRAILER
+                elif not _is_token(char):
+                    return -1
             elif body.state == CS_TRAILER:
                 if char == c'\r':
                     body.state = CS_TRAILER_LF
@@ -145,11 +158,18 @@ cdef Py_ssize_t _take_chunked(
 cdef Py_ssize_t take_joined(Body* body, uint8_t* data, Py_ssize_t size, Py_ssize_t* joined) noexcept nogil:
     cdef Py_ssize_t at = 0, taken, span
     cdef const uint8_t* start
+    cdef uint32_t trailer_bytes
     joined[0] = 0
+    body.trailer_size = 0
     while at < size and not body.is_complete:
+        trailer_bytes = body.trailer_bytes
         taken = take_body(body, data + at, size - at, &start, &span)
         if taken < 0:
             return -1
+        if body.trailer_bytes != trailer_bytes:
+            # Nothing but trailers comes behind the first of them: they end what was taken.
+            body.trailer_size = body.trailer_bytes - trailer_bytes
+            body.trailer_data = data + at + taken - body.trailer_size
         if span:
             if data + joined[0] != start:
                 memmove(data + joined[0], start, span)
@@ -162,12 +182,14 @@ cdef class BodyReader:
     """A body decoder for tests and tools: feed bytes, get body bytes."""
 
     cdef Body body
+    cdef readonly bytes trailers  # the section as it came, the empty line that ends it included
 
     def __init__(self, str kind, long length=0):
         kinds = {
             "none": BODY_NONE, "length": BODY_LENGTH, "chunked": BODY_CHUNKED, "until-close": BODY_UNTIL_CLOSE
         }
         begin_body(&self.body, kinds[kind], length)
+        self.trailers = b""
 
     @property
     def is_complete(self):
@@ -180,4 +202,5 @@ cdef class BodyReader:
         taken = take_joined(&self.body, copy, len(copy), &joined)
         if taken < 0:
             raise ValueError("malformed chunking")
+        self.trailers += self.body.trailer_data[:self.body.trailer_size]
         return bytes(copy[:joined]), data[taken:]

@@ -9,6 +9,20 @@ from fastgw.dp.server import ProxyOptions
 from fastgw.dp.upstream.connector import Connector
 from fastgw.obs.accesslog import AccessLog
 from fastgw.obs.logs import Logger
+from fastgw.tls.server import CertificateStore
+
+class Listener:
+    scheme: bytes
+    port: int
+    certificates: CertificateStore | None
+    takes_proxy_header: bool
+    def __init__(
+        self,
+        scheme: bytes,
+        port: int,
+        certificates: CertificateStore | None = None,
+        takes_proxy_header: bool = False,
+    ) -> None: ...
 
 class ProxyCore:
     loop: asyncio.AbstractEventLoop

@@ -1,8 +1,8 @@
 """The worker's shared state and the byte seam under both sides (see `_core.pxd`).
 
-`Connection.send` writes to the socket itself while the transport holds nothing of ours, and hands the
-rest to the transport otherwise: order is kept because the two are never mixed. TLS will stand behind
-the same seam.
+`Connection.put` writes to the socket itself while the transport holds nothing of ours, and hands the
+rest to the transport otherwise: order is kept because the two are never mixed. `send` is the same for what
+the sides say, through the connection's layer if it has one.
 """
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
@@ -16,6 +16,7 @@ import os
 from email.utils import formatdate
 
 from fastgw import __version__
+from fastgw.dp.forwarding import Forwarding
 
 cdef extern from "sys/socket.h" nogil:
     cdef struct msghdr:
@@ -37,9 +38,15 @@ cdef const char* HEX = b"0123456789abcdef"
 cdef class ProxyCore:
     def __cinit__(self):
         self.out = NULL
+        self.clear = <uint8_t*>malloc(CLEAR_BYTES)
+        self.record = <uint8_t*>malloc(RECORD_BYTES)
+        if self.clear == NULL or self.record == NULL:
+            raise MemoryError()
 
     def __dealloc__(self):
         free(self.out)
+        free(self.clear)
+        free(self.record)
 
     def __init__(self, loop, options, TimerWheel wheel, MetricsSegment metrics, access_log, log):
         """Unpack *options* (a `ProxyOptions`) for the hot path."""
@@ -54,12 +61,19 @@ cdef class ProxyCore:
         self.spare_exchanges = []
         self.read_buffer = bytearray(READ_BYTES)
         self.read_pointer = <uint8_t*>PyByteArray_AS_STRING(self.read_buffer)
+        self.forwarding = None
+        if options.trusted_ips:
+            self.forwarding = Forwarding(
+                options.trusted_ips, options.real_ip_header, is_recursive=options.real_ip_recursive)
         self.head_bytes_limit = options.head_bytes
         self.request_line_limit = options.request_line_bytes
-        self.fields_limit = options.head_fields
+        self.head_limits.fields = options.head_fields
+        self.head_limits.field_bytes = options.field_bytes
+        self.head_limits.drops_underscores = not options.underscores
         self.body_limit = options.body_bytes
         self.head_timeout_ms = options.head_timeout_ms
         self.body_timeout_ms = options.body_timeout_ms
+        self.body_rate = options.body_rate
         self.send_timeout_ms = options.send_timeout_ms
         self.keepalive_timeout_ms = options.keepalive_timeout_ms
         self.keepalive_requests = options.keepalive_requests
@@ -130,6 +144,34 @@ cdef class ProxyCore:
             on_drained()
 
 
+cdef class Listener:
+    def __init__(self, bytes scheme, int port, certificates=None, bint takes_proxy_header=False):
+        self.scheme = scheme
+        self.port = port
+        self.certificates = certificates
+        self.takes_proxy_header = takes_proxy_header
+
+
+cdef class Layer:
+    cdef int start(self, Connection connection) except -1:
+        return 0
+
+    cdef int receive(self, Connection connection, uint8_t* data, Py_ssize_t size) except -1:
+        raise AssertionError("abstract")
+
+    cdef bint receive_end(self, Connection connection) except -1:
+        return connection.receive_end()
+
+    cdef bint send(self, Connection connection, iovec* parts, int count) except -1:
+        raise AssertionError("abstract")
+
+    cdef int finish(self, Connection connection) except -1:
+        return 0
+
+    cdef int lost(self, Connection connection, object error) except -1:
+        return 0
+
+
 cdef class Connection(Timed):
     def __cinit__(self):
         self.fd = -1
@@ -142,14 +184,87 @@ cdef class Connection(Timed):
         self.fd = transport.get_extra_info("socket").fileno()
         self.is_closed = False
         transport.set_write_buffer_limits(high=HIGH_MARK, low=LOW_MARK)
+        if self.layer is not None:
+            self.layer.start(self)
 
     def get_buffer(self, sizehint):
         return self.core.read_buffer
+
+    def buffer_updated(self, Py_ssize_t size):
+        cdef Layer layer = self.layer  # it may take itself off: not before it returns
+        try:
+            if layer is None:
+                self.receive(self.core.read_pointer, size)
+            else:
+                layer.receive(self, self.core.read_pointer, size)
+        except Exception:
+            self._broken("reading")
+
+    def eof_received(self):
+        cdef Layer layer = self.layer
+        try:
+            if layer is None:
+                return self.receive_end()
+            return layer.receive_end(self)
+        except Exception:
+            self._broken("reading the end")
+        return False
+
+    def peer_name(self):
+        """The other end's address, for a log line."""
+        peername = None if self.transport is None else self.transport.get_extra_info("peername")
+        return f"{peername[0]}:{peername[1]}" if isinstance(peername, tuple) else "a local peer"
+
+    def _broken(self, str doing):
+        """A fault of ours: log it and drop the connection; other connections go on."""
+        self.core.log.exception("connection failed while %s", doing)
+        self.abort()
+
+    # --- for the sides to implement
+
+    cdef int receive(self, uint8_t* data, Py_ssize_t size) except -1:
+        """Take bytes from the peer; *data* is good until the call returns, and may be overwritten."""
+        raise AssertionError("abstract")
+
+    cdef bint receive_end(self) except -1:
+        """The peer sends no more; return True to keep our side open."""
+        return False
+
+    cdef int layer_ready(self) except -1:
+        """The layer has done its handshake: from now on `send` may be called."""
+        return 0
+
+    cdef int refuse_plain_text(self) except -1:
+        """The peer speaks plain HTTP where TLS is spoken; the layer is off when this is called."""
+        return self.abort()
+
+    cdef int set_client(self, str address) except -1:
+        """A PROXY header names the client that the peer stands for."""
+        return 0
+
+    cdef int write_failed(self) except -1:
+        """The socket takes no more bytes: the peer has closed or reset it."""
+        return self.abort()
 
     # --- called by our own side
 
     cdef bint send(self, const uint8_t* data, Py_ssize_t size) except -1:
         """Send or queue all of *data*; False when the connection is broken (it is then aborted)."""
+        cdef iovec part
+        if self.layer is None:
+            return self.put(data, size)
+        part.iov_base = <void*>data
+        part.iov_len = size
+        return self.layer.send(self, &part, 1)
+
+    cdef bint send_vector(self, iovec* parts, int count) except -1:
+        """Like `send`, for several pieces at once."""
+        if self.layer is None:
+            return self.put_vector(parts, count)
+        return self.layer.send(self, parts, count)
+
+    cdef bint put(self, const uint8_t* data, Py_ssize_t size) except -1:
+        """Send or queue *data* as it is; False when the connection is broken (it is then aborted)."""
         cdef ssize_t sent = 0
         if self.is_closed:
             return False
@@ -159,15 +274,15 @@ cdef class Connection(Timed):
                 return True
             if sent < 0:
                 if errno != EAGAIN and errno != EINTR:
-                    self.abort()
+                    self.write_failed()
                     return False
                 sent = 0
         self.is_queued = True
         self.transport.write(PyBytes_FromStringAndSize(<const char*>data + sent, size - sent))
         return True
 
-    cdef bint send_vector(self, iovec* parts, int count) except -1:
-        """Like `send`, for several pieces in one system call."""
+    cdef bint put_vector(self, iovec* parts, int count) except -1:
+        """Like `put`, for several pieces in one system call."""
         cdef msghdr message
         cdef ssize_t sent = 0
         cdef Py_ssize_t total = 0, at = 0
@@ -175,7 +290,7 @@ cdef class Connection(Timed):
         cdef bytes rest
         cdef char* target
         if count == 1:
-            return self.send(<const uint8_t*>parts[0].iov_base, parts[0].iov_len)
+            return self.put(<const uint8_t*>parts[0].iov_base, parts[0].iov_len)
         if self.is_closed:
             return False
         for place in range(count):
@@ -189,7 +304,7 @@ cdef class Connection(Timed):
                 return True
             if sent < 0:
                 if errno != EAGAIN and errno != EINTR:
-                    self.abort()
+                    self.write_failed()
                     return False
                 sent = 0
         self.is_queued = True
@@ -233,6 +348,18 @@ cdef class Connection(Timed):
     cdef int close_after_flush(self) except -1:
         """Close once what is queued has been sent."""
         if not self.is_closed:
-            self.is_closed = True
-            self.transport.close()
+            if self.layer is not None:
+                self.layer.finish(self)
+            # The layer may have found the connection broken.
+            if not self.is_closed:
+                self.is_closed = True
+                self.transport.close()
+        return 0
+
+    cdef int end_writing(self) except -1:
+        """Close our side once what is queued has been sent, and go on reading."""
+        if not self.is_closed and self.layer is not None:
+            self.layer.finish(self)
+        if not self.is_closed:
+            self.transport.write_eof()
         return 0

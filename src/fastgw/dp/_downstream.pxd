@@ -8,6 +8,7 @@ States (the table stands in `states.py`):
     DS_ANSWERING    an exchange is in progress, its request is whole
     DS_DRAINING     the answer has gone before the request was whole: read it to its end, or to a bound
     DS_LINGER       our side is closed; what the client still sends is dropped, so that it can read the answer
+    DS_TUNNEL       the upstream has answered 101: bytes both ways until one side closes
     DS_DEAD
 """
 
@@ -15,6 +16,7 @@ from libc.stdint cimport int64_t, uint8_t
 from posix.uio cimport iovec
 
 from fastgw.dp._body cimport Body, BodyKind
+from fastgw.dp._core cimport Listener
 from fastgw.dp._exchange cimport ClientSide, Exchange
 from fastgw.dp._head cimport Span
 
@@ -25,6 +27,7 @@ cdef enum DownstreamState:
     DS_ANSWERING
     DS_DRAINING
     DS_LINGER
+    DS_TUNNEL
     DS_DEAD
 
 cdef enum:
@@ -41,19 +44,23 @@ cdef class Downstream(ClientSide):
         Py_ssize_t held_looked_at
         BodyKind out_kind         # how the answer's body goes out
         bint closes               # after the answer in progress
+        bint has_eof              # the client has closed its side
         bint is_resume_planned
         int served                # requests so far
         int leading_bytes
         Body draining             # the rest of a request body that nobody wants
-        int64_t drained           # bytes dropped in DS_DRAINING and DS_LINGER
-        int listener_port
+        int64_t drained           # bytes dropped in DS_DRAINING
+        int64_t body_deadline_ms  # when the body in progress has been too slow
+        Listener listener
         bytes peer                # address text
+        bytes client              # the same of a PROXY header that is believed; None: none
         bytes fixed               # X-Real-IP, X-Forwarded-Proto and -Port: the same for every request
 
     cdef int _set_state(self, DownstreamState state) except -1
     cdef int _received(self, uint8_t* data, Py_ssize_t size) except -1
     cdef Py_ssize_t _take_head(self, uint8_t* data, Py_ssize_t size) except -2
     cdef Py_ssize_t _wait_for_head(self, uint8_t* data, Py_ssize_t size) except -2
+    cdef int _watch_body(self) except -1
     cdef Py_ssize_t _drain(self, uint8_t* data, Py_ssize_t size) except -2
     cdef int _send_body(
         self, iovec* parts, int count, const uint8_t* body, Py_ssize_t size, bint is_last

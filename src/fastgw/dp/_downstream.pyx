@@ -13,36 +13,46 @@ from libc.string cimport memchr
 from posix.uio cimport iovec
 
 from fastgw.dp._body cimport BODY_CHUNKED, BODY_LENGTH, BODY_NONE, BODY_UNTIL_CLOSE, take_joined
-from fastgw.dp._core cimport REQUEST_ID_SIZE, ProxyCore, span_of
+from fastgw.dp._core cimport REQUEST_ID_SIZE, Layer, Listener, ProxyCore, span_of
 from fastgw.dp._exchange cimport EX_ANSWERING, take_exchange
 from fastgw.dp._head cimport (
-    RequestHead, ResponseHead, check_request, find_head_end, parse_request_head, read_host
+    MAX_HOST, RequestHead, ResponseHead, check_request, find_head_end, parse_request_head, read_request_host
 )
 from fastgw.dp._rewrite cimport ResponseOut, write_interim_head, write_response_head
+from fastgw.dp._proxy_header cimport first_layer
 from fastgw.dp._wheel cimport monotonic_ms, monotonic_us
 
 from fastgw.dp.answers import REFUSALS, render
 from fastgw.dp.states import DOWNSTREAM_MOVES
 
+cdef extern from "sys/socket.h" nogil:
+    cdef struct linger_option "linger":
+        int l_onoff
+        int l_linger
+    int c_setsockopt "setsockopt"(int fd, int level, int name, const void* value, unsigned int size)
+    enum:
+        SOL_SOCKET
+        SO_LINGER
+
 cdef extern from "stdio.h" nogil:
     int snprintf(char* out, size_t size, const char* format, ...)
 
 # Bit n of an entry: state n may follow. Filled from the one table, `states.py`.
-cdef int[7] MOVES
+cdef int[8] MOVES
 for _state, _followers in DOWNSTREAM_MOVES.items():
     MOVES[<int>_state] = sum(1 << follower for follower in _followers)
 
 cdef RequestHead request_head  # scratch: one head is judged at a time
-cdef uint8_t[512] host_text    # the request's host, lower-cased; longer ones are refused
+cdef uint8_t[MAX_HOST] host_text  # the request's host, lower-cased; longer ones are refused
 
 
 cdef class Downstream(ClientSide):
-    def __init__(self, ProxyCore core, bytes scheme, int listener_port):
+    def __init__(self, ProxyCore core, Listener listener):
         self.core = core
-        self.listener_port = listener_port
+        self.listener = listener
+        self.layer = first_layer(listener)
         self.state = DS_CLEAN
-        self.fixed = scheme  # until the peer is known
-        self.is_https = scheme == b"https"
+        self.is_https = listener.scheme == b"https"
 
     cdef int _set_state(self, DownstreamState state) except -1:
         if not MOVES[<int>self.state] >> <int>state & 1:
@@ -71,43 +81,60 @@ cdef class Downstream(ClientSide):
         # A unix socket has no address; Kong's nginx says "unix:" there.
         self.peer = peername[0].encode() if isinstance(peername, tuple) else b"unix:"
         self.peer_port = peername[1] if isinstance(peername, tuple) else 0
-        scheme, self.fixed = self.fixed, None
         self.fixed = (
             b"X-Real-IP: %s\r\nX-Forwarded-Proto: %s\r\nX-Forwarded-Port: %d\r\n"
-            % (self.peer, scheme, self.listener_port))
+            % (self.peer, self.listener.scheme, self.listener.port))
+        if core.forwarding is not None:
+            self.is_trusted = core.forwarding.trusts(self.peer.decode())
         core.downstreams.add(self)
         if core.totals.connections_active > <uint64_t>core.connections_limit or core.is_draining:
             core.totals.connections_refused_total += 1
             self._set_state(DS_DEAD)
             self.abort()
             return
+        # The layers' handshakes and the first byte of the first head share one deadline.
         core.wheel.arm(self, monotonic_ms() + core.head_timeout_ms)
 
-    def buffer_updated(self, Py_ssize_t size):
+    cdef int receive(self, uint8_t* data, Py_ssize_t size) except -1:
         cdef bytearray held
-        try:
-            if self.held is not None:
-                held, self.held = self.held, None
-                held += PyBytes_FromStringAndSize(<const char*>self.core.read_pointer, size)
-                self._received(<uint8_t*>PyByteArray_AS_STRING(held), len(held))
-            else:
-                self._received(self.core.read_pointer, size)
-        except Exception:
-            self._broken("reading")
+        if self.held is None:
+            return self._received(data, size)
+        held, self.held = self.held, None
+        held += PyBytes_FromStringAndSize(<const char*>data, size)
+        return self._received(<uint8_t*>PyByteArray_AS_STRING(held), len(held))
 
-    def eof_received(self):
+    cdef bint receive_end(self) except -1:
         """The client has closed its side: finish what it asked for, if it asked whole."""
-        try:
-            if self.state == DS_ANSWERING:
-                self.closes = True
-                return True
-            if self.exchange is not None:
-                self.exchange.client_gone()
-            if self.state != DS_DEAD:
-                self._close()
-        except Exception:
-            self._broken("reading the end")
+        self.has_eof = True
+        if self.state == DS_ANSWERING:
+            self.closes = True
+            return True
+        if self.state == DS_TUNNEL:
+            self.exchange.tunnel_ended()
+        elif self.exchange is not None:
+            self.exchange.client_gone()
+        if self.state != DS_DEAD:
+            self._close()
         return False
+
+    cdef int refuse_plain_text(self) except -1:
+        """A plain HTTP request came where TLS is spoken: say so, in plain text, and close."""
+        self.core.totals.requests_total += 1
+        self.closes = True
+        self._send_answer(400, "The plain HTTP request was sent to HTTPS port", True)
+        return self._linger()
+
+    cdef int set_client(self, str address) except -1:
+        """Go by the PROXY header, where it comes from a trusted peer and is what the settings go by."""
+        if self.is_trusted and self.core.forwarding.by_proxy_protocol:
+            self.client = address.encode()
+        return 0
+
+    cdef bytes known_client(self):
+        return self.peer if self.client is None else self.client
+
+    cdef bytes scheme(self):
+        return self.listener.scheme
 
     def connection_lost(self, exception):
         self.is_closed = True
@@ -122,6 +149,9 @@ cdef class Downstream(ClientSide):
             self.core.wheel.disarm(self)
         except Exception:
             self.core.log.exception("downstream connection failed at its end")
+        if self.layer is not None:
+            layer, self.layer = self.layer, None
+            (<Layer>layer).lost(self, exception)
         self.held = None
         self.transport = None
 
@@ -136,10 +166,9 @@ cdef class Downstream(ClientSide):
         """The client reads again. After the last answer the deadline of what follows it stays."""
         self.is_write_paused = False
         if self.exchange is not None:
+            self.deadline_ms = 0
             if self.state == DS_READ_BODY:
-                self.core.wheel.arm(self, monotonic_ms() + self.core.body_timeout_ms)
-            else:
-                self.deadline_ms = 0
+                self._watch_body()
             self.exchange.resume_response()
         elif self.state == DS_CLEAN:
             self.core.wheel.arm(self, monotonic_ms() + self.core.keepalive_timeout_ms)
@@ -147,7 +176,6 @@ cdef class Downstream(ClientSide):
                 self._plan_resume()
 
     def _broken(self, str doing):
-        """A fault of ours: log it and drop the connection; other connections go on."""
         self.core.log.exception("downstream connection failed while %s", doing)
         self.abort()
 
@@ -158,7 +186,8 @@ cdef class Downstream(ClientSide):
             elif self.state == DS_ANSWERING and not self.is_write_paused:
                 pass  # the upstream's own deadlines watch over this exchange
             elif self.state == DS_READ_BODY and not self.is_write_paused:
-                self.core.wheel.arm(self, now_ms + self.core.body_timeout_ms)
+                # It is the upstream that takes no more.
+                self._watch_body()
             else:
                 self._set_state(DS_DEAD)
                 self.is_closed = True
@@ -207,10 +236,8 @@ cdef class Downstream(ClientSide):
                 taken = self._drain(data, size)
                 if taken < 0:
                     return 0
-            elif self.state == DS_LINGER:
-                self.drained += size
-                if self.drained > MAX_DRAIN_BYTES:
-                    self._close()
+            elif self.state == DS_TUNNEL:
+                self.exchange.tunnel_request(data, size)
                 return 0
             else:
                 return 0
@@ -221,7 +248,7 @@ cdef class Downstream(ClientSide):
     cdef Py_ssize_t _take_head(self, uint8_t* data, Py_ssize_t size) except -2:
         """Take one head and start its exchange; 0 when it is not whole yet or was refused."""
         cdef ProxyCore core = self.core
-        cdef Py_ssize_t end, line_size, port_at = 0, host_size
+        cdef Py_ssize_t end, line_size, port_at = 0
         cdef int status
         cdef Span host
         cdef Exchange exchange
@@ -246,28 +273,14 @@ cdef class Downstream(ClientSide):
         if end > core.head_bytes_limit:
             self._refuse_head(431)
             return 0
-        status = parse_request_head(data, end, core.fields_limit, &request_head)
+        status = parse_request_head(data, end, &core.head_limits, &request_head)
         line_size = request_head.target_start + request_head.target_size + 9
         if status != 400 and line_size > core.request_line_limit:
             status = 414
-        if status == 0 and not check_request(data, end):
+        if status == 0 and not check_request(data, &request_head):
             status = 400
-        host.size = 0
-        host.data = host_text
         if status == 0:
-            if request_head.authority.size:
-                host = request_head.authority
-            elif request_head.host >= 0:
-                host.data = data + request_head.fields[request_head.host].value_start
-                host.size = request_head.fields[request_head.host].value_size
-            if host.size > <Py_ssize_t>sizeof(host_text):
-                status = 400
-            else:
-                host_size = read_host(host, host_text, &port_at)
-                if host_size < 0 or (host_size == 0 and request_head.framing.minor == 1 and host.size == 0):
-                    status = 400
-                host.data = host_text
-                host.size = host_size
+            status = read_request_host(data, &request_head, host_text, &host, &port_at)
         if status:
             self._refuse_head(status)
             return 0
@@ -285,8 +298,8 @@ cdef class Downstream(ClientSide):
             DS_READ_BODY if request_head.framing.chunked or request_head.framing.content_length > 0
             else DS_ANSWERING)
         if self.state == DS_READ_BODY:
-            core.wheel.arm(self, monotonic_ms() + core.body_timeout_ms)
-        if exchange.start(self, data, &request_head, host, port_at, self.listener_port):
+            self._watch_body()
+        if exchange.start(self, data, &request_head, host, port_at, self.listener.port):
             if self.state == DS_ANSWERING:
                 exchange.request_bytes(NULL, 0)
             elif end == size or exchange.wants_continue:
@@ -315,6 +328,7 @@ cdef class Downstream(ClientSide):
         """Pass body bytes on; -1 when nothing more of this read can be taken."""
         cdef Exchange exchange = self.exchange
         cdef Py_ssize_t joined, taken
+        cdef int64_t now_ms
         taken = take_joined(&exchange.request_body, data, size, &joined)
         if taken < 0:
             self.closes = True
@@ -334,10 +348,28 @@ cdef class Downstream(ClientSide):
         if exchange.request_body.is_complete:
             self.deadline_ms = 0
             self._set_state(DS_ANSWERING)
+        elif self.core.body_rate:
+            # Time is bought with bytes, so that a trickle ends however regular it is.
+            now_ms = monotonic_ms()
+            self.body_deadline_ms = min(
+                self.body_deadline_ms + 1000 * joined // self.core.body_rate, now_ms + self.core.body_timeout_ms)
+            self.deadline_ms = self.body_deadline_ms
         else:
             self.deadline_ms = monotonic_ms() + self.core.body_timeout_ms
         exchange.request_bytes(data, joined)
         return taken
+
+    cdef int _watch_body(self) except -1:
+        """From now on the client's body is waited for."""
+        self.body_deadline_ms = monotonic_ms() + self.core.body_timeout_ms
+        self.core.wheel.arm(self, self.body_deadline_ms)
+        return 0
+
+    cdef int resume_reading(self) except -1:
+        if self.state == DS_READ_BODY and self.is_read_paused:
+            # The wait so far was ours.
+            self._watch_body()
+        return ClientSide.resume_reading(self)
 
     cdef Py_ssize_t _drain(self, uint8_t* data, Py_ssize_t size) except -2:
         """Drop the rest of a body whose request was answered already."""
@@ -368,6 +400,13 @@ cdef class Downstream(ClientSide):
             self.out_kind = BODY_NONE
             if response.status != 204:
                 out.content_length = response.framing.content_length
+        elif response.status == 205:
+            # No content, whatever the upstream sends (RFC 9110 §15.3.6).
+            self.out_kind = BODY_NONE
+            out.content_length = 0
+        elif response.status == 101:
+            self.out_kind = BODY_UNTIL_CLOSE
+            self.closes = True
         elif response.framing.content_length >= 0:
             self.out_kind = BODY_LENGTH
             out.content_length = response.framing.content_length
@@ -378,8 +417,11 @@ cdef class Downstream(ClientSide):
         else:
             self.out_kind = BODY_CHUNKED
             out.chunked = True
-        if core.is_draining:
+        if core.is_draining or (exchange.wants_continue and not exchange.request_body.is_complete):
+            # A client that was not told to send its body may or may not send it (RFC 9110 §10.1.1).
             self.closes = True
+        out.websocket = response.status == 101
+        out.trailers = out.chunked and exchange.accepts_trailers
         out.via_token = span_of(core.via_11 if response.framing.minor else core.via_10)
         if not core.with_via:
             out.via_token.size = 0
@@ -407,6 +449,7 @@ cdef class Downstream(ClientSide):
     ) except -1:
         """Frame *size* body bytes behind the *count* parts that are already there, and send it all."""
         cdef char size_line[24]
+        cdef bytes end
         cdef Py_ssize_t total = 0
         cdef int place
         if self.out_kind == BODY_NONE:
@@ -420,7 +463,12 @@ cdef class Downstream(ClientSide):
             parts[count].iov_base = <void*>body
             parts[count].iov_len = size
             count += 1
-        if self.out_kind == BODY_CHUNKED and (size or is_last):
+        if is_last and self.exchange.trailers is not None and self.out_kind == BODY_CHUNKED:
+            end = (b"\r\n0\r\n" if size else b"0\r\n") + self.exchange.trailers + b"\r\n"
+            parts[count].iov_base = <void*><char*>end
+            parts[count].iov_len = len(end)
+            count += 1
+        elif self.out_kind == BODY_CHUNKED and (size or is_last):
             # The CRLF behind the data and, at the end, the last chunk: one literal serves both.
             parts[count].iov_base = <void*><char*>(
                 b"\r\n0\r\n\r\n" if size and is_last else b"\r\n" if size else b"0\r\n\r\n")
@@ -439,6 +487,15 @@ cdef class Downstream(ClientSide):
         self.exchange.bytes_out += size
         self.send(self.core.out, size)
         return 0
+
+    cdef int begin_tunnel(self) except -1:
+        self._set_state(DS_TUNNEL)
+        if self.has_eof:
+            return self.exchange.tunnel_ended()
+        if self.held is not None:
+            # What the client sent before it had the answer.
+            return self._plan_resume()
+        return self.resume_reading()
 
     cdef int answer(self, int status, str message, bint is_error_page) except -1:
         """Send an answer that the gateway makes; a request that is not whole closes the connection."""
@@ -501,8 +558,11 @@ cdef class Downstream(ClientSide):
                 self._set_state(DS_DEAD)
             return 0
         if self.closes or self.core.is_draining:
-            if exchange.request_body.is_complete:
+            if exchange.request_body.is_complete and (
+                self.has_eof or (self.held is None and not self.is_read_paused)
+            ):
                 return self._close()
+            # Closing a socket that holds unread bytes resets it, and the answer may be lost.
             return self._linger()
         if not exchange.request_body.is_complete:
             # The upstream answered early and the connection stays: drop the rest of the body.
@@ -515,7 +575,13 @@ cdef class Downstream(ClientSide):
 
     cdef int cut(self) except -1:
         """Break the connection so that the client sees that the answer is not whole."""
+        cdef linger_option option
         self.closes = True
+        if self.out_kind == BODY_UNTIL_CLOSE and not self.is_closed:
+            # An orderly end would make this body whole.
+            option.l_onoff = 1
+            option.l_linger = 0
+            c_setsockopt(self.fd, SOL_SOCKET, SO_LINGER, &option, sizeof(option))
         return self.abort()
 
     # --- between requests, and the end
@@ -559,10 +625,13 @@ cdef class Downstream(ClientSide):
         if self.is_closed:
             return 0
         self.held = None
-        self.drained = 0
         self._set_state(DS_LINGER)
-        self.core.wheel.arm(self, monotonic_ms() + LINGER_MS)
-        self.transport.write_eof()
+        # A client that has yet to take the answer gets the time for it.
+        self.core.wheel.arm(
+            self, monotonic_ms() + (self.core.send_timeout_ms if self.has_unsent() else LINGER_MS))
+        self.end_writing()
+        if self.is_closed:
+            return 0
         return self.resume_reading()
 
     def drain(self):

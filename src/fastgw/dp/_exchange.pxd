@@ -23,6 +23,7 @@ cdef enum ExchangeState:
     EX_CONNECTING             # waits for an upstream connection
     EX_SENDING                # the request goes out; its answer has not begun
     EX_ANSWERING              # the answer's head has gone to the client
+    EX_TUNNEL                 # the upstream has answered 101
     EX_DONE
 
 cdef enum Failure:
@@ -39,12 +40,17 @@ cdef class ClientSide(Connection):
         bint is_https
         bytes sni                 # the server name of the handshake, lower-case; empty without one
         int peer_port
+        bint is_trusted           # what the peer says about its client is believed (trusted_ips)
 
+    # The client's address as far as the connection knows it: the peer's, or a PROXY header's.
+    cdef bytes known_client(self)
+    cdef bytes scheme(self)
     cdef int write_head(
         self, const uint8_t* head, ResponseHead* response, const uint8_t* body, Py_ssize_t size, bint is_last
     ) except -1
     cdef int write_body(self, const uint8_t* body, Py_ssize_t size, bint is_last) except -1
     cdef int write_interim(self, const uint8_t* head, ResponseHead* response) except -1
+    cdef int begin_tunnel(self) except -1
     cdef int finish(self) except -1
     cdef int answer(self, int status, str message, bint is_error_page) except -1
     cdef int cut(self) except -1
@@ -62,10 +68,12 @@ cdef class UpstreamSide(Connection):
         self, const uint8_t* head, Py_ssize_t head_size, const uint8_t* body, Py_ssize_t size, bint is_last
     ) except -1
     cdef int discard(self) except -1
+    cdef int end_tunnel(self) except -1
 
 
 cdef class UpstreamPool:
-    cdef UpstreamSide take(self)
+    # *must_be_open*: look at the socket first, since this request cannot be sent again.
+    cdef UpstreamSide take(self, bint must_be_open)
     cdef int connect(self, Exchange exchange) except -1
 
 
@@ -79,6 +87,15 @@ cdef class Exchange:
         ExchangeState state
         readonly int tries            # connections asked for so far
         object connecting             # the task that opens a connection, to be cancelled
+        UpstreamPool pool             # where its connections come from
+        # What a trusted peer said about its client; None where it said nothing, and for all other peers:
+        bytes client_address
+        bytes forwarded_block         # X-Real-IP, X-Forwarded-Proto and -Port, for this request
+        bytes forwarded_proto
+        bytes forwarded_host
+        bytes forwarded_path
+        bytes forwarded_prefix
+        bytes server_name             # by which a TLS upstream is addressed when the client names it; else None
         readonly int status           # of the answer; 0 before
         bint is_gateway_answer
 
@@ -91,7 +108,10 @@ cdef class Exchange:
         bint is_head_request
         bint is_replayable            # idempotent and without a body
         bint is_http_10
-        bint wants_continue
+        bint wants_continue           # and no 100 has been passed on
+        bint wants_websocket
+        bint accepts_trailers
+        bytes trailers                # lines to go behind the answer's last chunk, or None
         bint is_head_sent
         bytearray held_body           # body bytes that came before the upstream connection
         uint64_t bytes_in
@@ -123,6 +143,10 @@ cdef class Exchange:
     ) except -1
     cdef int response_bytes(self, const uint8_t* body, Py_ssize_t size, bint is_last) except -1
     cdef int response_done(self) except -1
+    cdef int tunnel_granted(self, const uint8_t* head, ResponseHead* response) except -1
+    cdef int tunnel_request(self, const uint8_t* data, Py_ssize_t size) except -1
+    cdef int tunnel_ended(self) except -1
+    cdef bint waits_for_client(self, bint has_interim) noexcept
     cdef int pause_response(self) except -1
     cdef int resume_response(self) except -1
     cdef int pause_request(self) except -1
@@ -137,6 +161,7 @@ cdef class Exchange:
     ) except -1
     cdef int _acquire(self) except -1
     cdef int _let_go_of_upstream(self) except -1
+    cdef int _read_forwarded(self, const uint8_t* data, RequestHead* request, int listener_port) except -1
     cdef int _keep_log_parts(self, const uint8_t* data, RequestHead* request) except -1
     cdef int _write_log(self) except -1
     cdef int _send_head(self, const uint8_t* body, Py_ssize_t size) except -1

@@ -4,6 +4,7 @@ States, and who moves them:
 
     IDLE ──start──> CONNECTING ──connected──> SENDING ──response_head──> ANSWERING ──┐
                         └──────── a pooled connection ────^                          ├──> DONE
+                        SENDING ──tunnel_granted──> TUNNEL ──tunnel_ended────────────┤
                  refuse, failed, client_gone: from each of them ─────────────────────┘
 
 An exchange ends exactly once (`_end`): it is counted, logged, and goes back to the spare ones. What came
@@ -20,7 +21,7 @@ from fastgw._router cimport FoundRoute, RouteRequest
 from fastgw._uri cimport encode_into, is_plain, normalise_into, upstream_path_into
 from fastgw.dp._body cimport BODY_CHUNKED, BODY_LENGTH, BODY_NONE, begin_body
 from fastgw.dp._core cimport REQUEST_ID_SIZE, span_of
-from fastgw.dp._head cimport Field
+from fastgw.dp._head cimport KN_X_FORWARDED_SET, Field
 from fastgw.dp._metrics cimport SOURCE_GATEWAY, SOURCE_SERVICE, count_exchange
 from fastgw.dp._rewrite cimport HEAD_OVERHEAD, RequestOut, write_request_head
 from fastgw.dp._runtime cimport ServiceEntry
@@ -52,6 +53,9 @@ cdef class ClientSide(Connection):
     cdef int write_interim(self, const uint8_t* head, ResponseHead* response) except -1:
         raise AssertionError("abstract")
 
+    cdef int begin_tunnel(self) except -1:
+        raise AssertionError("abstract")
+
     cdef int finish(self) except -1:
         raise AssertionError("abstract")
 
@@ -59,6 +63,12 @@ cdef class ClientSide(Connection):
         raise AssertionError("abstract")
 
     cdef int cut(self) except -1:
+        raise AssertionError("abstract")
+
+    cdef bytes known_client(self):
+        raise AssertionError("abstract")
+
+    cdef bytes scheme(self):
         raise AssertionError("abstract")
 
     cdef Span peer_text(self) noexcept:
@@ -82,11 +92,14 @@ cdef class UpstreamSide(Connection):
     cdef int discard(self) except -1:
         raise AssertionError("abstract")
 
+    cdef int end_tunnel(self) except -1:
+        raise AssertionError("abstract")
+
 
 cdef class UpstreamPool:
     """Where connections to one target come from."""
 
-    cdef UpstreamSide take(self):
+    cdef UpstreamSide take(self, bint must_be_open):
         raise AssertionError("abstract")
 
     cdef int connect(self, Exchange exchange) except -1:
@@ -138,6 +151,9 @@ cdef class Exchange:
         self.is_head_request = request.is_head
         self.is_http_10 = request.framing.minor == 0
         self.wants_continue = request.expects_continue
+        self.wants_websocket = request.wants_websocket
+        self.accepts_trailers = request.accepts_trailers
+        self.trailers = None
         self.is_request_chunked = request.framing.chunked
         if request.framing.chunked:
             begin_body(&self.request_body, BODY_CHUNKED, 0)
@@ -154,6 +170,8 @@ cdef class Exchange:
             memcpy(self.accept, data + request.fields[request.accept].value_start, self.accept_size)
         core.write_request_id(self.request_id)
         core.totals.requests_total += 1
+        if client.is_trusted:
+            self._read_forwarded(data, request, listener_port)
         if core.access_log is not None:
             self._keep_log_parts(data, request)
         if core.body_limit and request.framing.content_length > core.body_limit:
@@ -226,6 +244,9 @@ cdef class Exchange:
                 encoded.size = encode_into(prefix.data, prefix.size, scratch)
                 encoded.data = scratch
                 prefix = encoded
+        if path.size == 1 and path.data[0] == c'*':
+            # About the server as a whole, whatever the service's path (RFC 9112 §3.2.4).
+            upstream_path = path
         out.path = upstream_path
         out.query = request.query
         if not self.route.preserve_host:
@@ -237,16 +258,30 @@ cdef class Exchange:
             out.host.size = request.fields[request.host].value_size if request.host >= 0 else 0
             if out.host.size == 0:
                 out.host = span_of(service.host_header)
+        self.server_name = None
+        if service.is_tls and self.route.preserve_host and host_port_at:
+            self.server_name = PyBytes_FromStringAndSize(<const char*>host.data, host_port_at)
         out.original_path = request.path if request.path.size else path
         out.forwarded_host.data = host.data
         out.forwarded_host.size = host_port_at
         out.prefix = prefix
         out.peer = self.client.peer_text()
         out.connection_block = self.client.fixed_fields()
+        if self.forwarded_block is not None:
+            out.connection_block = span_of(self.forwarded_block)
+            if request.forwarded_for < 0:
+                out.peer = span_of(self.client_address)
+            if self.forwarded_host is not None:
+                out.forwarded_host = span_of(self.forwarded_host)
+            if self.forwarded_path is not None:
+                out.original_path = span_of(self.forwarded_path)
+            if self.forwarded_prefix is not None:
+                out.prefix = span_of(self.forwarded_prefix)
         out.via_token = span_of(core.via_10 if self.is_http_10 else core.via_11)
         out.request_id.data = self.request_id
         out.request_id.size = REQUEST_ID_SIZE if core.with_upstream_request_id else 0
         out.expect_continue = self.wants_continue
+        out.websocket = self.wants_websocket
         self._reserve_head(
             HEAD_OVERHEAD + request.size + out.path.size + out.query.size + out.host.size + out.prefix.size
             + out.peer.size + out.connection_block.size + out.original_path.size + out.forwarded_host.size)
@@ -368,17 +403,21 @@ cdef class Exchange:
     cdef int _acquire(self) except -1:
         cdef ServiceEntry service = self.route.service
         cdef UpstreamSide upstream
-        if service.pool is None:
-            service.pool = self.core.connector.pool_for(service.host, service.port)
+        if self.server_name is not None:
+            self.pool = self.core.connector.pool_for(service, self.server_name)
+        else:
+            if service.pool is None:
+                service.pool = self.core.connector.pool_for(service)
+            self.pool = <UpstreamPool>service.pool
         self.tries += 1
-        upstream = (<UpstreamPool>service.pool).take()
+        upstream = self.pool.take(not self.is_replayable)
         if upstream is not None:
             self.core.totals.upstream_reused_total += 1
             self.upstream = upstream
             self.state = EX_SENDING
             return upstream.begin(self)
         self.state = EX_CONNECTING
-        return (<UpstreamPool>service.pool).connect(self)
+        return self.pool.connect(self)
 
     cdef int connected(self, UpstreamSide upstream) except -1:
         """A connection that was asked for is open: send what waits, read on from the client."""
@@ -416,18 +455,21 @@ cdef class Exchange:
         if self.state == EX_IDLE or self.state == EX_DONE:
             return 0
         self._let_go_of_upstream()
-        if self.state == EX_ANSWERING:
+        if self.state == EX_TUNNEL and failure == FAIL_TIMEOUT:
+            # Nothing has moved for as long as the service allows: the tunnel ends, it does not break.
+            return self._end()
+        if self.state == EX_ANSWERING or self.state == EX_TUNNEL:
             # Part of the answer has gone: only a cut connection tells the client that it is not whole.
             self.client.cut()
             return self._end()
-        if failure == FAIL_CLOSED and self.is_replayable and (
-            was_reused or self.tries <= self.route.service.retries
+        if (failure == FAIL_CLOSED or failure == FAIL_TIMEOUT) and self.is_replayable and (
+            self.tries <= self.route.service.retries or (was_reused and failure == FAIL_CLOSED)
         ):
             # A reused connection may be one that the upstream was just closing: the next one is fresh.
             self.tries += 1
             self.is_head_sent = False
             self.state = EX_CONNECTING
-            return (<UpstreamPool>self.route.service.pool).connect(self)
+            return self.pool.connect(self)
         if failure == FAIL_TIMEOUT or failure == FAIL_CONNECT_TIMEOUT:
             return self.refuse(504, "The upstream server is timing out", True)
         if failure == FAIL_RESOLVE:
@@ -438,6 +480,9 @@ cdef class Exchange:
         """Pass a 1xx answer on to a client that can take it (RFC 9110 §15.2)."""
         if self.is_http_10 or (response.status == 100 and not self.wants_continue):
             return 0
+        if response.status == 100:
+            # Once: from now on the client owes its body, and may be waited for.
+            self.wants_continue = False
         return self.client.write_interim(head, response)
 
     cdef int response_head(
@@ -456,6 +501,39 @@ cdef class Exchange:
         self.upstream = None
         return self._end()
 
+    # --- a tunnel: bytes both ways until one side ends, or nothing moves for too long
+
+    cdef int tunnel_granted(self, const uint8_t* head, ResponseHead* response) except -1:
+        """The upstream has answered 101 to a request that asked for it: pass it on and open the tunnel."""
+        self.answered_us = monotonic_us()
+        self.status = response.status
+        self.state = EX_TUNNEL
+        self.client.write_head(head, response, NULL, 0, False)
+        return self.client.begin_tunnel()
+
+    cdef int tunnel_request(self, const uint8_t* data, Py_ssize_t size) except -1:
+        self.bytes_in += size
+        if self.upstream is not None:
+            self.upstream.write_request(NULL, 0, data, size, False)
+        return 0
+
+    cdef int tunnel_ended(self) except -1:
+        """One side has closed: what is queued still goes out on both, then they close."""
+        cdef UpstreamSide upstream = self.upstream
+        self.upstream = None
+        if upstream is not None:
+            upstream.end_tunnel()
+        return self._end()
+
+    cdef bint waits_for_client(self, bint has_interim) noexcept:
+        """True while it is the client who is to send: the upstream's silence is none of its own then.
+
+        A client that asked for a 100 sends nothing before an interim answer: that is the upstream's to do.
+        """
+        if self.request_body.is_complete or self.state == EX_TUNNEL:
+            return False
+        return not self.wants_continue or has_interim or self.request_body.delivered > 0
+
     # --- back-pressure: the side that cannot write stops the reading of the other
 
     cdef int pause_response(self) except -1:
@@ -469,12 +547,12 @@ cdef class Exchange:
         return 0
 
     cdef int pause_request(self) except -1:
-        if self.client is not None and not self.request_body.is_complete:
+        if self.client is not None and (not self.request_body.is_complete or self.state == EX_TUNNEL):
             self.client.pause_reading()
         return 0
 
     cdef int resume_request(self) except -1:
-        if self.client is not None and not self.request_body.is_complete:
+        if self.client is not None and (not self.request_body.is_complete or self.state == EX_TUNNEL):
             self.client.resume_reading()
         return 0
 
@@ -513,8 +591,13 @@ cdef class Exchange:
         self.client = None
         self.runtime = None
         self.route = None
+        self.pool = None
+        if self.forwarded_block is not None:
+            self.client_address = self.forwarded_block = self.forwarded_proto = None
+            self.forwarded_host = self.forwarded_path = self.forwarded_prefix = None
         self.held_body = None
         self.log_parts = None
+        self.trailers = None
         self.state = EX_IDLE
         if self.head_capacity > KEPT_HEAD_BYTES:
             free(self.head)
@@ -544,6 +627,43 @@ cdef class Exchange:
             self._write_log()
         return 0
 
+    cdef int _read_forwarded(self, const uint8_t* data, RequestHead* request, int listener_port) except -1:
+        """Take what a trusted peer says about its client. Source: proxying reference §2.1, §2.2."""
+        cdef Field* field
+        cdef const uint8_t* name
+        cdef uint32_t place
+        cdef bytes value, named = None, port = None
+        cdef bytes header = self.core.forwarding.header
+        for place in range(request.field_count):
+            field = &request.fields[place]
+            if field.value_size == 0:
+                continue
+            name = data + field.start
+            if field.known == KN_X_FORWARDED_SET:
+                value = PyBytes_FromStringAndSize(<const char*>data + field.value_start, field.value_size)
+                # "X-Forwarded-" and Host, Port, Path, Proto or Prefix; of several the first counts.
+                if field.name_size == 18:
+                    self.forwarded_prefix = self.forwarded_prefix or value
+                elif field.name_size == 17:
+                    self.forwarded_proto = self.forwarded_proto or value
+                elif name[12] | 0x20 == c'h':
+                    self.forwarded_host = self.forwarded_host or value
+                elif name[13] | 0x20 == c'o':
+                    port = port or value
+                else:
+                    self.forwarded_path = self.forwarded_path or value
+            if <Py_ssize_t>field.name_size == len(header) and (
+                PyBytes_FromStringAndSize(<const char*>name, field.name_size).lower() == header
+            ):
+                value = PyBytes_FromStringAndSize(<const char*>data + field.value_start, field.value_size)
+                named = value if named is None else named + b"," + value
+        self.client_address = self.core.forwarding.client(named, self.client.known_client())
+        self.forwarded_block = (
+            b"X-Real-IP: %s\r\nX-Forwarded-Proto: %s\r\nX-Forwarded-Port: %s\r\n" % (
+                self.client_address, self.forwarded_proto or self.client.scheme(),
+                port or b"%d" % listener_port))
+        return 0
+
     cdef int _keep_log_parts(self, const uint8_t* data, RequestHead* request) except -1:
         cdef Py_ssize_t line_size = request.target_start + request.target_size + 9
         self.log_parts = (
@@ -561,8 +681,8 @@ cdef class Exchange:
         cdef Span peer = self.client.peer_text()
         line, referer, user_agent = self.log_parts
         self.core.access_log.write(
-            PyBytes_FromStringAndSize(<const char*>peer.data, peer.size), line, self.status,
-            self.bytes_out - self.head_bytes_out, referer, user_agent,
+            self.client_address or PyBytes_FromStringAndSize(<const char*>peer.data, peer.size), line,
+            self.status, self.bytes_out - self.head_bytes_out, referer, user_agent,
             PyBytes_FromStringAndSize(<const char*>self.request_id, REQUEST_ID_SIZE))
         return 0
 

@@ -11,6 +11,8 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 cdef enum:
     MAX_FIELDS = 256          # the setting proxy_head_fields cannot exceed it
     MAX_NOMINATED = 16        # names listed in Connection
+    MAX_METHOD = 32           # bytes
+    MAX_HOST = 512            # bytes, the port included
 
 cdef enum Known:
     KN_OTHER = 0
@@ -31,11 +33,19 @@ cdef enum Known:
     KN_X_FORWARDED_SET        # -Proto, -Host, -Port, -Path, -Prefix: ours replace them
     KN_REQUEST_ID             # X-Kong-Request-Id
     KN_LATENCY                # X-Kong-Proxy-Latency, -Upstream-Latency, -Response-Latency, -Upstream-Status
-    KN_ACCEPT
-    KN_CONTENT_TYPE
+    KN_UNDERSCORE             # dropped, where the settings say so
+    KN_ACCEPT                 # from here on, fields that pass and that Connection cannot nominate
     KN_USER_AGENT
     KN_REFERER
     KN_DATE
+    KN_CONTENT_TYPE           # from here on, at most one line in a request (RFC 9110 §5.3)
+    KN_CONTENT_RANGE
+    KN_AUTHORIZATION
+    KN_PROXY_AUTHORIZATION
+    KN_RANGE
+    KN_IF_RANGE
+    KN_IF_MODIFIED_SINCE
+    KN_IF_UNMODIFIED_SINCE
 
 cdef struct Field:
     uint32_t start            # first byte of the name
@@ -67,9 +77,11 @@ cdef struct RequestHead:
     uint32_t target_size
     uint32_t field_count
     bint is_head              # method HEAD
+    bint is_common            # GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH: what every parser knows
     bint is_idempotent        # may be sent again when a reused connection turns out closed
     bint expects_continue
     bint accepts_trailers     # TE: trailers
+    bint wants_websocket      # Upgrade: websocket, in a request that may ask for it
     int host                  # index into fields, -1: none; the same below
     int via
     int forwarded_for
@@ -90,21 +102,37 @@ cdef struct ResponseHead:
     uint32_t field_count
     bint has_date
     int via                   # the last Via line: the list that ours goes on with
+    bint grants_websocket     # 101 with Upgrade: websocket
     Field fields[MAX_FIELDS]
+
+cdef struct HeadLimits:
+    int fields                # lines
+    int field_bytes           # of one line, its CRLF included
+    bint drops_underscores    # fields with "_" in their name go no further
 
 # Each returns 0, or the HTTP status that refuses the message (requests), or -1 (responses).
 cdef int parse_request_head(
-    const uint8_t* head, Py_ssize_t size, int max_fields, RequestHead* out
+    const uint8_t* head, Py_ssize_t size, const HeadLimits* limits, RequestHead* out
 ) noexcept nogil
 cdef int parse_response_head(const uint8_t* head, Py_ssize_t size, ResponseHead* out) noexcept nogil
 
+# The lines of a trailer section (its last, empty line included) that may go on: none that frames, routes,
+# authenticates or says how to read the content (RFC 9110 §6.5.1).
+cdef bytes select_trailers(const uint8_t* data, Py_ssize_t size)
+
 # True when httptools takes the head as well.
-cdef bint check_request(const uint8_t* head, Py_ssize_t size) except -1
+cdef bint check_request(const uint8_t* head, RequestHead* request) except -1
 cdef bint check_response(const uint8_t* head, Py_ssize_t size) except -1
 
 # Size of the head including its CRLF CRLF, 0 when it is not complete, -1 when a bare CR or LF already
 # makes it hopeless. Looks at data[looked_at - 3 ..] only, so a trickled head costs linear time.
 cdef Py_ssize_t find_head_end(const uint8_t* data, Py_ssize_t size, Py_ssize_t looked_at) noexcept nogil
+
+# The host that the request is for, lower-cased: the authority of its target, else Host (RFC 9112 §3.2).
+# *text* takes MAX_HOST bytes, *port_start* is where ":" stands, or the size. 0, or 400.
+cdef int read_request_host(
+    const uint8_t* head, RequestHead* request, uint8_t* text, Span* host, Py_ssize_t* port_start
+) noexcept nogil
 
 # Host header or authority, lower-cased into out (at least value.size bytes); -1 when it breaks RFC 3986.
 cdef Py_ssize_t read_host(Span value, uint8_t* out, Py_ssize_t* port_start) noexcept nogil

@@ -12,6 +12,8 @@ class RequestFacts(TypedDict):
     close: bool
     keep_alive: bool
     expects_continue: bool
+    accepts_trailers: bool
+    wants_websocket: bool
     fields: list[tuple[bytes, bytes]]
 
 class ResponseFacts(TypedDict):
@@ -22,6 +24,8 @@ class ResponseFacts(TypedDict):
     close: bool
     fields: list[tuple[bytes, bytes]]
 
-def read_request_head(head: bytes, max_fields: int = 100) -> RequestFacts | int: ...
+def read_request_head(
+    head: bytes, max_fields: int = 100, max_field_bytes: int = 8192, drops_underscores: bool = False
+) -> RequestFacts | int: ...
 def read_response_head(head: bytes) -> ResponseFacts | None: ...
 def parse_request_heads(head: bytes, repeat: int, with_httptools: bool) -> None: ...

@@ -5,6 +5,7 @@ Source: RFC 9112 §2-§6; RFC 9110 §5, §7.6; RFC 3986 §3.2.
 
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.buffer cimport PyBUF_READ
+from libc.stdint cimport uint64_t
 from libc.string cimport memchr, memcmp
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
@@ -60,6 +61,7 @@ cdef inline Known _classify(const uint8_t* name, Py_ssize_t size) noexcept nogil
         if first == c'd' and _equals(name, b"date", 4): return KN_DATE
     elif size == 5:
         if first == c'p' and _equals(name, b"proxy", 5): return KN_PROXY
+        if first == c'r' and _equals(name, b"range", 5): return KN_RANGE
     elif size == 6:
         if first == c'a' and _equals(name, b"accept", 6): return KN_ACCEPT
         if first == c'e' and _equals(name, b"expect", 6): return KN_EXPECT
@@ -67,6 +69,8 @@ cdef inline Known _classify(const uint8_t* name, Py_ssize_t size) noexcept nogil
         if first == c'u' and _equals(name, b"upgrade", 7): return KN_UPGRADE
         if first == c't' and _equals(name, b"trailer", 7): return KN_TRAILER
         if first == c'r' and _equals(name, b"referer", 7): return KN_REFERER
+    elif size == 8:
+        if first == c'i' and _equals(name, b"if-range", 8): return KN_IF_RANGE
     elif size == 9:
         if first == c'x' and _equals(name, b"x-real-ip", 9): return KN_X_REAL_IP
     elif size == 10:
@@ -75,6 +79,9 @@ cdef inline Known _classify(const uint8_t* name, Py_ssize_t size) noexcept nogil
         if first == c'u' and _equals(name, b"user-agent", 10): return KN_USER_AGENT
     elif size == 12:
         if first == c'c' and _equals(name, b"content-type", 12): return KN_CONTENT_TYPE
+    elif size == 13:
+        if first == c'a' and _equals(name, b"authorization", 13): return KN_AUTHORIZATION
+        if first == c'c' and _equals(name, b"content-range", 13): return KN_CONTENT_RANGE
     elif size == 14:
         if first == c'c' and _equals(name, b"content-length", 14): return KN_CONTENT_LENGTH
     elif size == 15:
@@ -87,8 +94,12 @@ cdef inline Known _classify(const uint8_t* name, Py_ssize_t size) noexcept nogil
         if first == c't' and _equals(name, b"transfer-encoding", 17): return KN_TRANSFER_ENCODING
         if first == c'x' and _equals(name, b"x-forwarded-proto", 17): return KN_X_FORWARDED_SET
         if first == c'x' and _equals(name, b"x-kong-request-id", 17): return KN_REQUEST_ID
+        if first == c'i' and _equals(name, b"if-modified-since", 17): return KN_IF_MODIFIED_SINCE
     elif size == 18:
         if first == c'x' and _equals(name, b"x-forwarded-prefix", 18): return KN_X_FORWARDED_SET
+    elif size == 19:
+        if first == c'p' and _equals(name, b"proxy-authorization", 19): return KN_PROXY_AUTHORIZATION
+        if first == c'i' and _equals(name, b"if-unmodified-since", 19): return KN_IF_UNMODIFIED_SINCE
     elif size >= 20 and first == c'x' and _equals(name, b"x-kong-", 7):
         if size == 20 and _equals(name, b"x-kong-proxy-latency", 20): return KN_LATENCY
         if size == 22 and _equals(name, b"x-kong-upstream-status", 22): return KN_LATENCY
@@ -214,26 +225,68 @@ cdef int _read_framing_field(const uint8_t* head, Field* field, Framing* framing
         framing.content_length = _read_length(value, field.value_size)
         return 400 if framing.content_length < 0 else 0
     # Transfer-Encoding: the one value `chunked`, once (RFC 9112 §6.1).
-    if framing.chunked or framing.content_length >= 0 or field.value_size == 0:
+    if framing.chunked or framing.content_length >= 0:
         return 400
     if field.value_size != 7 or not _equals(value, b"chunked", 7):
-        return 501
+        return _refuse_coding(value, field.value_size)
     framing.chunked = True
     return 0
 
 
+cdef int _refuse_coding(const uint8_t* value, Py_ssize_t size) noexcept nogil:
+    """Name the fault of codings that are not the one `chunked`: 501 when there is another, else 400."""
+    cdef Py_ssize_t at = 0, start
+    cdef bint is_unknown = False
+    while True:
+        while at < size and (value[at] == c' ' or value[at] == c'\t'):
+            at += 1
+        start = at
+        while at < size and TOKEN[value[at]]:
+            at += 1
+        if at == start:
+            return 400
+        if at - start != 7 or not _equals(value + start, b"chunked", 7):
+            is_unknown = True
+        while at < size and (value[at] == c' ' or value[at] == c'\t'):
+            at += 1
+        if at == size:
+            return 501 if is_unknown else 400
+        if value[at] != c',':
+            # A parameter, or nonsense: `chunked` takes none, and another coding is not known anyway.
+            return 501 if is_unknown and value[at] == c';' else 400
+        at += 1
+
+
+cdef inline bint _lists(const uint8_t* value, Py_ssize_t size, const char* token, Py_ssize_t token_size) noexcept nogil:
+    """Tell whether the list *value* has the item *token* (lower case), alone or with parameters."""
+    cdef Py_ssize_t at = 0
+    while at < size:
+        while at < size and (value[at] == c' ' or value[at] == c'\t' or value[at] == c','):
+            at += 1
+        if size - at >= token_size and _equals(value + at, token, token_size) and (
+            at + token_size == size or not TOKEN[value[at + token_size]]
+        ):
+            return True
+        while at < size and value[at] != c',':
+            at += 1
+    return False
+
+
 cdef int parse_request_head(
-    const uint8_t* head, Py_ssize_t size, int max_fields, RequestHead* out
+    const uint8_t* head, Py_ssize_t size, const HeadLimits* limits, RequestHead* out
 ) noexcept nogil:
     cdef const uint8_t* space
     cdef Py_ssize_t at
     cdef int refused, found
+    cdef uint64_t seen = 0  # bit n: a field of kind n has come
+    cdef bint has_websocket = False
     cdef Field* field
     _begin_framing(&out.framing)
     out.size = <uint32_t>size
     out.field_count = 0
     out.expects_continue = False
     out.accepts_trailers = False
+    out.wants_websocket = False
     out.host = out.via = out.forwarded_for = out.accept = -1
     out.content_type = out.user_agent = out.referer = -1
 
@@ -270,11 +323,17 @@ cdef int parse_request_head(
         if found == 0:
             break
         out.field_count += 1
-        if <int>out.field_count > max_fields:
+        if <int>out.field_count > limits.fields or field.end - field.start > <uint32_t>limits.field_bytes:
             return 431
         at = field.end
         if field.known == KN_OTHER:
+            if limits.drops_underscores and memchr(head + field.start, c'_', field.name_size) != NULL:
+                field.known = KN_UNDERSCORE
             continue
+        if field.known >= KN_CONTENT_TYPE:
+            if seen >> field.known & 1:
+                return 400
+            seen |= <uint64_t>1 << field.known
         if KN_CONNECTION <= field.known <= KN_TRANSFER_ENCODING:
             refused = _read_framing_field(head, field, &out.framing)
             if refused:
@@ -294,8 +353,10 @@ cdef int parse_request_head(
                 return 417
             out.expects_continue = out.framing.minor == 1
         elif field.known == KN_TE:
-            if field.value_size == 8 and _equals(head + field.value_start, b"trailers", 8):
+            if _lists(head + field.value_start, field.value_size, b"trailers", 8):
                 out.accepts_trailers = True
+        elif field.known == KN_UPGRADE:
+            has_websocket = field.value_size == 9 and _equals(head + field.value_start, b"websocket", 9)
         elif field.known == KN_ACCEPT:
             if out.accept < 0:
                 out.accept = <int>out.field_count - 1
@@ -310,7 +371,12 @@ cdef int parse_request_head(
         return 400
     if out.host < 0 and out.framing.minor == 1:
         return 400
-    return _judge_method_and_target(head, out)
+    refused = _judge_method_and_target(head, out)
+    # Anything else that asks for an upgrade is an ordinary request (RFC 9110 §7.8, RFC 6455 §4.1).
+    out.wants_websocket = (
+        has_websocket and out.framing.upgrade and out.framing.minor == 1 and not out.framing.chunked
+        and out.framing.content_length <= 0 and out.method_size == 3 and memcmp(head, b"GET", 3) == 0)
+    return refused
 
 
 cdef int _judge_method_and_target(const uint8_t* head, RequestHead* out) noexcept nogil:
@@ -319,12 +385,22 @@ cdef int _judge_method_and_target(const uint8_t* head, RequestHead* out) noexcep
     cdef Py_ssize_t size = out.target_size, start, at
     cdef const uint8_t* question
     cdef uint32_t method_size = out.method_size
+    # Any method goes on that could be one by the looks of those that are registered; nginx asks for the same.
+    if method_size > MAX_METHOD:
+        return 501
+    for at in range(method_size):
+        if not (c'A' <= head[at] <= c'Z' or head[at] == c'-' or head[at] == c'_'):
+            return 400
     out.is_head = method_size == 4 and memcmp(head, b"HEAD", 4) == 0
     out.is_idempotent = (
         out.is_head
         or (method_size == 3 and (memcmp(head, b"GET", 3) == 0 or memcmp(head, b"PUT", 3) == 0))
         or (method_size == 6 and memcmp(head, b"DELETE", 6) == 0)
         or (method_size == 7 and memcmp(head, b"OPTIONS", 7) == 0)
+    )
+    out.is_common = (
+        out.is_idempotent or (method_size == 4 and memcmp(head, b"POST", 4) == 0)
+        or (method_size == 5 and memcmp(head, b"PATCH", 5) == 0)
     )
     if method_size == 7 and memcmp(head, b"CONNECT", 7) == 0:
         return 405
@@ -373,6 +449,7 @@ cdef int parse_response_head(const uint8_t* head, Py_ssize_t size, ResponseHead*
     cdef const uint8_t* newline
     cdef Py_ssize_t at
     cdef int found
+    cdef bint has_websocket = False
     cdef Field* field
     _begin_framing(&out.framing)
     out.size = <uint32_t>size
@@ -419,14 +496,43 @@ cdef int parse_response_head(const uint8_t* head, Py_ssize_t size, ResponseHead*
             out.via = <int>out.field_count - 1
         elif field.known == KN_DATE:
             out.has_date = True
+        elif field.known == KN_UPGRADE:
+            has_websocket = field.value_size == 9 and _equals(head + field.value_start, b"websocket", 9)
     if out.framing.chunked and out.framing.minor == 0:
         return -1
+    out.grants_websocket = (
+        has_websocket and out.status == 101 and out.framing.upgrade and out.framing.minor == 1)
     return 0
 
 
-cdef bint check_request(const uint8_t* head, Py_ssize_t size) except -1:
+# Fields that no trailer may be, besides those that the gateway knows; RFC 9110 §6.5.1 names their kinds.
+cdef frozenset NO_TRAILERS = frozenset(
+    b"age allow authentication-info cache-control content-disposition content-encoding content-language "
+    b"content-location content-security-policy cookie expires location max-forwards pragma proxy-authenticate "
+    b"proxy-authentication-info retry-after server set-cookie set-cookie2 strict-transport-security vary "
+    b"warning www-authenticate".split())
+
+
+cdef bytes select_trailers(const uint8_t* data, Py_ssize_t size):
+    cdef Field field
+    cdef Py_ssize_t at = 0
+    cdef bytes kept = b""
+    while _read_line(data, size, at, &field) == 1:
+        at = field.end
+        if field.known == KN_OTHER and data[field.start:field.start + field.name_size].lower() not in NO_TRAILERS:
+            kept += data[field.start:field.end]
+    return kept
+
+
+cdef bint check_request(const uint8_t* head, RequestHead* request) except -1:
+    parser = HttpRequestParser(NO_CALLBACKS)
     try:
-        HttpRequestParser(NO_CALLBACKS).feed_data(PyMemoryView_FromMemory(<char*>head, size, PyBUF_READ))
+        if not request.is_common:
+            # The parser knows a list of methods; ours, read above, is a grammar. All else it judges.
+            parser.feed_data(b"GET ")
+            head += request.target_start
+        parser.feed_data(PyMemoryView_FromMemory(
+            <char*>head, request.size - (0 if request.is_common else request.target_start), PyBUF_READ))
     except HttpParserUpgrade:
         # The parser's word for "Upgrade and Connection: upgrade": the head itself is well-formed.
         return True
@@ -443,6 +549,30 @@ cdef bint check_response(const uint8_t* head, Py_ssize_t size) except -1:
     except HttpParserError:
         return False
     return True
+
+
+cdef int read_request_host(
+    const uint8_t* head, RequestHead* request, uint8_t* text, Span* host, Py_ssize_t* port_start
+) noexcept nogil:
+    cdef Span value
+    value.data = head
+    value.size = 0
+    host.data = text
+    host.size = 0
+    port_start[0] = 0
+    if request.host >= 0:
+        value.data = head + request.fields[request.host].value_start
+        value.size = request.fields[request.host].value_size
+        if value.size > MAX_HOST:
+            return 400
+        # A Host that an absolute target replaces has to be valid all the same.
+        host.size = read_host(value, text, port_start)
+    if host.size >= 0 and request.authority.size:
+        value = request.authority
+        if value.size > MAX_HOST:
+            return 400
+        host.size = read_host(value, text, port_start)
+    return 400 if host.size < 0 or (value.size == 0 and request.framing.minor == 1) else 0
 
 
 cdef Py_ssize_t read_host(Span value, uint8_t* out, Py_ssize_t* port_start) noexcept nogil:
@@ -504,44 +634,40 @@ cdef RequestHead _request
 cdef ResponseHead _response
 
 
-def read_request_head(bytes head, int max_fields=100):
+def read_request_head(bytes head, int max_fields=100, int max_field_bytes=8192, bint drops_underscores=False):
     """Return the facts of a whole request head as a dict, or the HTTP status that refuses it."""
     cdef Py_ssize_t end = find_head_end(head, len(head), 0)
-    cdef Py_ssize_t port_at = 0, host_size
-    cdef uint8_t[512] host_text
+    cdef Py_ssize_t port_at = 0
+    cdef uint8_t[MAX_HOST] host_text
     cdef Span host
     cdef int status, place
+    cdef HeadLimits limits
     if end <= 0:
         return 400
-    status = parse_request_head(head, end, max_fields, &_request)
-    if status == 0 and not check_request(head, end):
+    limits.fields = max_fields
+    limits.field_bytes = max_field_bytes
+    limits.drops_underscores = drops_underscores
+    status = parse_request_head(head, end, &limits, &_request)
+    if status == 0 and not check_request(head, &_request):
         status = 400
+    if status == 0:
+        status = read_request_host(head, &_request, host_text, &host, &port_at)
     if status:
         return status
-    host.data = NULL
-    host.size = 0
-    if _request.authority.size:
-        host = _request.authority
-    elif _request.host >= 0:
-        host.data = <const uint8_t*>head + _request.fields[_request.host].value_start
-        host.size = _request.fields[_request.host].value_size
-    if host.size > 512:
-        return 400
-    host_size = read_host(host, host_text, &port_at)
-    if host_size < 0 or (host.size == 0 and _request.framing.minor == 1):
-        return 400
     return {
         "method": head[:_request.method_size],
         "minor": _request.framing.minor,
         "path": _request.path.data[:_request.path.size],
         "query": _request.query.data[:_request.query.size],
-        "host": host_text[:host_size],
+        "host": host_text[:host.size],
         "host_name": host_text[:port_at],
         "content_length": _request.framing.content_length,
         "chunked": bool(_request.framing.chunked),
         "close": bool(_request.framing.close),
         "keep_alive": bool(_request.framing.keep_alive),
         "expects_continue": bool(_request.expects_continue),
+        "accepts_trailers": bool(_request.accepts_trailers),
+        "wants_websocket": bool(_request.wants_websocket),
         "fields": [_field(head, &_request.fields[place]) for place in range(<int>_request.field_count)],
     }
 
@@ -572,8 +698,12 @@ cdef tuple _field(bytes head, Field* field):
 def parse_request_heads(bytes head, int repeat, bint with_httptools):
     """Judge *head* over and over: what reading one head costs, with the parser's word and without."""
     cdef int _turn
+    cdef HeadLimits limits
+    limits.fields = MAX_FIELDS
+    limits.field_bytes = <int>len(head)
+    limits.drops_underscores = False
     for _turn in range(repeat):
-        if parse_request_head(head, len(head), MAX_FIELDS, &_request):
+        if parse_request_head(head, len(head), &limits, &_request):
             raise ValueError("not a request head")
-        if with_httptools and not check_request(head, len(head)):
+        if with_httptools and not check_request(head, &_request):
             raise ValueError("not a request head")

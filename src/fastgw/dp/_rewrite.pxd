@@ -21,6 +21,7 @@ cdef struct RequestOut:
     Span via_token            # "1.1 fastgw/VERSION"
     Span request_id           # 32 hex digits; size 0: none
     bint expect_continue
+    bint websocket            # Upgrade goes on
 
 cdef Py_ssize_t write_request_head(
     uint8_t* out, const uint8_t* head, RequestHead* request, RequestOut* to
@@ -38,6 +39,8 @@ cdef struct ResponseOut:
     int64_t content_length    # -1: none is written
     bint chunked
     bint keep_alive
+    bint websocket            # 101: the connection becomes a tunnel
+    bint trailers             # Trailer goes on
     bint minor_zero           # the client speaks HTTP/1.0: keep-alive must be said
 
 cdef Py_ssize_t write_response_head(

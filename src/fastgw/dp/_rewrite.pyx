@@ -12,8 +12,8 @@ from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 
 from fastgw.dp._head cimport (
-    KN_ACCEPT, KN_EXPECT, KN_HOST, KN_OTHER, KN_PROXY, KN_TE, KN_VIA, KN_X_FORWARDED_FOR, KN_X_FORWARDED_SET,
-    KN_X_REAL_IP, MAX_FIELDS, Field, Framing, parse_request_head
+    KN_ACCEPT, KN_EXPECT, KN_HOST, KN_OTHER, KN_PROXY, KN_TE, KN_TRAILER, KN_VIA, KN_X_FORWARDED_FOR, KN_X_FORWARDED_SET,
+    KN_X_REAL_IP, MAX_FIELDS, Field, Framing, HeadLimits, parse_request_head
 )
 
 cdef char* REASONS[600]
@@ -78,7 +78,7 @@ cdef Py_ssize_t write_status_line(uint8_t* out, int status) noexcept nogil:
 
 cdef Py_ssize_t _copy_kept(
     uint8_t* out, const uint8_t* head, Field* fields, uint32_t count, Framing* framing, bint is_request,
-    int skipped,
+    int skipped, bint keeps_trailer,
 ) noexcept nogil:
     """Copy the fields that pass this hop, in order, whole runs at a time; field *skipped* is left out."""
     cdef Py_ssize_t at = 0
@@ -97,7 +97,8 @@ cdef Py_ssize_t _copy_kept(
             keep = False
         else:
             keep = known == KN_X_REAL_IP or known == KN_X_FORWARDED_SET or known == KN_EXPECT \
-                or known == KN_HOST or known == KN_PROXY or known == KN_TE
+                or known == KN_HOST or known == KN_PROXY or known == KN_TE \
+                or (known == KN_TRAILER and keeps_trailer)
         if keep and framing.nominated_count and known == KN_OTHER:
             keep = not _is_nominated(framing, head + fields[place].start, fields[place].name_size)
         if keep:
@@ -145,10 +146,13 @@ cdef Py_ssize_t write_request_head(
     at += put(out + at, to.query.data, to.query.size)
     at += put(out + at, b" HTTP/1.1\r\n", 11)
     at += _put_field(out + at, b"Host: ", 6, to.host)
-    at += put(out + at, b"Connection: keep-alive\r\n", 24)
+    if to.websocket:
+        at += put(out + at, b"Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n", 53)
+    else:
+        at += put(out + at, b"Connection: keep-alive\r\n", 24)
     if request.accepts_trailers:
         at += put(out + at, b"TE: trailers\r\n", 14)
-    at += _copy_kept(out + at, head, fields, request.field_count, framing, True, request.via)
+    at += _copy_kept(out + at, head, fields, request.field_count, framing, True, request.via, False)
     at += _put_appended(
         out + at, b"Via: ", 5, head, &fields[request.via] if request.via >= 0 else NULL, to.via_token)
     at += _put_appended(
@@ -181,7 +185,7 @@ cdef Py_ssize_t write_response_head(
     cdef Py_ssize_t at = write_status_line(out, response.status)
     cdef bint has_via = response.via >= 0 and to.via_token.size > 0
     at += _copy_kept(out + at, head, response.fields, response.field_count, &response.framing, False,
-                     response.via if has_via else -1)
+                     response.via if has_via else -1, to.trailers)
     if not response.has_date:
         at += put(out + at, to.date.data, to.date.size)
     if to.via_token.size:
@@ -206,7 +210,9 @@ cdef Py_ssize_t write_response_head(
         at += put(out + at, b"Content-Length: ", 16)
         at += write_decimal(out + at, to.content_length)
         at += put(out + at, b"\r\n", 2)
-    if to.keep_alive:
+    if to.websocket:
+        at += put(out + at, b"Connection: Upgrade\r\nUpgrade: websocket\r\n", 41)
+    elif to.keep_alive:
         at += put(out + at, b"Connection: keep-alive\r\n", 24)
     else:
         at += put(out + at, b"Connection: close\r\n", 19)
@@ -217,7 +223,8 @@ cdef Py_ssize_t write_response_head(
 cdef Py_ssize_t write_interim_head(uint8_t* out, const uint8_t* head, ResponseHead* response) noexcept nogil:
     """Write a 1xx head as it came, hop-by-hop fields left out (RFC 9110 §15.2)."""
     cdef Py_ssize_t at = write_status_line(out, response.status)
-    at += _copy_kept(out + at, head, response.fields, response.field_count, &response.framing, False, -1)
+    at += _copy_kept(out + at, head, response.fields, response.field_count, &response.framing, False, -1,
+                     False)
     at += put(out + at, b"\r\n", 2)
     return at
 
@@ -235,10 +242,14 @@ def rewrite_request_head(
     cdef RequestOut to
     cdef Py_ssize_t size = 0
     cdef int _turn
+    cdef HeadLimits limits
     cdef bytearray out = bytearray(
         HEAD_OVERHEAD + 2 * len(head) + len(path) + len(host) + 2 * len(peer) + len(fixed) + len(prefix)
         + len(forwarded_host))
-    if parse_request_head(head, len(head), MAX_FIELDS, &_request):
+    limits.fields = MAX_FIELDS
+    limits.field_bytes = <int>len(head)
+    limits.drops_underscores = False
+    if parse_request_head(head, len(head), &limits, &_request):
         raise ValueError("not a request head")
     to.path.data = path
     to.path.size = len(path)
@@ -259,6 +270,7 @@ def rewrite_request_head(
     to.request_id.data = request_id
     to.request_id.size = len(request_id)
     to.expect_continue = _request.expects_continue
+    to.websocket = _request.wants_websocket
     for _turn in range(repeat):
         size = write_request_head(out, head, &_request, &to)
     return bytes(out[:size])

@@ -28,6 +28,9 @@ cdef class ServiceEntry:
         readonly int64_t write_ms
         readonly int64_t read_ms
         readonly bint is_upstream_name
+        readonly bint is_tls
+        readonly object tls_verify        # None: as the settings say; so is the depth
+        readonly object tls_verify_depth
         object pool                   # an UpstreamPool, found on first use
 
 

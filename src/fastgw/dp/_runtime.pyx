@@ -25,7 +25,11 @@ cdef class ServiceEntry:
         # Encoded once here, so that a path without anything to encode needs no second look per request.
         self.path = b"" if not record.path or record.path == "/" else encode(record.path.encode())
         host = f"[{record.host}]" if ":" in record.host and not record.host.startswith("[") else record.host
-        self.host_header = (host if record.port == 80 else f"{host}:{record.port}").encode()
+        self.is_tls = record.protocol == "https"
+        default_port = 443 if self.is_tls else 80
+        self.host_header = (host if record.port == default_port else f"{host}:{record.port}").encode()
+        self.tls_verify = record.tls_verify
+        self.tls_verify_depth = record.tls_verify_depth
         self.retries = record.retries
         self.connect_ms = record.connect_timeout_ms
         self.write_ms = record.write_timeout_ms

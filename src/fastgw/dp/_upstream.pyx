@@ -7,17 +7,25 @@ from posix.uio cimport iovec
 from fastgw.dp._body cimport (
     BODY_CHUNKED, BODY_LENGTH, BODY_NONE, BODY_UNTIL_CLOSE, begin_body, take_joined
 )
+from fastgw.dp._core cimport Layer
 from fastgw.dp._exchange cimport Failure, FAIL_CLOSED, FAIL_MALFORMED, FAIL_TIMEOUT
-from fastgw.dp._head cimport check_response, find_head_end, parse_response_head
+from fastgw.dp._head cimport check_response, find_head_end, parse_response_head, select_trailers
+from fastgw.dp._tls cimport TlsLayer, client_layer
 from fastgw.dp._wheel cimport monotonic_ms
 
 from fastgw.dp.states import UPSTREAM_MOVES
+
+cdef extern from "sys/socket.h" nogil:
+    ssize_t c_recv "recv"(int fd, void* data, size_t size, int flags)
+    enum:
+        MSG_PEEK
+        MSG_DONTWAIT
 
 cdef extern from "stdio.h" nogil:
     int snprintf(char* out, size_t size, const char* format, ...)
 
 # Bit n of an entry: state n may follow. Filled from the one table, `states.py`.
-cdef int[4] MOVES
+cdef int[5] MOVES
 for _state, _followers in UPSTREAM_MOVES.items():
     MOVES[<int>_state] = sum(1 << follower for follower in _followers)
 
@@ -42,9 +50,11 @@ cdef class UpstreamConnection(UpstreamSide):
         """Serve *exchange* from now on."""
         self._set_state(UP_WAITING)
         self.exchange = exchange
+        self.is_answered = False
         self.interim_count = 0
-        self.silence_ms = max(exchange.route.service.read_ms, exchange.route.service.write_ms)
-        self.core.wheel.arm(self, monotonic_ms() + self.silence_ms)
+        self.read_ms = exchange.route.service.read_ms
+        self.write_ms = exchange.route.service.write_ms
+        self.core.wheel.arm(self, monotonic_ms() + self.read_ms)
         return 0
 
     cdef bint write_request(
@@ -59,7 +69,10 @@ cdef class UpstreamConnection(UpstreamSide):
             parts[count].iov_len = head_size
             count += 1
         else:
-            self.deadline_ms = monotonic_ms() + self.silence_ms
+            if self.is_write_broken:
+                return False
+            if not self.is_write_paused:
+                self.deadline_ms = monotonic_ms() + self.read_ms
         if size:
             if self.exchange.is_request_chunked:
                 parts[count].iov_base = size_line
@@ -86,81 +99,110 @@ cdef class UpstreamConnection(UpstreamSide):
             return True
         return self.send_vector(parts, count)
 
+    cdef int write_failed(self) except -1:
+        """The upstream wants no more of the request: it may have answered before it closed, so read on."""
+        if self.exchange is None or self.exchange.request_body.kind == BODY_NONE:
+            return self.abort()
+        self.is_write_broken = True
+        self.core.wheel.arm(self, monotonic_ms() + self.read_ms)
+        return self.resume_reading()
+
+    cdef int end_tunnel(self) except -1:
+        """Send what is queued, for a while, and close."""
+        self.exchange = None
+        self._set_state(UP_DEAD)
+        self.core.wheel.arm(self, monotonic_ms() + self.write_ms)
+        return self.close_after_flush()
+
+    cdef bint _is_open(self) noexcept:
+        """Look at the socket: still open, and nothing came that nobody asked for."""
+        cdef uint8_t byte
+        return c_recv(self.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0
+
     cdef int discard(self) except -1:
         """Give up the exchange in progress and the connection with it."""
+        if self.layer is not None and (self.state == UP_CLEAN or self.is_answered):
+            # Nothing is cut: say so. An exchange that is given up ends without a close_notify.
+            self.layer.finish(self)
         self.exchange = None
         self._set_state(UP_DEAD)
         self.core.wheel.disarm(self)
         self.held = None
         return self.abort()
 
+    # --- for the connector
+
+    @property
+    def handshake(self):
+        """The future that ends with the TLS handshake; None for a plain connection."""
+        return None if self.layer is None else (<TlsLayer>self.layer).waiter
+
+    def give_up(self):
+        """Close a connection that no exchange has taken."""
+        self._fail(FAIL_CLOSED)
+
     # --- called by the transport
 
-    def buffer_updated(self, Py_ssize_t size):
+    cdef int receive(self, uint8_t* data, Py_ssize_t size) except -1:
         cdef bytearray held
-        try:
-            if self.held is not None:
-                held, self.held = self.held, None
-                held += PyBytes_FromStringAndSize(<const char*>self.core.read_pointer, size)
-                self._received(<uint8_t*>PyByteArray_AS_STRING(held), len(held))
-            else:
-                self._received(self.core.read_pointer, size)
-        except Exception:
-            self.core.log.exception("upstream connection failed")
-            self._fail(FAIL_CLOSED)
+        if self.held is None:
+            return self._received(data, size)
+        held, self.held = self.held, None
+        held += PyBytes_FromStringAndSize(<const char*>data, size)
+        return self._received(<uint8_t*>PyByteArray_AS_STRING(held), len(held))
 
-    def eof_received(self):
-        try:
-            if self.state == UP_BODY and self.body.kind == BODY_UNTIL_CLOSE:
-                self.keeps_alive = False
-                self.exchange.response_bytes(NULL, 0, True)
-                self._complete(0)
-            else:
-                self._fail(FAIL_CLOSED)
-        except Exception:
-            self.core.log.exception("upstream connection failed at its end")
+    cdef bint receive_end(self) except -1:
+        if self.state == UP_TUNNEL:
+            self.exchange.tunnel_ended()
+        elif self.state == UP_BODY and self.body.kind == BODY_UNTIL_CLOSE and not self.is_cut:
+            self.keeps_alive = False
+            self.exchange.response_bytes(NULL, 0, True)
+            self._complete(0)
+        else:
             self._fail(FAIL_CLOSED)
         return False
+
+    def _broken(self, str doing):
+        self.core.log.exception("upstream connection failed while %s", doing)
+        self._fail(FAIL_CLOSED)
 
     def connection_lost(self, exception):
         self.is_closed = True
         if self.state != UP_DEAD:
             self._fail(FAIL_CLOSED)
+        if self.layer is not None:
+            layer, self.layer = self.layer, None
+            (<Layer>layer).lost(self, exception)
         self.transport = None
 
     def pause_writing(self):
         self.is_write_paused = True
         if self.exchange is not None:
+            self.core.wheel.arm(self, monotonic_ms() + self.write_ms)
             self.exchange.pause_request()
 
     def resume_writing(self):
         self.is_write_paused = False
         if self.exchange is not None:
-            self.deadline_ms = monotonic_ms() + self.silence_ms
+            self.core.wheel.arm(self, monotonic_ms() + self.read_ms)
             self.exchange.resume_request()
 
     cdef void on_deadline(self, int64_t now_ms) noexcept:
-        """Idle for too long: close. Silent in an exchange: time-out, unless what it waits for is ours to do.
-
-        That is to read on, or to send more of a request of which the client has sent no more.
-        """
+        """Idle for too long: close. Silent in an exchange: time-out, unless the client is what we wait for."""
         try:
             if self.state == UP_CLEAN:
                 self._fail(FAIL_CLOSED)
-            elif self.is_read_paused or self._waits_for_client():
-                self.core.wheel.arm(self, now_ms + self.silence_ms)
+            elif self.state == UP_DEAD:
+                if self.transport is not None:
+                    self.transport.abort()
+            elif self.is_read_paused or (
+                not self.has_unsent() and self.exchange.waits_for_client(self.interim_count > 0)
+            ):
+                self.core.wheel.arm(self, now_ms + self.read_ms)
             else:
                 self._fail(FAIL_TIMEOUT)
         except Exception:
             self.core.log.exception("upstream connection failed at its deadline")
-
-    cdef bint _waits_for_client(self) except -1:
-        """True while the upstream has all that the client has sent of its request, and more is to come."""
-        cdef Exchange exchange = self.exchange
-        if exchange.request_body.is_complete or self.has_unsent():
-            return False
-        # A client that asked for a 100 sends nothing before it: that is the upstream's to do.
-        return exchange.request_body.delivered > 0 or self.interim_count > 0 or not exchange.wants_continue
 
     # --- the answer
 
@@ -181,17 +223,22 @@ cdef class UpstreamConnection(UpstreamSide):
         if self.state == UP_CLEAN:
             # Nobody asked: an answer to no request would be given to the next one.
             return self._fail(FAIL_CLOSED)
-        self.deadline_ms = monotonic_ms() + self.silence_ms
+        if not self.is_write_paused:
+            self.deadline_ms = monotonic_ms() + self.read_ms
         while self.state == UP_WAITING and size:
             taken = self._take_head(data, size)
             if taken == 0:
                 return 0
             data += taken
             size -= taken
+        if self.state == UP_TUNNEL and size:
+            return self.exchange.response_bytes(data, size, False)
         if self.state == UP_BODY and size:
             taken = take_joined(&self.body, data, size, &joined)
             if taken < 0:
                 return self._fail(FAIL_MALFORMED)
+            if self.body.trailer_size:
+                self._keep_trailers()
             if joined or self.body.is_complete:
                 self.exchange.response_bytes(data, joined, self.body.is_complete)
             if self.state == UP_BODY and self.body.is_complete:
@@ -214,7 +261,11 @@ cdef class UpstreamConnection(UpstreamSide):
             return 0
         if response_head.status < 200:
             self.interim_count += 1
-            # 101 answers an Upgrade, and none was asked for.
+            if response_head.status == 101 and self.exchange.wants_websocket and response_head.grants_websocket:
+                self._set_state(UP_TUNNEL)
+                self.exchange.tunnel_granted(data, &response_head)
+                return end
+            # Any other 101 answers what nobody asked for.
             if response_head.status == 101 or self.interim_count > MAX_INTERIM:
                 self._fail(FAIL_MALFORMED)
                 return 0
@@ -242,10 +293,27 @@ cdef class UpstreamConnection(UpstreamSide):
             taken = take_joined(&self.body, rest, size, &joined)
             if taken < 0:
                 return self._fail(FAIL_MALFORMED)
+            if self.body.trailer_size:
+                self._keep_trailers()
         self._set_state(UP_BODY)
         self.exchange.response_head(head, response, rest, joined, self.body.is_complete)
         if self.state == UP_BODY and self.body.is_complete:
             self._complete(size - taken)
+        return 0
+
+    cdef int _keep_trailers(self) except -1:
+        """Gather the trailer section, if the client wants it; once whole, choose what goes on."""
+        cdef bytearray gathered
+        if not self.exchange.accepts_trailers:
+            return 0
+        if self.trailers is None:
+            self.trailers = bytearray()
+        self.trailers += PyBytes_FromStringAndSize(
+            <const char*>self.body.trailer_data, self.body.trailer_size)
+        if self.body.is_complete:
+            gathered, self.trailers = self.trailers, None
+            self.exchange.trailers = select_trailers(
+                <uint8_t*>PyByteArray_AS_STRING(gathered), len(gathered)) or None
         return 0
 
     cdef int _complete(self, Py_ssize_t left_over) except -1:
@@ -253,9 +321,10 @@ cdef class UpstreamConnection(UpstreamSide):
         cdef Exchange exchange = self.exchange
         self.exchange = None
         self.served += 1
+        self.is_answered = exchange.request_body.is_complete
         if (
             self.keeps_alive and left_over == 0 and exchange.request_body.is_complete
-            and not self.is_closed and not self.has_unsent()
+            and not self.is_closed and not self.is_write_broken and not self.has_unsent()
             and (self.pool.requests_limit == 0 or self.served < self.pool.requests_limit)
         ):
             self.resume_reading()
@@ -268,21 +337,25 @@ cdef class UpstreamConnection(UpstreamSide):
 
 
 cdef class Pool(UpstreamPool):
-    def __init__(self, ProxyCore core, str host, int port):
+    def __init__(self, ProxyCore core, str host, int port, tls=None, *, bint keeps_idle=True):
         self.core = core
         self.host = host
         self.port = port
+        self.tls = tls
         self.idle = []
-        self.idle_limit = core.options.upstream_idle_connections
+        self.idle_limit = core.options.upstream_idle_connections if keeps_idle else 0
         self.requests_limit = core.options.upstream_keepalive_requests
         self.idle_ms = core.options.upstream_idle_timeout_ms
 
-    cdef UpstreamSide take(self):
+    cdef UpstreamSide take(self, bint must_be_open):
         """Return the newest idle connection that still looks open, or None."""
         cdef UpstreamConnection connection
         while self.idle:
             connection = <UpstreamConnection>self.idle.pop()
             if connection.is_closed:
+                continue
+            if must_be_open and not connection._is_open():
+                connection.discard()
                 continue
             return connection
         return None
@@ -318,7 +391,16 @@ cdef class Pool(UpstreamPool):
         while self.idle:
             (<UpstreamConnection>self.idle.pop()).discard()
 
-    def make_connection(self):
-        """Return the protocol object for a new connection."""
+    def make_connection(self, context=None):
+        """Return the protocol object for a new connection, over TLS by *context* where `tls` is not None.
+
+        Raises:
+            ValueError: the upstream's name can be none that TLS knows.
+        """
+        cdef UpstreamConnection connection = UpstreamConnection(self)
+        if self.tls is not None:
+            connection.layer = client_layer(
+                self.core.loop, context, self.tls.server_name,
+                self.tls.verify_depth if self.tls.is_verified else -1)
         self.core.totals.upstream_connects_total += 1
-        return UpstreamConnection(self)
+        return connection

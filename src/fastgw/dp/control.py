@@ -11,6 +11,7 @@ A `SOCK_SEQPACKET` socket pair: one packet is one message, in msgpack, with its 
     Commit                         Committed
     Listen                         Listening
     Reopen                         Reopened
+    Certify   (+ certificates)     Certified | Refused
     Drain                          Drained
 
 The one complication is ownership of descriptors: `send` leaves them with the caller; those that `receive`
@@ -30,22 +31,33 @@ import msgspec
 
 MESSAGE_LIMIT_BYTES: Final = 65536
 FDS_LIMIT: Final = 128
-"""Listening sockets of one worker and its metrics segment; the kernel's own limit is 253."""
+"""Listening sockets of one worker and two files; the kernel's own limit is 253."""
 SEND_DEADLINE_S: Final = 5.0
 
 _ANCILLARY_BYTES: Final = socket.CMSG_SPACE(FDS_LIMIT * array.array("i").itemsize)
 
 
+class ListenerKind(msgspec.Struct, frozen=True):
+    """What is spoken on a listening socket."""
+
+    is_tls: bool = False
+    takes_proxy_header: bool = False
+
+
 class Configure(msgspec.Struct, frozen=True, tag=True):
-    """The first message. Descriptors: one listening socket per listener, then the metrics segment."""
+    """The first message.
+
+    Descriptors: one listening socket per listener, the metrics segment, and a file with what ssl listeners
+    need (`ProxyTls` in msgpack; empty when there is none).
+    """
 
     node_id: str
     worker: int
     """Its number, from 0; a replacement keeps it."""
     options: msgspec.Raw
     """`ProxyOptions` in msgpack: the channel does not know the proxy."""
-    schemes: tuple[str, ...]
-    """"http" for each listening socket, in their order."""
+    listeners: tuple[ListenerKind, ...]
+    """One for each listening socket, in their order."""
     log_level: str
     error_log: str | None
     access_log: str | None
@@ -96,6 +108,10 @@ class Reopen(msgspec.Struct, frozen=True, tag=True):
     """Open the log files anew under their names."""
 
 
+class Certify(msgspec.Struct, frozen=True, tag=True):
+    """Present other certificates from the next handshake on. Descriptor: as the last one of Configure."""
+
+
 class Ready(msgspec.Struct, frozen=True, tag=True):
     pass
 
@@ -111,6 +127,7 @@ class Prepared(msgspec.Struct, frozen=True, tag=True):
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
     generation: int
+    """0 where the question was about none."""
     reason: str
 
 
@@ -134,8 +151,14 @@ class Reopened(msgspec.Struct, frozen=True, tag=True):
     pass
 
 
-ToWorker = Configure | Stage | Prepare | Commit | Abandon | Listen | Drain | Reopen
-ToSupervisor = Ready | Staged | Prepared | Refused | Abandoned | Committed | Listening | Drained | Reopened
+class Certified(msgspec.Struct, frozen=True, tag=True):
+    pass
+
+
+ToWorker = Configure | Stage | Prepare | Commit | Abandon | Listen | Drain | Reopen | Certify
+ToSupervisor = (
+    Ready | Staged | Prepared | Refused | Abandoned | Committed | Listening | Drained | Reopened | Certified
+)
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -260,10 +283,10 @@ class Channel(Generic[_In, _Out]):
 
 def _count_fds(message: object) -> int:
     if isinstance(message, Configure):
-        return len(message.schemes) + 1
+        return len(message.listeners) + 2
     if isinstance(message, Prepare):
         return 2 if message.has_overlay else 1
-    return 1 if isinstance(message, Stage) else 0
+    return 1 if isinstance(message, Stage | Certify) else 0
 
 
 def make_pair() -> tuple[socket.socket, socket.socket]:

@@ -5,7 +5,7 @@ Contract. `DataPlane.start` either has everything open or raises one FastgwError
 control plane is dialled, and nothing is read from disk: the file is the configuration.
 
     SIGTERM, SIGINT, SIGQUIT   drain, then end; once more: end now
-    SIGHUP                     read declarative_config anew
+    SIGHUP                     read declarative_config and the certificates of ssl listeners anew
     SIGUSR1                    open the log files anew
 """
 
@@ -97,6 +97,7 @@ class DataPlane:
 
     def read_again(self) -> None:
         """Read what can change while the data plane runs."""
+        self._in_background(self.supervisor.read_certificates())
         if self._declared is not None:
             self._declared.read_again()
         else:

@@ -20,17 +20,22 @@ from typing import Final
 
 import msgspec
 
-from fastgw.dp._core import ProxyCore
+from fastgw.dp._core import Listener, ProxyCore
 from fastgw.dp._downstream import Downstream
 from fastgw.dp._metrics import MetricsSegment
 from fastgw.dp._runtime import BaseRuntime, Runtime
 from fastgw.dp._upstream import Pool
 from fastgw.dp._wheel import TimerWheel
+from fastgw.dp.control import ListenerKind
 from fastgw.dp.upstream.connector import Connector
+from fastgw.dp.upstream.dns import NameServers
+from fastgw.dp.upstream.resolver import Resolver, ResolverOptions
 from fastgw.errors import ImageError
 from fastgw.obs.accesslog import AccessLog
 from fastgw.obs.logs import get_logger
 from fastgw.settings import Settings
+from fastgw.tls.client import SYSTEM, UpstreamContexts
+from fastgw.tls.server import CertificateStore
 
 #: Period of the timer wheel, in seconds: `TICK_MS` of `_wheel.pxd`.
 TICK_S: Final = 0.1
@@ -50,9 +55,12 @@ class ProxyOptions(msgspec.Struct, frozen=True):
     head_bytes: int = 32768
     request_line_bytes: int = 8192
     head_fields: int = 100
+    field_bytes: int = 8192
+    underscores: bool = True
     body_bytes: int = 0
     head_timeout_ms: int = 10_000
     body_timeout_ms: int = 60_000
+    body_rate: int = 1024
     send_timeout_ms: int = 60_000
     keepalive_timeout_ms: int = 75_000
     keepalive_requests: int = 10_000
@@ -60,18 +68,29 @@ class ProxyOptions(msgspec.Struct, frozen=True):
     upstream_idle_connections: int = 512
     upstream_keepalive_requests: int = 10_000
     upstream_idle_timeout_ms: int = 60_000
+    trusted_ips: tuple[str, ...] = ()
+    real_ip_header: str = "X-Real-IP"
+    real_ip_recursive: bool = False
+    upstream_verify: bool = False
+    upstream_verify_depth: int = 1
+    upstream_trusted: str = SYSTEM
+    resolver: ResolverOptions = ResolverOptions()
 
     @classmethod
     def from_settings(cls, settings: Settings) -> ProxyOptions:
         return cls(
             headers=settings.headers,
             debug_fields=settings.allow_debug_header,
+            upstream_request_id="x-kong-request-id" in settings.headers_upstream,
             head_bytes=settings.proxy_head_bytes,
             request_line_bytes=settings.proxy_request_line_bytes,
             head_fields=settings.proxy_head_fields,
+            field_bytes=settings.proxy_field_bytes,
+            underscores=settings.nginx_http_underscores_in_headers,
             body_bytes=settings.nginx_http_client_max_body_size,
             head_timeout_ms=int(_ms(settings.nginx_http_client_header_timeout)),
             body_timeout_ms=int(_ms(settings.nginx_http_client_body_timeout)),
+            body_rate=settings.proxy_body_rate,
             send_timeout_ms=int(_ms(settings.nginx_http_send_timeout)),
             keepalive_timeout_ms=int(_ms(settings.nginx_http_keepalive_timeout)),
             keepalive_requests=settings.nginx_http_keepalive_requests,
@@ -79,6 +98,20 @@ class ProxyOptions(msgspec.Struct, frozen=True):
             upstream_idle_connections=settings.upstream_keepalive_pool_size,
             upstream_keepalive_requests=settings.upstream_keepalive_max_requests,
             upstream_idle_timeout_ms=int(_ms(settings.upstream_keepalive_idle_timeout)),
+            trusted_ips=settings.trusted_ips,
+            real_ip_header=settings.real_ip_header,
+            real_ip_recursive=settings.real_ip_recursive,
+            upstream_verify=settings.nginx_proxy_proxy_ssl_verify,
+            upstream_verify_depth=settings.nginx_proxy_proxy_ssl_verify_depth,
+            upstream_trusted=settings.nginx_proxy_proxy_ssl_trusted_certificate,
+            resolver=ResolverOptions(
+                servers=settings.dns_resolver,
+                valid_ttl_s=settings.dns_valid_ttl,
+                stale_ttl_s=settings.dns_stale_ttl,
+                not_found_ttl_s=settings.dns_not_found_ttl,
+                error_ttl_s=settings.dns_error_ttl,
+                names=settings.dns_cache_size,
+            ),
         )
 
 
@@ -88,6 +121,7 @@ class ProxyServer:
     Args:
         metrics_fd: the worker's counters (`_metrics.SEGMENT_BYTES` long); stays the caller's.
         access_log: None when it is off, which then costs nothing per request.
+        certificates: of the ssl listeners; None when there are none.
     """
 
     def __init__(
@@ -96,12 +130,24 @@ class ProxyServer:
         options: ProxyOptions,
         metrics_fd: int,
         access_log: AccessLog | None,
+        certificates: CertificateStore | None = None,
     ) -> None:
         self._loop = loop
+        self._certificates = certificates
         self._metrics = MetricsSegment(metrics_fd)
         self._wheel = TimerWheel(_now_ms())
         self._core = ProxyCore(loop, options, self._wheel, self._metrics, access_log, _log)
-        self._connector = Connector(loop, functools.partial(Pool, self._core), _log)
+        self._name_servers = NameServers(loop, options.resolver.servers)
+        self._resolver = Resolver(loop, self._name_servers.ask, options.resolver)
+        self._connector = Connector(
+            loop,
+            functools.partial(Pool, self._core),
+            _log,
+            resolver=self._resolver,
+            contexts=UpstreamContexts(options.upstream_trusted),
+            verifies=options.upstream_verify,
+            verify_depth=options.upstream_verify_depth,
+        )
         self._core.set_connector(self._connector)
         self._bases: weakref.WeakValueDictionary[str, BaseRuntime] = weakref.WeakValueDictionary()
         self._staged: BaseRuntime | None = None
@@ -141,13 +187,21 @@ class ProxyServer:
         """How many generations are mapped: the live, the prepared, and those that requests still hold."""
         return self._metrics.generations_live
 
-    async def listen(self, sockets: Sequence[tuple[socket.socket, str]]) -> None:
-        """Accept on listening sockets; the string is the scheme that clients speak there."""
+    async def listen(self, sockets: Sequence[tuple[socket.socket, ListenerKind]]) -> None:
+        """Accept on listening sockets, each with what clients speak there."""
         self._tick()
-        for sock, scheme in sockets:
+        for sock, kind in sockets:
             name = sock.getsockname()
             port = name[1] if isinstance(name, tuple) else 0
-            factory = functools.partial(Downstream, self._core, scheme.encode(), port)
+            if kind.is_tls and self._certificates is None:
+                raise ValueError("an ssl listener needs certificates")
+            listener = Listener(
+                b"https" if kind.is_tls else b"http",
+                port,
+                self._certificates if kind.is_tls else None,
+                kind.takes_proxy_header,
+            )
+            factory = functools.partial(Downstream, self._core, listener)
             # The loop calls listen(2) again: its default backlog would shrink what the supervisor set.
             self._servers.append(
                 await self._loop.create_server(factory, sock=sock, backlog=_backlog_of(sock))
@@ -167,6 +221,8 @@ class ProxyServer:
         for connection in tuple(self._core.downstreams):
             connection.end()
         self._connector.close_idle()
+        await self._resolver.close()
+        await self._name_servers.close()
         if self._tick_handle is not None:
             self._tick_handle.cancel()
 

@@ -8,7 +8,7 @@ Downstream (the client's connection)::
                   ┌──────────────── answered, kept alive ────────────────┐
                   v                                                      │
     CLEAN ──> READ_HEAD ──> READ_BODY ──request whole──> ANSWERING ──────┤
-      │           │             │                            │           │
+      │           │             │                            ├─101─> TUNNEL
       │           │             └─answered early─> DRAINING ─┼─body over─┘
       │           └──refused──> LINGER <─────────────────────┤
       └─────────────────────────> DEAD <─────────────────────┘   (from every state)
@@ -16,6 +16,7 @@ Downstream (the client's connection)::
 Upstream (ours to a target)::
 
     CLEAN ──request──> WAITING ──answer's head──> BODY ──whole, in frame, nothing left──> CLEAN
+                          ├──101 that was asked for──> TUNNEL ──> DEAD
                           └───────────────────────┴──anything else──> DEAD
 
 A connection is reused only from CLEAN. Source: http-security checklist §4.
@@ -35,14 +36,16 @@ class DownstreamState(IntEnum):
     ANSWERING = 3  #: an exchange is in progress, its request is whole
     DRAINING = 4  #: the answer has gone before the request was whole: the rest is dropped, to a bound
     LINGER = 5  #: our side is closed, the client may still read the answer
-    DEAD = 6
+    TUNNEL = 6  #: the upstream has answered 101: bytes, no messages any more
+    DEAD = 7
 
 
 class UpstreamState(IntEnum):
     CLEAN = 0  #: idle in its pool, nothing owed and nothing left over
     WAITING = 1  #: a request goes out, the answer's head has not come
     BODY = 2  #: the answer's body comes
-    DEAD = 3
+    TUNNEL = 3
+    DEAD = 4
 
 
 _D, _U = DownstreamState, UpstreamState
@@ -51,15 +54,17 @@ DOWNSTREAM_MOVES: Final[Mapping[DownstreamState, frozenset[DownstreamState]]] = 
     _D.CLEAN: frozenset({_D.READ_HEAD, _D.READ_BODY, _D.ANSWERING, _D.LINGER, _D.DEAD}),
     _D.READ_HEAD: frozenset({_D.READ_BODY, _D.ANSWERING, _D.LINGER, _D.DEAD}),
     _D.READ_BODY: frozenset({_D.ANSWERING, _D.DRAINING, _D.LINGER, _D.DEAD}),
-    _D.ANSWERING: frozenset({_D.CLEAN, _D.LINGER, _D.DEAD}),
+    _D.ANSWERING: frozenset({_D.CLEAN, _D.LINGER, _D.TUNNEL, _D.DEAD}),
     _D.DRAINING: frozenset({_D.CLEAN, _D.LINGER, _D.DEAD}),
     _D.LINGER: frozenset({_D.DEAD}),
+    _D.TUNNEL: frozenset({_D.LINGER, _D.DEAD}),
     _D.DEAD: frozenset({_D.DEAD}),
 }
 
 UPSTREAM_MOVES: Final[Mapping[UpstreamState, frozenset[UpstreamState]]] = {
     _U.CLEAN: frozenset({_U.WAITING, _U.DEAD}),
-    _U.WAITING: frozenset({_U.BODY, _U.DEAD}),
+    _U.WAITING: frozenset({_U.BODY, _U.TUNNEL, _U.DEAD}),
     _U.BODY: frozenset({_U.CLEAN, _U.DEAD}),
+    _U.TUNNEL: frozenset({_U.DEAD}),
     _U.DEAD: frozenset({_U.DEAD}),
 }

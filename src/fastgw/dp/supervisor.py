@@ -21,16 +21,19 @@ from typing import Final
 import msgspec
 
 from fastgw.dp.apply import Applier, short_digest
+from fastgw.dp.control import ListenerKind
 from fastgw.dp.generation import describe_counts
 from fastgw.dp.server import ProxyOptions
 from fastgw.dp.store import Store, StoredImage, StoredSnapshot
 from fastgw.dp.sync import Applied, AppliedState, IncomingSnapshot, NodeIdentity, Refused
-from fastgw.dp.workers import Deadlines, Worker, WorkerSettings, WorkerState
+from fastgw.dp.workers import Deadlines, SharedFile, Worker, WorkerSettings, WorkerState
+from fastgw.errors import CertificateError
 from fastgw.listening import address_of, open_listener
 from fastgw.obs import logs
 from fastgw.routing.compile_process import CompileProcess
 from fastgw.routing.routes import FLAVORS
 from fastgw.settings import Listen, Settings
+from fastgw.tls.proxy_pairs import load_proxy_tls
 
 _log: Final = logs.get_logger(__name__)
 
@@ -51,6 +54,7 @@ class Supervisor:
         self._compiler = CompileProcess(flavor=settings.router_flavor)
         self._compiler_start: asyncio.Task[None] | None = None
         self._store = store
+        self._tls_file = SharedFile("fastgw-tls", b"")
         self.applier: Final = Applier(store, self._compiler, self._deadlines)
 
     @property
@@ -67,14 +71,17 @@ class Supervisor:
 
         Raises:
             ListenError: an address of proxy_listen cannot be listened on.
+            CertificateError: a certificate of an ssl listener cannot serve.
         """
         count = self._settings.workers
-        listeners: list[list[tuple[socket.socket, str]]] = [[] for _ in range(count)]
+        self._tls_file.replace(await self._load_tls())
+        listeners: list[list[tuple[socket.socket, ListenerKind]]] = [[] for _ in range(count)]
         for listen in self._settings.proxy_listen:
             sockets = _open_for_workers(listen, count)
             self.addresses.append(address_of(sockets[0]))
+            kind = ListenerKind(listen.ssl, listen.proxy_protocol)
             for place, sock in zip(listeners, sockets, strict=True):
-                place.append((sock, "http"))
+                place.append((sock, kind))
         # Beside all else: what is on disk is served before anything new needs compiling.
         self._compiler_start = asyncio.create_task(self._compiler.start(), name="compile process start")
         if from_disk:
@@ -85,6 +92,7 @@ class Supervisor:
             log_level=self._settings.log_level,
             error_log=self._settings.log_destination(self._settings.proxy_error_log),
             access_log=self._settings.log_destination(self._settings.proxy_access_log),
+            tls_file=self._tls_file,
         )
         self.workers = [
             Worker(
@@ -136,6 +144,22 @@ class Supervisor:
             for worker in running:
                 group.create_task(worker.reopen())
 
+    async def read_certificates(self) -> None:
+        """Load the certificates of the ssl listeners anew; those that cannot serve change nothing."""
+        try:
+            content = await self._load_tls()
+        except CertificateError as error:
+            _log.error("the certificates stay as they are: %s", error)
+            return
+        if not content:
+            return
+        self._tls_file.replace(content)
+        async with asyncio.TaskGroup() as group:
+            for worker in self.workers:
+                if worker.state is WorkerState.RUNNING:
+                    group.create_task(worker.certify())
+        _log.notice("certificates of the ssl listeners read anew")
+
     async def stop(self) -> None:
         """Drain all workers, within the deadline; `run` returns. May be called again."""
         self.is_draining = True
@@ -159,6 +183,17 @@ class Supervisor:
         await self._compiler.close()
         for worker in self.workers:
             worker.close()
+        self._tls_file.close()
+
+    async def _load_tls(self) -> bytes:
+        """Return what the workers need for ssl listeners; empty without any."""
+        if not any(listen.ssl for listen in self._settings.proxy_listen):
+            return b""
+        # In a thread: making an RSA key takes a while.
+        tls = await asyncio.to_thread(load_proxy_tls, self._settings)
+        for warning in dict.fromkeys(warning for pair in tls.default for warning in pair.warnings):
+            _log.warning("%s", warning)
+        return msgspec.msgpack.encode(tls)
 
     async def _restore(self) -> None:
         begun = time.monotonic()

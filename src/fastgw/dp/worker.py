@@ -28,9 +28,11 @@ from fastgw.dp import control
 from fastgw.dp._runtime import Runtime
 from fastgw.dp.process import die_with_parent, raise_file_limit
 from fastgw.dp.server import ProxyOptions, ProxyServer
-from fastgw.errors import FastgwError, ImageError
+from fastgw.errors import CertificateError, FastgwError, ImageError
 from fastgw.obs import logs
 from fastgw.obs.accesslog import AccessLog
+from fastgw.tls.proxy_pairs import ProxyTls
+from fastgw.tls.server import CertificateStore
 
 CONFIGURE_DEADLINE_S: Final = 10.0
 
@@ -44,12 +46,16 @@ class _Worker:
 
     def __init__(self, channel: _Channel, configure: control.Configure, fds: Sequence[int]) -> None:
         self._channel = channel
-        sockets = [socket.socket(fileno=fd) for fd in fds[:-1]]
-        self._listeners = list(zip(sockets, configure.schemes, strict=True))
+        *socket_fds, metrics_fd, tls_fd = fds
+        sockets = [socket.socket(fileno=fd) for fd in socket_fds]
+        self._listeners = list(zip(sockets, configure.listeners, strict=True))
         self._access_log = AccessLog(configure.access_log) if configure.access_log else None
         options = msgspec.msgpack.decode(configure.options, type=ProxyOptions)
-        self._server = ProxyServer(asyncio.get_running_loop(), options, fds[-1], self._access_log)
-        os.close(fds[-1])
+        self._certificates = _read_tls(tls_fd)
+        self._server = ProxyServer(
+            asyncio.get_running_loop(), options, metrics_fd, self._access_log, self._certificates
+        )
+        os.close(metrics_fd)
         self._prepared: tuple[int, Runtime] | None = None
         self._staging: asyncio.Task[None] | None = None
 
@@ -88,6 +94,8 @@ class _Worker:
                 if self._access_log is not None:
                     self._access_log.reopen()
                 return control.Reopened()
+            case control.Certify():
+                return self._do_certify(fds[0])
             case control.Drain():
                 await self._server.drain(message.deadline_s)
                 return control.Drained()
@@ -123,6 +131,15 @@ class _Worker:
         self._prepared = (message.generation, runtime)
         return control.Prepared(message.generation, (time.monotonic() - begun) * 1000)
 
+    def _do_certify(self, tls_fd: int) -> control.ToSupervisor:
+        try:
+            tls = _decode_tls(tls_fd)
+            if self._certificates is not None and tls is not None:
+                self._certificates.replace(tls.default, {})
+        except CertificateError as error:
+            return control.Refused(0, str(error))
+        return control.Certified()
+
     def _do_commit(self, generation: int) -> control.ToSupervisor:
         if self._prepared is None or self._prepared[0] != generation:
             return control.Refused(generation, f"generation {generation} was not prepared")
@@ -130,6 +147,21 @@ class _Worker:
         self._prepared = None
         self._server.commit(runtime)
         return control.Committed(generation)
+
+
+def _decode_tls(fd: int) -> ProxyTls | None:
+    """Read what the supervisor has loaded for ssl listeners; closes *fd*."""
+    try:
+        # Not read(): the file's position is shared with the other workers.
+        content = os.pread(fd, os.fstat(fd).st_size, 0)
+    finally:
+        os.close(fd)
+    return msgspec.msgpack.decode(content, type=ProxyTls) if content else None
+
+
+def _read_tls(fd: int) -> CertificateStore | None:
+    tls = _decode_tls(fd)
+    return None if tls is None else CertificateStore(tls.policy, tls.default)
 
 
 async def _serve(sock: socket.socket) -> int:

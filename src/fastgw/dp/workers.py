@@ -47,7 +47,30 @@ EXIT_DEADLINE_S: Final = 2.0
 """From the last word on the channel to the end of the process: it flushes its logs."""
 
 _Reply = TypeVar("_Reply", control.Ready, control.Staged, control.Prepared, control.Committed,
-                 control.Abandoned, control.Listening, control.Drained, control.Reopened)  # fmt: skip
+                 control.Abandoned, control.Listening, control.Drained, control.Reopened,
+                 control.Certified)  # fmt: skip
+
+
+class SharedFile:
+    """Bytes for all workers, in memory; replaced whole, read by descriptor."""
+
+    def __init__(self, name: str, content: bytes) -> None:
+        self._name = name
+        self.fd = -1
+        self.replace(content)
+
+    def replace(self, content: bytes) -> None:
+        """Have `fd` lead to *content*; who was handed the one before keeps that."""
+        fd = os.memfd_create(self._name, os.MFD_CLOEXEC)
+        with open(fd, "wb", closefd=False) as file:
+            file.write(content)
+        self.close()
+        self.fd = fd
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
 
 class WorkerState(enum.Enum):
@@ -91,6 +114,8 @@ class WorkerSettings:
     log_level: str
     error_log: str | None
     access_log: str | None
+    tls_file: SharedFile
+    """`ProxyTls` in msgpack; empty without ssl listeners."""
 
 
 class Worker:
@@ -99,7 +124,7 @@ class Worker:
     def __init__(
         self,
         index: int,
-        listeners: Sequence[tuple[socket.socket, str]],
+        listeners: Sequence[tuple[socket.socket, control.ListenerKind]],
         settings: WorkerSettings,
         *,
         decided: Callable[[], Generation | None],
@@ -108,7 +133,7 @@ class Worker:
         """Make the place; no process is started before `run`.
 
         Args:
-            listeners: bound and listening, with their schemes; owned by this object from now on.
+            listeners: bound and listening, with what is spoken there; owned by this object from now on.
             decided: tells the generation that a process must serve before it accepts.
         """
         self.index: Final = index
@@ -248,6 +273,18 @@ class Worker:
         except WorkerFailed as error:
             _log.error("worker %d %s: its logs are not opened anew", self.index, error)
 
+    async def certify(self) -> None:
+        """Have the process present the certificates that `tls_file` holds now."""
+        try:
+            await self._ask(
+                control.Certify(),
+                control.Certified,
+                [self._settings.tls_file.fd],
+                deadline_s=self._deadlines.commit_s,
+            )
+        except WorkerFailed as error:
+            _log.error("worker %d %s: it goes on with the certificates before", self.index, error)
+
     def kill(self) -> None:
         """End the process at once; `run` starts another."""
         if self._process is not None and self._process.poll() is None:
@@ -329,12 +366,12 @@ class Worker:
             node_id=self._settings.node_id,
             worker=self.index,
             options=self._settings.options,
-            schemes=tuple(scheme for _, scheme in self._listeners),
+            listeners=tuple(kind for _, kind in self._listeners),
             log_level=self._settings.log_level,
             error_log=self._settings.error_log,
             access_log=self._settings.access_log,
         )
-        fds = [*(sock.fileno() for sock, _ in self._listeners), self.metrics_fd]
+        fds = [*(sock.fileno() for sock, _ in self._listeners), self.metrics_fd, self._settings.tls_file.fd]
         await self._ask(configure, control.Ready, fds)
         accepts = False
         while True:
@@ -359,13 +396,13 @@ class Worker:
         channel = self._channel
         if channel is None:
             raise WorkerFailed("is not running")
-        generation = getattr(message, "generation", None)
+        generation = getattr(message, "generation", 0)
         try:
             async with asyncio.timeout(deadline_s), self._asking:
                 await channel.send(message, fds)
                 while True:
                     reply, _ = await channel.receive()
-                    if getattr(reply, "generation", None) != generation:
+                    if getattr(reply, "generation", 0) != generation:
                         continue
                     if isinstance(reply, reply_type):
                         return reply

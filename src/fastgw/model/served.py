@@ -27,7 +27,9 @@ def _whole(what: str) -> Callable[[Any], Fault | None]:
 
 
 def _unserved_protocol(protocol: str) -> str | None:
-    return None if protocol == "http" else f"fastgw does not proxy to '{protocol}' services yet: use http"
+    if protocol in ("http", "https"):
+        return None
+    return f"fastgw does not proxy to '{protocol}' services yet: use http or https"
 
 
 def _unserved_protocols(protocols: list[str]) -> Fault | None:
@@ -95,11 +97,7 @@ UNSERVED: Final[Mapping[str, tuple[Unserved, ...]]] = {
         Unserved("host", lambda host: _too_long(host, _LONGEST_HOST_BYTES)),
         Unserved("path", lambda path: _too_long(path, _LONGEST_BYTES)),
         Unserved("client_certificate", _whole("client certificates towards services")),
-        Unserved("tls_verify", lambda value: "fastgw does not serve TLS towards services yet: leave it null"),
-        Unserved(
-            "tls_verify_depth", lambda value: "fastgw does not serve TLS towards services yet: leave it null"
-        ),
-        Unserved("ca_certificates", _whole("TLS towards services")),
+        Unserved("ca_certificates", _whole("CA certificates of services")),
     ),
     "routes": (
         Unserved("protocols", _unserved_protocols),

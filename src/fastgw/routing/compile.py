@@ -56,10 +56,10 @@ class _ServiceRow(msgspec.Struct, gc=False):
     write_timeout: _Int | None
     read_timeout: _Int | None
     enabled: bool
+    tls_verify: bool | None = None
+    tls_verify_depth: _Int | None = None
     # Never served so far: looked at by the table of what is not.
     client_certificate: Any = None
-    tls_verify: Any = None
-    tls_verify_depth: Any = None
     ca_certificates: Any = None
 
 
@@ -216,6 +216,8 @@ def _compile_services(
                 write_timeout_ms=row.write_timeout or _TIMEOUT_MS,
                 read_timeout_ms=row.read_timeout or _TIMEOUT_MS,
                 is_upstream_name=row.host in around.upstreams,
+                tls_verify=row.tls_verify,
+                tls_verify_depth=row.tls_verify_depth,
             )
         )
     return records, numbers

@@ -121,6 +121,9 @@ class ServiceRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
     read_timeout_ms: int
     is_upstream_name: bool
     """Whether *host* is the name of an upstream entity, not of a machine."""
+    tls_verify: bool | None = None
+    """None: as the data plane's settings say; so is the depth."""
+    tls_verify_depth: int | None = None
 
 
 class Records:

@@ -55,15 +55,15 @@ _NAMES: Final = frozenset(
     cluster_use_proxy cluster_v2 concurrency_timeout
     declarative_config_encryption_mode declarative_config_string dedicated_config_processing
     enforce_rbac enforce_route_path_pattern error_default_type error_template_html error_template_json
-    error_template_plain error_template_xml event_hooks_enabled fips generate_trace_details headers_upstream
+    error_template_plain error_template_xml event_hooks_enabled fips generate_trace_details
     host_ports kic konnect_mode legacy_dns_client legacy_hybrid_protocol legacy_worker_events
     mem_cache_size new_dns_client node_id pg_backlog pg_iam_auth
     pg_iam_auth_assume_role_arn pg_iam_auth_role_session_name pg_iam_auth_sts_endpoint_url
     pg_keepalive_timeout pg_max_concurrent_queries pg_pool_size pg_schema pg_semaphore_timeout pg_ssl_cert
     pg_ssl_cert_key pg_ssl_required pg_ssl_version port_maps privileged_agent privileged_worker
-    proxy_server proxy_server_ssl_verify proxy_url real_ip_header real_ip_recursive
+    proxy_server proxy_server_ssl_verify proxy_url
     request_debug request_debug_token route_validation_strategy
-    router_consistency stream_listen trusted_ips
+    router_consistency stream_listen
     vaults worker_consistency worker_events_max_payload worker_state_update_frequency
     feature_conf_path
     """.split()

@@ -1,8 +1,7 @@
 """Listen strings: `address:port flags…`, comma-separated, or `off`.
 
 The address is an IPv4 address, an IPv6 address in brackets, or a name. A flag that Kong does not know is
-refused; one that Kong knows and that does nothing here is kept in `Listen.idle_flags`, so that the loader
-can say so in one line.
+refused.
 Source: Kong's listener syntax (`proxy_listen`, `admin_listen`, `status_listen`, `cluster_listen`).
 """
 
@@ -19,7 +18,9 @@ _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s:\[\],]+):(?P<port>\d{1,
 _NAME = re.compile(
     r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*"
 )
-_KEEPALIVE = re.compile(r"on|off|\w*:\w*:\w*")
+# nginx's "idle:interval:count", each may be left out; times in seconds unless they say otherwise.
+_KEEPALIVE = re.compile(r"(\d{1,5}[smh]?)?:(\d{1,5}[smh]?)?:(\d{1,3})?")
+_UNITS_S: Final = {"s": 1, "m": 60, "h": 3600}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,12 @@ class Listen:
     reuseport: bool = False
     backlog: int = DEFAULT_BACKLOG
     proxy_protocol: bool = False
-    idle_flags: tuple[str, ...] = ()
-    """Flags of Kong's that were given and do nothing here."""
+    deferred: bool = False
+    """Accept only connections whose first bytes have come."""
+    ipv6only: bool = True
+    """False: an IPv6 address takes IPv4 connections too."""
+    so_keepalive: tuple[int, int, int] | None = None
+    """Idle seconds, seconds between probes, probes; 0 leaves one to the system. None: no probes."""
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -83,22 +88,23 @@ def _parse_one(part: str) -> Listen:
     if port > 65535:
         raise ValueError(f"port {port} in {address!r} is above 65535")
     on: set[str] = set()
-    idle: list[str] = []
+    ipv6only = True
+    so_keepalive: tuple[int, int, int] | None = None
     backlog = DEFAULT_BACKLOG
     for flag in flags:
         name, _, value = flag.partition("=")
-        if flag in ("ssl", "http2", "reuseport", "proxy_protocol"):
+        if flag in ("ssl", "http2", "reuseport", "proxy_protocol", "deferred"):
             on.add(flag)
         elif name == "backlog" and value.isascii() and value.isdigit() and 0 < int(value) < 2**31:
             backlog = int(value)
         elif flag == "bind":
             pass  # every address has a socket of its own here anyway
-        elif (
-            flag == "deferred"
-            or (name == "ipv6only" and value in ("on", "off"))
-            or (name == "so_keepalive" and _KEEPALIVE.fullmatch(value))
-        ):
-            idle.append(name)
+        elif name == "ipv6only" and value in ("on", "off"):
+            ipv6only = value == "on"
+        elif name == "so_keepalive" and value in ("on", "off"):
+            so_keepalive = (0, 0, 0) if value == "on" else None
+        elif name == "so_keepalive" and (probes := _KEEPALIVE.fullmatch(value)):
+            so_keepalive = (_seconds(probes[1]), _seconds(probes[2]), int(probes[3] or 0))
         else:
             raise ValueError(f"flag {flag!r} of {address!r} is unknown")
     return Listen(
@@ -109,8 +115,16 @@ def _parse_one(part: str) -> Listen:
         reuseport="reuseport" in on,
         backlog=backlog,
         proxy_protocol="proxy_protocol" in on,
-        idle_flags=tuple(idle),
+        deferred="deferred" in on,
+        ipv6only=ipv6only,
+        so_keepalive=so_keepalive,
     )
+
+
+def _seconds(text: str | None) -> int:
+    if not text:
+        return 0
+    return int(text) if text.isdigit() else int(text[:-1]) * _UNITS_S[text[-1]]
 
 
 def _parse_host(host: str, address: str) -> str:

@@ -22,7 +22,7 @@ _REQUIRED_LISTENS: Final[Mapping[Role, tuple[str, ...]]] = {
     "data_plane": ("proxy_listen",),
 }
 # cluster_listen is TLS always; the doors of these speak plain HTTP in this version.
-_PLAIN_LISTENS: Final = ("admin_listen", "proxy_listen", "status_listen")
+_PLAIN_LISTENS: Final = ("admin_listen", "status_listen")
 
 
 def load_settings(
@@ -51,6 +51,12 @@ def load_settings(
     if bool(values["cluster_cert"]) != bool(values["cluster_cert_key"]):
         given = "cluster_cert" if values["cluster_cert"] else "cluster_cert_key"
         faults.append(f"{_source(gathered, given)}: cluster_cert and cluster_cert_key go together")
+    if len(values["ssl_cert"]) != len(values["ssl_cert_key"]):
+        given = "ssl_cert" if values["ssl_cert"] else "ssl_cert_key"
+        faults.append(
+            f"{_source(gathered, given)}: ssl_cert names {len(values['ssl_cert'])} and ssl_cert_key "
+            f"{len(values['ssl_cert_key'])}: each certificate needs its key, in the same order"
+        )
     if faults:
         raise SettingsError("; ".join(faults))
     return Settings(**values, warnings=tuple(warnings))
@@ -111,6 +117,11 @@ def _parse(gathered: Gathered) -> dict[str, Any]:
 _EMPTY: Final[Mapping[str, Any]] = {
     "admin_token_file": None,
     "admin_cors_origins": (),
+    "ssl_cert": (),
+    "ssl_cert_key": (),
+    "trusted_ips": (),
+    "dns_resolver": (),
+    "dns_valid_ttl": None,
     "cluster_dp_labels": {},
     "declarative_config": None,
 }
@@ -147,9 +158,9 @@ def _check_listens(
             continue
         listens: tuple[Listen, ...] = values[item.name]
         for listen in listens:
-            flags = (*(("http2",) if listen.http2 else ()), *listen.idle_flags)
-            without_effect += [f"{flag} ({item.name})" for flag in flags]
-            if listen.proxy_protocol:
+            if listen.http2:
+                without_effect.append(f"http2 ({item.name})")
+            if listen.proxy_protocol and item.name != "proxy_listen":
                 faults.append(
                     f"{_source(gathered, item.name)}: {item.name}: proxy_protocol of {listen} is not served "
                     "in this version, remove the flag"

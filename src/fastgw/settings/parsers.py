@@ -151,6 +151,63 @@ def origins(value: str) -> tuple[str, ...]:
     return found
 
 
+def material(value: str) -> tuple[str, ...]:
+    """Read comma-separated certificates or keys, each a path, PEM text, or base64 of PEM text."""
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def cipher_suite(value: str) -> str:
+    suite = one_of("modern", "intermediate", "old", "fips", "custom")(value)
+    if suite in ("old", "fips"):
+        raise ValueError(f"the suite {suite!r} is not served: use modern, intermediate or custom")
+    return suite
+
+
+def tls_versions(value: str) -> tuple[str, ...]:
+    """Read TLS versions as nginx names them; those before 1.2 are not served."""
+    names = tuple(dict.fromkeys(value.split()))
+    for name in names:
+        if name not in ("TLSv1.2", "TLSv1.3"):
+            raise ValueError(f"{name!r} is not one of TLSv1.2, TLSv1.3")
+    return names
+
+
+def networks(value: str) -> tuple[str, ...]:
+    """Read comma-separated addresses, networks and `unix:`; an address is a network of one."""
+    found: list[str] = []
+    for part in filter(None, (part.strip() for part in value.split(","))):
+        if part == "unix:":
+            found.append(part)
+            continue
+        try:
+            found.append(str(ipaddress.ip_network(part, strict=False)))
+        except ValueError:
+            raise ValueError(f"{part!r} is neither an address, nor a network, nor 'unix:'") from None
+    return tuple(found)
+
+
+def name_servers(value: str) -> tuple[str, ...]:
+    """Read comma-separated addresses, each with a port or without; IPv6 with a port in brackets."""
+    found: list[str] = []
+    for part in filter(None, (part.strip() for part in value.split(","))):
+        match = re.fullmatch(r"([0-9.]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?", part)
+        address, port = (match[1].strip("[]"), int(match[2] or 53)) if match else (part, 53)
+        try:
+            parsed = ipaddress.ip_address(address)
+            if not 0 < port < 65536:
+                raise ValueError
+        except ValueError:
+            raise ValueError(f"{part!r} is no address of a name server, with or without a port") from None
+        found.append(f"[{parsed}]:{port}" if parsed.version == 6 else f"{parsed}:{port}")
+    return tuple(found)
+
+
+def field_name(value: str) -> str:
+    if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}", value):
+        raise ValueError(f"{value!r} is no name of a header field")
+    return value
+
+
 def labels(value: str) -> dict[str, str]:
     """Read `key:value,…`, at most ten. Source: Kong's `cluster_dp_labels`."""
     result: dict[str, str] = {}
@@ -186,6 +243,16 @@ def header_tokens(value: str) -> frozenset[str]:
             known = ", ".join((*_HEADER_GROUPS, *_HEADERS))
             raise ValueError(f"{token!r} is not one of {known}, off")
     return frozenset(result)
+
+
+def upstream_header_tokens(value: str) -> frozenset[str]:
+    """Read Kong's `headers_upstream`: one name, or off."""
+    token = value.strip().lower()
+    if token == "off":
+        return frozenset()
+    if token != "x-kong-request-id":
+        raise ValueError(f"{token!r} is not one of X-Kong-Request-Id, off")
+    return frozenset({token})
 
 
 def available_cores() -> int:

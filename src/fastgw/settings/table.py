@@ -70,7 +70,12 @@ class Settings:
     log_level: str = _property("notice", parsers.one_of(*parsers.LOG_LEVELS), "least level that is logged")
 
     admin_listen: tuple[Listen, ...] = _property("127.0.0.1:8001", Listen.parse, "Admin API", CP)
-    proxy_listen: tuple[Listen, ...] = _property("0.0.0.0:8000 reuseport", Listen.parse, "proxy", DP)
+    proxy_listen: tuple[Listen, ...] = _property(
+        "0.0.0.0:8000 reuseport backlog=16384, 0.0.0.0:8443 ssl reuseport backlog=16384",
+        Listen.parse,
+        "proxy; flags ssl and proxy_protocol decide what clients speak",
+        DP,
+    )
     cluster_listen: tuple[Listen, ...] = _property(
         "0.0.0.0:8005", Listen.parse, "where data planes connect; always TLS", CP
     )
@@ -170,6 +175,12 @@ class Settings:
     allow_debug_header: bool = _property(
         "off", parsers.boolean, "a request header Kong-Debug has route and service named in the answer", DP
     )
+    headers_upstream: frozenset[str] = _property(
+        "x-kong-request-id", parsers.upstream_header_tokens, "headers that are added to requests, or off", DP
+    )
+    nginx_http_underscores_in_headers: bool = _property(
+        "on", parsers.boolean, "pass on request headers with underscores in their names", DP
+    )
     nginx_http_client_max_body_size: int = _property(
         "0", parsers.size_bytes, "bytes of a request body; 0 is unlimited", DP
     )
@@ -188,8 +199,75 @@ class Settings:
     nginx_http_send_timeout: float = _property(
         "60", parsers.seconds, "seconds between two writes to a downstream", DP
     )
+    proxy_body_rate: int = _property(
+        "1024", parsers.integer(0, _WHOLE), "least bytes per second of a request body; 0 is any", DP
+    )
+    ssl_cert: tuple[str, ...] = _property(
+        "", parsers.material, "certificates of ssl listeners: paths, PEM or base64; none: made at start", DP
+    )
+    ssl_cert_key: tuple[str, ...] = _property(
+        "", parsers.material, "their keys, in the same order", DP, secret=True
+    )
+    ssl_cipher_suite: str = _property(
+        "intermediate", parsers.cipher_suite, "modern, intermediate, or custom: the next three", DP
+    )
+    ssl_protocols: tuple[str, ...] = _property(
+        "TLSv1.2 TLSv1.3", parsers.tls_versions, "of the suite custom", DP
+    )
+    ssl_ciphers: str = _property(
+        "", parsers.text, "of the suite custom, for TLS 1.2; empty for those of intermediate", DP
+    )
+    ssl_prefer_server_ciphers: bool = _property("on", parsers.boolean, "of the suite custom", DP)
+    ssl_session_tickets: bool = _property("on", parsers.boolean, "let clients resume TLS sessions", DP)
+    trusted_ips: tuple[str, ...] = _property(
+        "", parsers.networks, "peers whose word about their clients is taken: addresses, networks, unix:", DP
+    )
+    real_ip_header: str = _property(
+        "X-Real-IP", parsers.field_name, "where such a peer names its client; or proxy_protocol", DP
+    )
+    real_ip_recursive: bool = _property(
+        "off", parsers.boolean, "pass over trusted addresses in that header, from its end", DP
+    )
+    nginx_proxy_proxy_ssl_verify: bool = _property(
+        "off", parsers.boolean, "verify upstreams whose service leaves tls_verify null", DP
+    )
+    nginx_proxy_proxy_ssl_verify_depth: int = _property(
+        "1", parsers.integer(0, 64), "intermediate certificates allowed where tls_verify_depth is null", DP
+    )
+    nginx_proxy_proxy_ssl_trusted_certificate: str = _property(
+        "system", parsers.text, "file of CA certificates for upstreams, or system", DP
+    )
+    dns_resolver: tuple[str, ...] = _property(
+        "",
+        parsers.name_servers,
+        "name servers, address[:port]; none: resolv.conf's",
+        DP,
+        aliases=("resolver_address",),
+    )
+    dns_valid_ttl: float | None = _property(
+        "", parsers.seconds, "seconds in place of every record's own", DP, aliases=("resolver_valid_ttl",)
+    )
+    dns_stale_ttl: float = _property(
+        "3600",
+        parsers.seconds,
+        "seconds that an expired answer serves while a newer one is asked for",
+        DP,
+        aliases=("resolver_stale_ttl",),
+    )
+    dns_not_found_ttl: float = _property(
+        "30", parsers.seconds, "seconds that a name without an address is remembered", DP
+    )
+    dns_error_ttl: float = _property(
+        "1", parsers.seconds, "seconds between questions that fail", DP, aliases=("resolver_error_ttl",)
+    )
+    dns_cache_size: int = _property(
+        "10000", parsers.integer(16, 10_000_000), "names kept", DP, aliases=("resolver_lru_cache_size",)
+    )
     proxy_request_line_bytes: int = _property("8192", parsers.integer(256, 2**20), "longest request line", DP)
     proxy_head_bytes: int = _property("32768", parsers.integer(1024, 2**20), "largest request head", DP)
+    proxy_field_bytes: int = _property(
+        "8192", parsers.integer(256, 2**20), "longest header field of a request", DP
+    )
     proxy_head_fields: int = _property("100", parsers.integer(8, 1000), "most header fields in a head", DP)
 
     warnings: tuple[str, ...] = ()

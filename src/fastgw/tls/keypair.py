@@ -1,7 +1,8 @@
 """Reading a certificate and its private key, with every fault named.
 
 Contract. Each of the two is given as a path, as PEM text, or as base64 of PEM text. What is returned can
-serve: the key is readable and belongs to the certificate, and the certificate is valid now. What cannot serve
+serve: the key is readable and belongs to the certificate, and the certificate is valid now (a warning tells
+where it need not be). What cannot serve
 is told in one clause per fault, with the property, the file and the reason. Contents of keys never stand in a
 message.
 """
@@ -75,6 +76,7 @@ def load_key_pair(
     *,
     certificate_name: str = "cluster_cert",
     key_name: str = "cluster_cert_key",
+    must_be_current: bool = True,
     now: dt.datetime | None = None,
 ) -> KeyPair:
     """Read and check a certificate and its key.
@@ -82,19 +84,27 @@ def load_key_pair(
     Args:
         certificate: path, PEM text, or base64 of PEM text; so is *key*.
         certificate_name: the property that it comes from, for messages; so is *key_name*.
+        must_be_current: whether a certificate that has expired, or is not valid yet, is a fault; else it
+            is a warning, since clients that do not care are better off served.
         now: the moment at which the certificate must be valid.
 
     Raises:
         CertificateError: one clause for each fault of either.
     """
     faults: list[str] = []
+    warnings: list[str] = []
     given_certificate = _read(certificate, certificate_name, faults)
     given_key = _read(key, key_name, faults)
     parsed_certificate = parsed_key = None
     if given_certificate is not None:
         parsed_certificate = _parse_certificate(given_certificate, faults)
         if parsed_certificate is not None:
-            _check_dates(given_certificate, parsed_certificate, now or dt.datetime.now(dt.UTC), faults)
+            _check_dates(
+                given_certificate,
+                parsed_certificate,
+                now or dt.datetime.now(dt.UTC),
+                faults if must_be_current else warnings,
+            )
     if given_key is not None:
         parsed_key = _parse_key(given_key, faults)
     if given_certificate and given_key and parsed_certificate and parsed_key:
@@ -109,7 +119,7 @@ def load_key_pair(
         key_pem=given_key.content,
         der=parsed_certificate.public_bytes(Encoding.DER),
         not_after=parsed_certificate.not_valid_after_utc,
-        warnings=tuple(_warnings(given_key)),
+        warnings=(*warnings, *_warnings(given_key)),
     )
 
 
