@@ -207,7 +207,8 @@ cdef class TlsLayer(Layer):
             return False
         self.is_open = True
         self._end_waiting(None)
-        connection.layer_ready()
+        # The name is ASCII, or there was no handshake for it.
+        connection.layer_ready((getattr(self.ssl, "requested_name", None) or "").lower().encode())
         return True
 
     cdef Py_ssize_t _decrypt(self, Connection connection, Py_ssize_t at) except -1:
