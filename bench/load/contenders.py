@@ -10,12 +10,13 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from bench.load.machine import BenchError
 from bench.load.processes import Processes, answers, free_ports, get
+from fastgw.tls.generate import generate_placeholder_pair
 
 _TEMPLATES: Final = Path(__file__).parent / "proxies"
 _START_DEADLINE_S: Final = 30.0
@@ -41,6 +42,15 @@ class Contender(msgspec.Struct, frozen=True):
     name: str
     pid: int
     port: int
+    tls_port: int | None
+    """None: it does not speak TLS."""
+
+
+class Doors(NamedTuple):
+    """Where a contender is to listen on loopback."""
+
+    port: int
+    tls_port: int
 
 
 def start_upstream(processes: Processes, *, core: int | None) -> int:
@@ -55,11 +65,26 @@ def start_upstream(processes: Processes, *, core: int | None) -> int:
 
 def start_contender(name: str, processes: Processes, *, upstream_port: int, core: int) -> Contender:
     """Start one of CONTENDERS on *core*, and wait until a request passes through it."""
-    (port,) = free_ports(1)
-    pid = CONTENDERS[name](name, processes, core, port, upstream_port)
+    port, tls_port = free_ports(2)
+    _make_certificate(processes.directory)
+    pid = CONTENDERS[name](name, processes, core, Doors(port, tls_port), upstream_port)
     processes.wait_until(name, lambda: answers(port, "/"), deadline_s=_START_DEADLINE_S)
     _check_work(name, port)
-    return Contender(name, pid, port)
+    return Contender(name, pid, port, None if name == "relay" else tls_port)
+
+
+def _make_certificate(directory: Path) -> None:
+    """Write the one certificate (EC, P-256) that all present, in the forms that they read."""
+    if (directory / "tls.pem").exists():
+        return
+    pair = generate_placeholder_pair("ec")
+    for name, content in (
+        ("tls.crt", pair.certificate_pem),
+        ("tls.key", pair.key_pem),
+        ("tls.pem", pair.certificate_pem + pair.key_pem),
+    ):
+        with open(directory / name, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+            file.write(content)
 
 
 def fastgw_command(*arguments: str) -> list[str]:
@@ -90,18 +115,27 @@ def _start_nginx(processes: Processes, name: str, core: int | None, **values: ob
     return processes.start(name, command, core=core)
 
 
-def _nginx(name: str, processes: Processes, core: int, port: int, upstream_port: int) -> int:
+def _nginx(name: str, processes: Processes, core: int, doors: Doors, upstream_port: int) -> int:
     headers = "" if name == "nginx-plain" else f"include {_TEMPLATES / 'nginx-headers.conf'};"
-    return _start_nginx(processes, name, core, PORT=port, UPSTREAM_PORT=upstream_port, HEADERS=headers)
+    return _start_nginx(
+        processes,
+        name,
+        core,
+        PORT=doors.port,
+        TLS_PORT=doors.tls_port,
+        UPSTREAM_PORT=upstream_port,
+        HEADERS=headers,
+    )
 
 
-def _haproxy(name: str, processes: Processes, core: int, port: int, upstream_port: int) -> int:
+def _haproxy(name: str, processes: Processes, core: int, doors: Doors, upstream_port: int) -> int:
     conf = processes.directory / f"{name}.cfg"
-    conf.write_text(fill_in(f"{name}.cfg", {"PORT": port, "UPSTREAM_PORT": upstream_port}))
+    values = {"PORT": doors.port, "TLS_PORT": doors.tls_port, "UPSTREAM_PORT": upstream_port}
+    conf.write_text(fill_in(f"{name}.cfg", {"DIR": processes.directory, **values}))
     return processes.start(name, ["haproxy", "-q", "-db", "-f", str(conf)], core=core)
 
 
-def _fastgw(name: str, processes: Processes, core: int, port: int, upstream_port: int) -> int:
+def _fastgw(name: str, processes: Processes, core: int, doors: Doors, upstream_port: int) -> int:
     more = range(10_000) if name == "fastgw-10k" else range(0)
     routes = "\n".join(f"      - {{name: r{n}, paths: [/routes/{n}]}}" for n in more)
     conf = processes.directory / f"{name}.yaml"
@@ -111,7 +145,9 @@ def _fastgw(name: str, processes: Processes, core: int, port: int, upstream_port
         prefix=processes.directory / name,
         declarative_config=conf,
         workers=1,
-        proxy_listen=f"127.0.0.1:{port}",
+        proxy_listen=f"127.0.0.1:{doors.port}, 127.0.0.1:{doors.tls_port} ssl",
+        ssl_cert=processes.directory / "tls.crt",
+        ssl_cert_key=processes.directory / "tls.key",
         status_listen=f"127.0.0.1:{status_port}",
         proxy_access_log="off",
         proxy_error_log="/dev/stderr",
@@ -120,8 +156,8 @@ def _fastgw(name: str, processes: Processes, core: int, port: int, upstream_port
     return processes.start(name, fastgw_command("dp"), core=core, env=env)
 
 
-#: Name on the command line → how it is started: (name, processes, core, port, upstream port) → pid.
-CONTENDERS: Final[Mapping[str, Callable[[str, Processes, int, int, int], int]]] = {
+#: Name on the command line → how it is started: (name, processes, core, doors, upstream port) → pid.
+CONTENDERS: Final[Mapping[str, Callable[[str, Processes, int, Doors, int], int]]] = {
     "nginx": _nginx,
     "haproxy": _haproxy,
     "fastgw": _fastgw,

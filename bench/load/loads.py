@@ -15,6 +15,8 @@ _MIB: Final = 1024 * 1024
 #: Large bodies go over few connections: this many, this many bodies for each second of a round.
 _LARGE_CONNECTIONS: Final = 4
 _LARGE_PER_S: Final = 6
+#: New TLS connections for each second of a round.
+_HANDSHAKES_PER_S: Final = 500
 
 
 class Conditions(msgspec.Struct, frozen=True):
@@ -40,6 +42,8 @@ class Load(msgspec.Struct, frozen=True):
     unit: str = "request"
     is_rated: bool = False
     """Whether it needs `Conditions.rate`."""
+    is_tls: bool = False
+    """Whether *port* is the one for TLS."""
 
 
 def _get(port: int, at: Conditions) -> LoadResult:
@@ -88,8 +92,25 @@ def _upload(port: int, at: Conditions) -> LoadResult:
     )
 
 
-def _url(port: int, path: str) -> str:
-    return f"http://127.0.0.1:{port}{path}"
+def _tls(port: int, at: Conditions) -> LoadResult:
+    url = _url(port, "/", scheme="https")
+    return run_wrk(url, connections=at.connections, seconds=at.seconds, core=at.load_core)
+
+
+def _handshake(port: int, at: Conditions) -> LoadResult:
+    """One connection for each request: h2load resumes no session."""
+    count = _HANDSHAKES_PER_S * at.seconds
+    return run_h2load_count(
+        _url(port, "/", scheme="https"),
+        connections=count,
+        requests=count,
+        core=at.load_core,
+        log=at.directory / "h2load.log",
+    )
+
+
+def _url(port: int, path: str, scheme: str = "http") -> str:
+    return f"{scheme}://127.0.0.1:{port}{path}"
 
 
 _LARGE_UNITS: Final = LARGE_BYTES // _MIB
@@ -100,4 +121,6 @@ LOADS: Final[Mapping[str, Load]] = {
     "rate": Load("GET at a fixed rate of half of nginx's peak", _rate, "h2load", is_rated=True),
     "download": Load("GET, 64 MiB answers", _download, "h2load", _LARGE_UNITS, "MiB"),
     "upload": Load("POST, 64 MiB bodies", _upload, "h2load", _LARGE_UNITS, "MiB"),
+    "tls": Load("GET over TLS, keep-alive, 200-byte answers", _tls, "wrk", is_tls=True),
+    "handshake": Load("TLS handshake, P-256, and one GET", _handshake, "h2load", is_tls=True),
 }

@@ -71,23 +71,30 @@ def run_rounds(
 ) -> list[list[Sample]]:
     """Measure all contenders *rounds* times; one list per round. `progress` is told what begins."""
     warm_up = msgspec.structs.replace(conditions, seconds=1)
-    for contender in contenders:
+    # Those that do not speak TLS sit out the loads that do.
+    ports = {
+        contender: port
+        for contender in contenders
+        if (port := contender.tls_port if load.is_tls else contender.port) is not None
+    }
+    contenders = list(ports)
+    for contender, port in ports.items():
         progress(f"{contender.name}, warm-up")
-        load.run(contender.port, warm_up)
+        load.run(port, warm_up)
     measured = []
     for number in range(rounds):
         shift = number % len(contenders)
         samples = []
         for contender in [*contenders[shift:], *contenders[:shift]]:
             progress(f"{contender.name}, round {number + 1} of {rounds}")
-            samples.append(_measure(load, contender, conditions, proxy_core))
+            samples.append(_measure(load, contender, ports[contender], conditions, proxy_core))
         measured.append(samples)
     return measured
 
 
-def _measure(load: Load, contender: Contender, conditions: Conditions, proxy_core: int) -> Sample:
+def _measure(load: Load, contender: Contender, port: int, conditions: Conditions, proxy_core: int) -> Sample:
     began_s, core_s, used_s = time.monotonic(), core_busy_s(proxy_core), cpu_s(contender.pid)
-    result = load.run(contender.port, conditions)
+    result = load.run(port, conditions)
     used_s = cpu_s(contender.pid) - used_s
     core_s = core_busy_s(proxy_core) - core_s
     elapsed_s = time.monotonic() - began_s

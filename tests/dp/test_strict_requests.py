@@ -144,6 +144,7 @@ FIELDS: list[Refused | Passed] = [
     *(Refused(f"{name} twice: RFC 9110 §5.3", get(f"{name}: a\r\n{name.lower()}: a\r\n".encode()))
       for name in ("Authorization", "Proxy-Authorization", "Content-Type", "Content-Range", "Range", "If-Range",
                    "If-Modified-Since", "If-Unmodified-Since")),
+    Passed("Date twice is harmless: RFC 9110 §5.3", get(b"Date: a\r\nDate: b\r\n")),
     Refused("an expectation that is not known: RFC 9110 §10.1.1", get(b"Expect: tea\r\n"), 417),
     Refused("an expectation among others: RFC 9110 §10.1.1", get(b"Expect: 100-continue, tea\r\n"), 417),
 ]  # fmt: skip

@@ -330,7 +330,6 @@ def test_a_half_closed_client_gets_its_answer() -> None:
             data = sock.recv(65536)
             assert data
             incoming.write(data)
-            # Its own close_notify may come in one read with the answer.
             with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLZeroReturnError):
                 while part := tls.read(65536):
                     received += part

@@ -48,6 +48,9 @@ cdef class ProxyCore:
         readonly bint is_draining
         readonly set downstreams
         object on_drained             # called once the last downstream is gone while draining
+        bint is_full                  # as many downstreams as there may be: none is accepted
+        object on_full                # called when it becomes so, and when there is room again
+        object on_room
         uint64_t random_0
         uint64_t random_1
         bytes date                # `Date: …` CRLF of the second `date_second`
@@ -63,7 +66,8 @@ cdef class ProxyCore:
         int64_t send_timeout_ms
         int64_t keepalive_timeout_ms
         int keepalive_requests
-        int connections_limit
+        readonly int connections_limit
+        int connections_resumed   # is_full ends at this number
         bint with_latencies
         bint with_upstream_status
         bint with_request_id

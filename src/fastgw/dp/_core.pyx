@@ -16,6 +16,7 @@ import os
 from email.utils import formatdate
 
 from fastgw import __version__
+from fastgw.dp.accepting import connections_for
 from fastgw.dp.forwarding import Forwarding
 
 cdef extern from "sys/socket.h" nogil:
@@ -77,7 +78,8 @@ cdef class ProxyCore:
         self.send_timeout_ms = options.send_timeout_ms
         self.keepalive_timeout_ms = options.keepalive_timeout_ms
         self.keepalive_requests = options.keepalive_requests
-        self.connections_limit = options.connections
+        self.connections_limit = connections_for(options.connections)
+        self.connections_resumed = self.connections_limit - max(1, self.connections_limit // 32)
         headers = options.headers
         self.with_latencies = "x-kong-proxy-latency" in headers
         self.with_upstream_status = "x-kong-upstream-status" in headers
@@ -135,6 +137,11 @@ cdef class ProxyCore:
 
     def set_connector(self, connector):
         self.connector = connector
+
+    def set_room_hooks(self, on_full, on_room):
+        """Have *on_full* called when no more connections fit, *on_room* when some do again."""
+        self.on_full = on_full
+        self.on_room = on_room
 
     def begin_drain(self, on_drained):
         """From now on every answer closes its connection; *on_drained* is called when none is left."""

@@ -92,6 +92,9 @@ cdef class Downstream(ClientSide):
             self._set_state(DS_DEAD)
             self.abort()
             return
+        if core.totals.connections_active == <uint64_t>core.connections_limit and not core.is_full:
+            core.is_full = True
+            core.loop.call_soon(core.on_full)
         # The layers' handshakes and the first byte of the first head share one deadline.
         core.wheel.arm(self, monotonic_ms() + core.head_timeout_ms)
 
@@ -107,7 +110,9 @@ cdef class Downstream(ClientSide):
         """The client has closed its side: finish what it asked for, if it asked whole."""
         self.has_eof = True
         if self.state == DS_ANSWERING:
-            self.closes = True
+            # Requests that came whole before the end are still answered.
+            if self.held is None:
+                self.closes = True
             return True
         if self.state == DS_TUNNEL:
             self.exchange.tunnel_ended()
@@ -144,6 +149,9 @@ cdef class Downstream(ClientSide):
         self.is_closed = True
         self.core.totals.connections_active -= 1
         self.core.downstreams.discard(self)
+        if self.core.is_full and self.core.totals.connections_active <= <uint64_t>self.core.connections_resumed:
+            self.core.is_full = False
+            self.core.loop.call_soon(self.core.on_room)
         if self.core.is_draining and not self.core.downstreams:
             self.core.on_drained()
         try:
@@ -314,6 +322,9 @@ cdef class Downstream(ClientSide):
     cdef Py_ssize_t _wait_for_head(self, uint8_t* data, Py_ssize_t size) except -2:
         cdef ProxyCore core = self.core
         cdef bint has_line = memchr(data, c'\n', min(size, core.request_line_limit)) != NULL
+        if self.has_eof:
+            self._close()
+            return 0
         if not has_line and size >= core.request_line_limit:
             self._refuse_head(414)
         elif size > core.head_bytes_limit:
@@ -421,7 +432,7 @@ cdef class Downstream(ClientSide):
         else:
             self.out_kind = BODY_CHUNKED
             out.chunked = True
-        if core.is_draining or (exchange.wants_continue and not exchange.request_body.is_complete):
+        if core.is_draining or core.is_full or (exchange.wants_continue and not exchange.request_body.is_complete):
             # A client that was not told to send its body may or may not send it (RFC 9110 §10.1.1).
             self.closes = True
         out.websocket = response.status == 101
@@ -561,7 +572,7 @@ cdef class Downstream(ClientSide):
             if self.state != DS_DEAD:
                 self._set_state(DS_DEAD)
             return 0
-        if self.closes or self.core.is_draining:
+        if self.closes or self.core.is_draining or (self.has_eof and self.held is None):
             if exchange.request_body.is_complete and (
                 self.has_eof or (self.held is None and not self.is_read_paused)
             ):
@@ -637,6 +648,13 @@ cdef class Downstream(ClientSide):
         if self.is_closed:
             return 0
         return self.resume_reading()
+
+    def shed(self):
+        """Close if nothing is in progress and the client has been served; tell whether it was so."""
+        if self.state != DS_CLEAN or self.held is not None or self.served == 0 or self.is_closed:
+            return False
+        self._close()
+        return True
 
     def drain(self):
         """The worker is about to end: close now if nothing is in progress, else after the answer."""

@@ -432,6 +432,7 @@ cdef class Exchange:
         else:
             self._send_head(<const uint8_t*><char*>held, len(held))
         if self.state != EX_IDLE and self.upstream is not None and not self.request_body.is_complete:
+            # Behind a whole request stand pipelined ones: they wait in the socket.
             self.client.resume_reading()
         return 0
 
@@ -690,7 +691,7 @@ cdef class Exchange:
 
     @property
     def connect_timeout_s(self):
-        return self.route.service.connect_ms / 1000
+        return <double>self.route.service.connect_ms / 1000
 
     def try_again(self):
         """Count one more try; False when the service allows no more."""

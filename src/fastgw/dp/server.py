@@ -26,6 +26,7 @@ from fastgw.dp._metrics import MetricsSegment
 from fastgw.dp._runtime import BaseRuntime, Runtime
 from fastgw.dp._upstream import Pool
 from fastgw.dp._wheel import TimerWheel
+from fastgw.dp.accepting import Acceptor
 from fastgw.dp.control import ListenerKind
 from fastgw.dp.upstream.connector import Connector
 from fastgw.dp.upstream.dns import NameServers
@@ -151,7 +152,8 @@ class ProxyServer:
         self._core.set_connector(self._connector)
         self._bases: weakref.WeakValueDictionary[str, BaseRuntime] = weakref.WeakValueDictionary()
         self._staged: BaseRuntime | None = None
-        self._servers: list[asyncio.Server] = []
+        self._acceptor = Acceptor(loop, _log)
+        self._core.set_room_hooks(self._on_full, self._on_room)
         self._tick_handle: asyncio.TimerHandle | None = None
 
     def stage(self, base_fd: int, checksum: str) -> None:
@@ -202,17 +204,13 @@ class ProxyServer:
                 kind.takes_proxy_header,
             )
             factory = functools.partial(Downstream, self._core, listener)
-            # The loop calls listen(2) again: its default backlog would shrink what the supervisor set.
-            self._servers.append(
-                await self._loop.create_server(factory, sock=sock, backlog=_backlog_of(sock))
-            )
+            await self._acceptor.add(sock, factory, _backlog_of(sock))
 
     async def drain(self, deadline_s: float) -> None:
         """Accept no more, finish what is in progress, close the rest when the deadline has passed."""
         drained = asyncio.Event()
         self._core.begin_drain(drained.set)
-        for server in self._servers:
-            server.close()
+        self._acceptor.close()
         for connection in tuple(self._core.downstreams):
             connection.drain()
         with contextlib.suppress(TimeoutError):
@@ -234,6 +232,24 @@ class ProxyServer:
                 raise ImageError(f"the base is {base.checksum}, not {checksum}")
             self._bases[base.checksum] = base
         return base
+
+    def _on_full(self) -> None:
+        """Leave new clients in the backlog, and close what is idle to make room for them."""
+        self._acceptor.pause()
+        shed, wanted = 0, max(1, self._core.connections_limit // 16)
+        for connection in tuple(self._core.downstreams):
+            shed += connection.shed()
+            if shed == wanted:
+                break
+        if self._acceptor.pauses_total == 1:
+            # Once: a worker that is full for long would say it at every turn.
+            _log.warning(
+                "%d connections, as many as there may be: new ones wait, idle ones are closed",
+                self._core.connections_limit,
+            )
+
+    def _on_room(self) -> None:
+        self._acceptor.resume()
 
     def _tick(self) -> None:
         self._wheel.run(_now_ms())

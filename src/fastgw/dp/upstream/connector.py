@@ -8,6 +8,7 @@ closed here. A connection over TLS counts as open once its handshake is done.
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 import weakref
 from collections.abc import Callable
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 #: Pools kept, of configured names and of those that clients choose (preserve_host over TLS); beyond it a
 #: new name gets a pool that keeps no connection.
 MAX_POOLS: Final = 16384
+#: How long closed connections get to give their descriptors back, in seconds.
+CLOSING_S: Final = 0.01
 
 
 class MakePool(Protocol):
@@ -95,12 +98,20 @@ class Connector:
 
     def open(self, pool: Pool, exchange: Exchange) -> asyncio.Task[None]:
         """Open a connection for *exchange* in a task of its own, and return the task."""
-        return self._loop.create_task(self._open(pool, exchange))
+        return self._loop.create_task(self._open_or_tell(pool, exchange))
 
     def close_idle(self) -> None:
         """Close all idle connections: at the worker's end."""
         for pool in tuple(self._pools.values()):
             pool.close_idle()
+
+    async def _open_or_tell(self, pool: Pool, exchange: Exchange) -> None:
+        try:
+            await self._open(pool, exchange)
+        except Exception:
+            # A fault of ours; without a word the client would wait for ever.
+            self._log.exception("upstream %s:%d: connecting failed", pool.host, pool.port)
+            exchange.on_connect_failed("refused")
 
     async def _open(self, pool: Pool, exchange: Exchange) -> None:
         try:
@@ -157,7 +168,15 @@ class Connector:
 
     async def _connect(self, pool: Pool, address: str, context: ssl.SSLContext | None) -> UpstreamConnection:
         make: Callable[[], UpstreamConnection] = lambda: pool.make_connection(context)  # noqa: E731
-        _, connection = await self._loop.create_connection(make, address, pool.port)
+        try:
+            _, connection = await self._loop.create_connection(make, address, pool.port)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            # Idle connections are worth less than this one; the loop closes them in a turn of its own.
+            self.close_idle()
+            await asyncio.sleep(CLOSING_S)
+            _, connection = await self._loop.create_connection(make, address, pool.port)
         handshake = connection.handshake
         if handshake is not None:
             try:

@@ -1,0 +1,163 @@
+"""Limits that are settings or the machine's own: connections, descriptors, fields."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from fastgw.dp.accepting import SPARE_DESCRIPTORS, connections_for
+from tests.dp.rig import Peer, Proxy, Upstream, running
+from tests.waiting import wait_until
+
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+@contextmanager
+def open_files(soft: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def exchange(client: Peer, upstream: Upstream, server: Peer | None = None) -> Peer:
+    client.send(GET)
+    if server is None:
+        server = upstream.accept()
+    server.read_head()
+    server.send(OK)
+    assert client.read_answer()[0] == 200
+    return server
+
+
+def test_idle_connections_make_room_for_new_clients() -> None:
+    with running(connections=8) as (proxy, upstream):
+        server = None
+        idle = []
+        for _ in range(30):
+            client = proxy.client()
+            server = exchange(client, upstream, server)
+            idle.append(client)
+        totals = proxy.totals()
+        assert totals["connections_active"] <= 8
+        assert totals["connections_refused_total"] == 0
+        assert idle[-1].sock.fileno() >= 0
+
+
+def test_new_clients_wait_while_all_are_busy() -> None:
+    """They wait in the backlog, neither refused nor reset, and are served as soon as there is room."""
+    with running(connections=4) as (proxy, upstream):
+        busy = [proxy.client() for _ in range(4)]
+        servers = []
+        for client in busy:
+            client.send(GET)
+            servers.append(upstream.accept())
+        wait_until(lambda: proxy.totals()["connections_busy"] == 4, 5, "four requests")
+        waiting = proxy.client()
+        waiting.send(GET)
+        waiting.sock.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            waiting.read_head()
+        assert proxy.totals()["connections_active"] == 4
+        waiting.sock.settimeout(5)
+        servers[0].read_head()
+        servers[0].send(OK)
+        _, fields, _ = busy[0].read_answer()
+        # As long as there is no room, answers give up their connections.
+        assert fields["connection"] == "close"
+        assert busy[0].is_closed()
+        servers[0].read_head()
+        servers[0].send(OK)
+        assert waiting.read_answer()[0] == 200
+        assert proxy.totals()["connections_refused_total"] == 0
+
+
+def test_a_crowd_comes_and_goes() -> None:
+    with running(connections=10) as (proxy, upstream):
+        for _ in range(3):
+            crowd = [proxy.client() for _ in range(50)]
+            for client in crowd:
+                client.close()
+        wait_until(lambda: proxy.totals()["connections_active"] == 0, 5, "the crowd to leave")
+        exchange(proxy.client(), upstream)
+
+
+def test_the_limit_of_open_files_is_the_limit_of_connections() -> None:
+    with open_files(SPARE_DESCRIPTORS + 100):
+        assert connections_for(16_384) == 50
+        assert connections_for(20) == 20
+    assert connections_for(20) == 20
+
+
+def test_no_descriptor_left_for_an_upstream_connection() -> None:
+    """Idle connections to other upstreams give theirs."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        services = [
+            {"name": "svc", "host": "127.0.0.1"},
+            {"name": "other", "host": "127.0.0.1", "port": other.getsockname()[1]},
+        ]
+        routes = [{"paths": ["/"], "service": "svc"}, {"paths": ["/other"], "service": "other"}]
+        with running(services=services, routes=routes) as (proxy, upstream):
+            first, second = proxy.client(), proxy.client()
+            idle = exchange(first, upstream)
+            wait_until(lambda: proxy.totals()["connections_active"] == 2, 5, "both clients")
+            free = os.dup(0)
+            os.close(free)
+            with open_files(free):
+                second.send(b"GET /other HTTP/1.1\r\nHost: a\r\n\r\n")
+                assert idle.is_closed()
+                assert accepts(proxy, other)
+            sock, _ = other.accept()
+            server = Peer(sock)
+            server.read_head()
+            server.send(OK)
+            assert second.read_answer()[0] == 200
+            server.close()
+
+
+def accepts(proxy: Proxy, listener: socket.socket) -> bool:
+    listener.settimeout(5)
+    wait_until(lambda: proxy.totals()["upstream_connects_total"] >= 2, 5, "a second try")
+    return True
+
+
+@pytest.mark.parametrize("passes", [True, False])
+def test_underscores_in_field_names(passes: bool) -> None:
+    with running(underscores=passes) as (proxy, upstream):
+        client = proxy.client()
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\nX_One: 1\r\n_: 2\r\nX-Two: a_b\r\n\r\n")
+        head = upstream.accept().read_head()
+        assert (b"\r\nX_One: 1\r\n_: 2\r\n" in head) == passes
+        assert (b"_:" in head) == passes
+        assert b"\r\nX-Two: a_b\r\n" in head
+
+
+@pytest.mark.parametrize("sends", [True, False])
+def test_the_request_id_towards_the_upstream(sends: bool) -> None:
+    with running(upstream_request_id=sends) as (proxy, upstream):
+        client = proxy.client()
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\nX-Kong-Request-Id: mine\r\n\r\n")
+        server = upstream.accept()
+        head = server.read_head()
+        assert (b"\r\nX-Kong-Request-Id: " in head) == sends
+        assert b"mine" not in head
+        server.send(OK)
+        assert len(client.read_answer()[1]["x-kong-request-id"]) == 32
+
+
+def test_the_longest_field() -> None:
+    with running(field_bytes=300) as (proxy, upstream):
+        client = proxy.client()
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"b" * 295 + b"\r\n\r\n")
+        assert b"b" * 295 in upstream.accept().read_head()
+        client = proxy.client()
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"b" * 296 + b"\r\n\r\n")
+        assert client.read_answer()[0] == 431
