@@ -25,6 +25,7 @@ RANKS: Final = {
     "settings": 1,
     "_router": 1,
     "_router_build": 1,
+    "_router_check": 1,
     "_router_explain": 1,
     "_router_program": 1,
     "_regex": 1,
@@ -45,6 +46,7 @@ RANKS: Final = {
 PLAIN: Final = {
     "_router",
     "_router_build",
+    "_router_check",
     "_router_explain",
     "_router_program",
     "_regex",

@@ -217,6 +217,11 @@ cpdef enum RequestField:
     FIELDS_END
 
 
+# Numbers of the conditions' text.
+cdef inline uint32_t read_u16(const uint8_t* at) noexcept nogil:
+    return at[0] | <uint32_t>at[1] << 8
+
+
 # Where the parts of a node and of a host's record lie.
 
 cdef inline Py_ssize_t pad(Py_ssize_t size, Py_ssize_t unit) noexcept nogil:

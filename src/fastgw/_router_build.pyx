@@ -159,15 +159,20 @@ cdef class TableBuilder:
     cdef uint32_t snis
     cdef int flavor
 
-    def __cinit__(self, int flavor=FLAVOR_COMPATIBLE):
-        if flavor not in (FLAVOR_COMPATIBLE, FLAVOR_TRADITIONAL):
-            raise ValueError(f"there is no flavor {flavor}")
-        self.flavor = flavor
+    def __cinit__(self):
+        self.flavor = FLAVOR_COMPATIBLE
         self.owned = []
         self.conditions = {}
         self.patterns = {}
         self.programs = {}
         self.regexes = {}
+
+    def __init__(self, int flavor=2):
+        if flavor != FLAVOR_COMPATIBLE and flavor != FLAVOR_TRADITIONAL:
+            raise ValueError(f"there is no flavor {flavor}")
+        if self.built_count:
+            raise TypeError("a builder is made once")
+        self.flavor = flavor
 
     def __dealloc__(self):
         free(self.built)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgw._regex import ANCHORED, compile_regex, literal_prefix
-from fastgw.model.regexes import regex_fault
+from fastgw.model.regexes import regex_fault, upgraded_path
 
 
 @pytest.mark.parametrize(
@@ -88,3 +88,17 @@ def test_a_pattern_that_backtracking_cannot_bear_takes_no_time() -> None:
     compiled = compile_regex(rb"/(a+)+$")
     text = b"/" + b"a" * 5000 + b"!"
     assert compiled.match(ANCHORED, text, 0, len(text))[0] == (-1, -1)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("/a-b_c.d~e/%20", "/a-b_c.d~e/%20"),
+        (r"/users/\d+", r"~/users/\d+"),
+        ("/a(b|c)", "~/a(b|c)"),
+        ("/café", "~/café"),
+        ("/a@b", "~/a@b"),
+    ],
+)
+def test_paths_of_older_configurations(before: str, after: str) -> None:
+    assert upgraded_path(before) == after

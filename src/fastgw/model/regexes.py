@@ -35,6 +35,17 @@ _BEYOND: Final = tuple(
 _TOO_OFTEN: Final = re.compile(r"invalid repetition size")
 
 
+_PREFIX_OF_2X: Final = re.compile(r"[A-Za-z0-9._~/%-]*")
+
+
+def upgraded_path(path: str) -> str:
+    """A route's path of a configuration older than format 3.0, as it is written since: a regex gets its `~`.
+
+    Source: proxying reference §1.2: any character outside a small set made a path a regex.
+    """
+    return path if _PREFIX_OF_2X.fullmatch(path) else f"~{path}"
+
+
 @lru_cache(maxsize=1024)
 def regex_fault(pattern: str, *, is_bytes: bool = False) -> str | None:
     """Why *pattern* is refused, or None when it can be served.
