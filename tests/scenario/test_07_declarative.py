@@ -71,5 +71,5 @@ def test_a_faulty_file_at_the_start(stage: Stage, upstream: str) -> None:
     (line,) = process.log.splitlines()
     assert line.startswith(f"fastgw: {file}: ")
     assert "services[0].routes[0].paths" in line
-    assert "colours: unknown field" in line
+    assert "colours (line 9): unknown field" in line
     process.wait_gone()
