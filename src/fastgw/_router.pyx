@@ -12,7 +12,7 @@ are walked, and runs afterwards in order of precedence, unless something better 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memchr, memcmp, memcpy
 
@@ -434,8 +434,8 @@ cdef bint compare_headers(
     cdef const uint32_t* field = request.fields
     cdef bint any_is_enough = test.flags & INSTRUCTION_ANY != 0
     cdef bint is_there = False
-    cdef uint32_t i
-    for i in range(request.field_count):
+    cdef uint32_t _i
+    for _i in range(request.field_count):
         if field[1] == test.name_len and same_name(
             request.head + field[0], program + test.name_offset, test.name_len,
             test.flags & INSTRUCTION_DASHES,
@@ -819,11 +819,10 @@ cdef tuple unpack_conditions(const uint8_t* at):
     """(hosts, methods, SNIs, headers, expressions) as `pack_conditions` of _router_build.pyx wrote them."""
     cdef list counts = [read_u16(at + 2 * group) for group in range(CONDITIONS_HEADER // 2)]
     cdef list groups = []
-    cdef uint32_t i
     at += CONDITIONS_HEADER
     for count in counts:
         texts = []
-        for i in range(<uint32_t>count):
+        for _ in range(<uint32_t>count):
             texts.append(PyBytes_FromStringAndSize(<const char*>at + 2, read_u16(at)))
             at += 2 + read_u16(at)
         groups.append(tuple(texts))
