@@ -32,7 +32,7 @@ check: dev ## Formatting, lint, types, stubs, spelling, layers
 	$(PYTHON_VENV) -m mypy.stubtest --ignore-missing-stub --ignore-disjoint-bases \
 		--allowlist tools/stubtest-allowlist.txt \
 		$$(find src/fastgw -name '*.pyi' | sed 's,^src/,,; s,\.pyi$$,,; s,/,.,g')
-	.venv/bin/cython-lint src
+	PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/cython-lint src
 	.venv/bin/codespell
 	$(PYTHON_VENV) -m pytest -q tests/test_layers.py
 
