@@ -5,7 +5,7 @@ PYTHON_VENV := .venv/bin/python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev test check bench docs clean
+.PHONY: help run dev test check fuzz bench docs clean
 
 help: ## Say what can be made
 	@echo "fastgw: make WHAT [ARGS=…]"
@@ -32,6 +32,9 @@ check: dev ## Formatting, lint, types, stubs, spelling, layers
 	.venv/bin/cython-lint src
 	.venv/bin/codespell
 	$(PYTHON_VENV) -m pytest -q tests/test_layers.py
+
+fuzz: dev ## Mutate messages and streams for a minute; twins, parser and proxy must agree (ARGS="--seed 7 --seconds 600")
+	$(PYTHON_VENV) -m tests.fuzz.driver $(ARGS)
 
 bench: dev ## Compare with nginx and HAProxy, the short form (ARGS go to bench.load.run)
 	$(PYTHON_VENV) -m bench.load.run --short $(ARGS)
