@@ -22,9 +22,6 @@ test: ## Run all tests (ARGS go to pytest)
 	@tools/bootstrap.sh test
 	$(PYTHON_VENV) -m pytest -q -n auto --dist worksteal $(ARGS)
 
-fuzz: dev ## Hold the compiled router against the reference on a million pairs (ARGS=--seed=N)
-	$(PYTHON_VENV) -m tests.fuzz_router $(ARGS)
-
 check: dev ## Formatting, lint, types, stubs, spelling, layers
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
@@ -35,6 +32,10 @@ check: dev ## Formatting, lint, types, stubs, spelling, layers
 	PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/cython-lint src
 	.venv/bin/codespell
 	$(PYTHON_VENV) -m pytest -q tests/test_layers.py
+
+fuzz: dev ## Mutate messages for a minute, then a million routings; twins must agree (ARGS, ROUTES_ARGS: see --help)
+	$(PYTHON_VENV) -m tests.fuzz.driver $(ARGS)
+	$(PYTHON_VENV) -m tests.fuzz_router $(ROUTES_ARGS)
 
 bench: dev ## Compare with nginx and HAProxy, the short form (ARGS go to bench.load.run)
 	$(PYTHON_VENV) -m bench.load.run --short $(ARGS)

@@ -167,7 +167,7 @@ class Proxy:
         takes_proxy_header: bool = False,
     ) -> None:
         self.loop = uvloop.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_forever)
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
         self.metrics_fd = os.memfd_create("metrics")
         os.ftruncate(self.metrics_fd, SEGMENT_BYTES)

@@ -28,10 +28,11 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 @contextlib.contextmanager
 def tls_proxy(
-    policy: Policy | None = None, head_timeout_ms: int = 10_000
+    policy: Policy | None = None, head_timeout_ms: int = 10_000, keepalive_timeout_ms: int = 60_000
 ) -> Iterator[tuple[Proxy, Upstream]]:
     store = CertificateStore(policy or Policy(), [EC_PAIR, RSA_PAIR])
-    with running(certificates=store, head_timeout_ms=head_timeout_ms) as (proxy, upstream):
+    timeouts = {"head_timeout_ms": head_timeout_ms, "keepalive_timeout_ms": keepalive_timeout_ms}
+    with running(None, None, None, store, False, **timeouts) as (proxy, upstream):
         yield proxy, upstream
 
 
@@ -280,6 +281,13 @@ def test_our_close_says_close_notify() -> None:
         server.send(OK)
         assert client.read_answer()[2] == b"ok"
         assert client.sock.recv(1) == b""  # SSLEOFError without a close_notify
+
+
+def test_an_idle_connection_is_closed_with_close_notify() -> None:
+    with tls_proxy(keepalive_timeout_ms=150) as (proxy, upstream):
+        client = proxy.tls_client(CA.trusting_context(), "gw.example", suppress_ragged_eofs=False)
+        exchange(client, upstream)
+        assert client.sock.recv(1) == b""
 
 
 def test_a_cut_answer_has_no_close_notify() -> None:

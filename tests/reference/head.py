@@ -36,6 +36,12 @@ def split_fields(lines: list[bytes]) -> list[tuple[bytes, bytes]] | None:
     return fields
 
 
+def has_tab_behind_coding(lines: list[bytes]) -> bool:
+    """Valid by RFC 9110 §5.6.3, and refused: the parser, which has the last word, takes only spaces there
+    in requests."""
+    return any(re.match(rb"(?i)transfer-encoding:[ \t]*chunked *\t", line) for line in lines)
+
+
 def tokens(fields: list[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
     values = [value for key, value in fields if key.lower() == name]
     return [
@@ -76,7 +82,7 @@ def read_request_head(
         return 400
     method, target, minor = request_line[1], request_line[2], int(request_line[3])
     fields = split_fields(lines[1:])
-    if fields is None or METHOD.fullmatch(method) is None:
+    if fields is None or METHOD.fullmatch(method) is None or has_tab_behind_coding(lines):
         return 400
     single = [name.lower() for name, _ in fields if name.lower() in SINGLE]
     if len(single) != len(set(single)):
@@ -165,8 +171,13 @@ def read_response_head(head: bytes) -> dict[str, Any] | None:
     minor = int(status_line[1])
     framed = framing(fields, minor)
     connection = tokens(fields, b"connection")
+    if status_line[2] == b"101" and not (
+        b"upgrade" in connection and any(key.lower() == b"upgrade" for key, _ in fields)
+    ):
+        return None
     if (
-        isinstance(framed, int)
+        len(fields) > 256
+        or isinstance(framed, int)
         or len([t for t in connection if t not in (b"close", b"keep-alive", b"upgrade")]) > 16
     ):
         return None

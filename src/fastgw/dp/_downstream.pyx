@@ -20,6 +20,7 @@ from fastgw.dp._head cimport (
 )
 from fastgw.dp._rewrite cimport ResponseOut, write_interim_head, write_response_head
 from fastgw.dp._proxy_header cimport first_layer
+from fastgw.dp._tls cimport TlsLayer
 from fastgw.dp._wheel cimport monotonic_ms, monotonic_us
 
 from fastgw.dp.answers import REFUSALS, render
@@ -139,6 +140,10 @@ cdef class Downstream(ClientSide):
             self.client = address.encode()
         return 0
 
+    cdef int layer_ready(self) except -1:
+        self.server_name = (<TlsLayer>self.layer).server_name
+        return 0
+
     cdef bytes known_client(self):
         return self.peer if self.client is None else self.client
 
@@ -200,6 +205,8 @@ cdef class Downstream(ClientSide):
             elif self.state == DS_READ_BODY and not self.is_write_paused:
                 # It is the upstream that takes no more.
                 self._watch_body()
+            elif self.state == DS_CLEAN and not self.has_unsent():
+                self._close()  # idle: nothing is cut, and over TLS the client is told so
             else:
                 self._set_state(DS_DEAD)
                 self.is_closed = True

@@ -41,6 +41,7 @@ cdef class ClientSide(Connection):
         bytes sni                 # the server name of the handshake, lower-case; empty without one
         int peer_port
         bint is_trusted           # what the peer says about its client is believed (trusted_ips)
+        bytes server_name         # what a TLS client asked for by SNI, lower case; None: no name, or no TLS
 
     # The client's address as far as the connection knows it: the peer's, or a PROXY header's.
     cdef bytes known_client(self)

@@ -263,10 +263,12 @@ cdef inline bint _lists(const uint8_t* value, Py_ssize_t size, const char* token
     while at < size:
         while at < size and (value[at] == c' ' or value[at] == c'\t' or value[at] == c','):
             at += 1
-        if size - at >= token_size and _equals(value + at, token, token_size) and (
-            at + token_size == size or not TOKEN[value[at + token_size]]
-        ):
-            return True
+        if size - at >= token_size and _equals(value + at, token, token_size):
+            at += token_size
+            while at < size and (value[at] == c' ' or value[at] == c'\t'):
+                at += 1
+            if at == size or value[at] == c',' or value[at] == c';':
+                return True
         while at < size and value[at] != c',':
             at += 1
     return False

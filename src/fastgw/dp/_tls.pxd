@@ -29,6 +29,7 @@ cdef class TlsLayer(Layer):
         object outgoing           # ssl.MemoryBIO: bytes for the peer
         readonly object waiter    # of a client: the future that its handshake ends
         int verify_depth          # of a client: see `tls.client.check_depth`; -1: not verified
+        readonly bytes server_name    # of a server: what its client asked for, lower case; None: nothing
         readonly bint is_open
         readonly bint is_finished
         readonly bint has_ended

@@ -14,11 +14,11 @@ from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.string cimport memcpy
 
-from ssl import CertificateError, MemoryBIO, SSLError, SSLWantReadError
+from ssl import CertificateError, MemoryBIO, SSLError, SSLWantReadError, SSLZeroReturnError
 
 from fastgw.dp._core cimport CLEAR_BYTES, RECORD_BYTES, ProxyCore
 
-from fastgw.tls.client import check_depth
+from fastgw.tls.client import check_depth, explain
 
 cdef enum:
     HANDSHAKE = 0x16          # the type of a client's first record
@@ -206,6 +206,8 @@ cdef class TlsLayer(Layer):
             self._fail(connection, error)
             return False
         self.is_open = True
+        if self.waiter is None and self.ssl.requested_name is not None:
+            self.server_name = self.ssl.requested_name.lower().encode()
         self._end_waiting(None)
         # The name is ASCII, or there was no handshake for it.
         connection.layer_ready((getattr(self.ssl, "requested_name", None) or "").lower().encode())
@@ -224,6 +226,8 @@ cdef class TlsLayer(Layer):
                 size = self.ssl.read(room, PyMemoryView_FromMemory(<char*>target + at, room, PyBUF_WRITE))
             except SSLWantReadError:
                 break
+            except SSLZeroReturnError:
+                size = 0  # how the peer's close_notify is told once ours has gone
             except SSLError as error:
                 self._fail(connection, error)
                 break
@@ -245,6 +249,6 @@ cdef class TlsLayer(Layer):
         """Send the alert, if any, and close."""
         self.is_finished = True
         if not self._end_waiting(error) and not connection.is_closed:
-            connection.core.log.info("TLS with %s ends: %s", connection.peer_name(), error)
+            connection.core.log.info("TLS with %s ends: %s", connection.peer_name(), explain(error))
         self._flush(connection)
         return connection.close_after_flush()
