@@ -31,8 +31,8 @@ def tls_proxy(
     policy: Policy | None = None, head_timeout_ms: int = 10_000, keepalive_timeout_ms: int = 60_000
 ) -> Iterator[tuple[Proxy, Upstream]]:
     store = CertificateStore(policy or Policy(), [EC_PAIR, RSA_PAIR])
-    timeouts = {"head_timeout_ms": head_timeout_ms, "keepalive_timeout_ms": keepalive_timeout_ms}
-    with running(None, None, None, store, False, **timeouts) as (proxy, upstream):
+    timeouts: dict[str, Any] = {"head_timeout_ms": head_timeout_ms, "keepalive_timeout_ms": keepalive_timeout_ms}
+    with running(certificates=store, **timeouts) as (proxy, upstream):
         yield proxy, upstream
 
 

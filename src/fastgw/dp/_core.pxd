@@ -126,7 +126,7 @@ cdef class Connection(Timed):
     # For the sides to implement:
     cdef int receive(self, uint8_t* data, Py_ssize_t size) except -1
     cdef bint receive_end(self) except -1
-    cdef int layer_ready(self, bytes server_name) except -1
+    cdef int layer_ready(self) except -1
     cdef int refuse_plain_text(self) except -1
     cdef int set_client(self, str address) except -1
     cdef int write_failed(self) except -1

@@ -237,11 +237,8 @@ cdef class Connection(Timed):
         """The peer sends no more; return True to keep our side open."""
         return False
 
-    cdef int layer_ready(self, bytes server_name) except -1:
-        """The layer has done its handshake: from now on `send` may be called.
-
-        *server_name* is what a client asked for, lower-case; empty without one.
-        """
+    cdef int layer_ready(self) except -1:
+        """The layer has done its handshake: from now on `send` may be called."""
         return 0
 
     cdef int refuse_plain_text(self) except -1:

@@ -123,10 +123,6 @@ cdef class Downstream(ClientSide):
             self._close()
         return False
 
-    cdef int layer_ready(self, bytes server_name) except -1:
-        self.sni = server_name
-        return 0
-
     cdef int refuse_plain_text(self) except -1:
         """A plain HTTP request came where TLS is spoken: say so, in plain text, and close."""
         self.core.totals.requests_total += 1

@@ -38,7 +38,6 @@ cdef enum Failure:
 cdef class ClientSide(Connection):
     cdef:
         bint is_https
-        bytes sni                 # the server name of the handshake, lower-case; empty without one
         int peer_port
         bint is_trusted           # what the peer says about its client is believed (trusted_ips)
         bytes server_name         # what a TLS client asked for by SNI, lower case; None: no name, or no TLS

@@ -305,8 +305,8 @@ cdef class Exchange:
         asked.path_len = path.size
         asked.query = request.query.data + 1 if request.query.size else NULL
         asked.query_len = request.query.size - 1 if request.query.size else 0
-        asked.sni_len = len(client.sni) if client.sni is not None else 0
-        asked.sni = <const uint8_t*><char*>client.sni if asked.sni_len else NULL
+        asked.sni_len = len(client.server_name) if client.server_name is not None else 0
+        asked.sni = <const uint8_t*><char*>client.server_name if asked.sni_len else NULL
         asked.peer = peer.data
         asked.peer_len = peer.size
         asked.head = data

@@ -209,8 +209,7 @@ cdef class TlsLayer(Layer):
         if self.waiter is None and self.ssl.requested_name is not None:
             self.server_name = self.ssl.requested_name.lower().encode()
         self._end_waiting(None)
-        # The name is ASCII, or there was no handshake for it.
-        connection.layer_ready((getattr(self.ssl, "requested_name", None) or "").lower().encode())
+        connection.layer_ready()
         return True
 
     cdef Py_ssize_t _decrypt(self, Connection connection, Py_ssize_t at) except -1:
