@@ -77,8 +77,12 @@ class Gateway(msgspec.Struct, frozen=True):
         return closing(Client(self.proxy_port))
 
 
-def start_gateway(processes: Processes, *, workers: int) -> Gateway:
-    """Start upstream, control plane and data plane; return when the data plane is ready."""
+def start_gateway(processes: Processes, *, workers: int, **settings: object) -> Gateway:
+    """Start upstream, control plane and data plane; return when the data plane is ready.
+
+    Args:
+        settings: further properties of the data plane.
+    """
     directory = processes.directory
     # nginx drops its privileges when root starts it, and needs a way to its files.
     directory.chmod(0o755)
@@ -105,6 +109,7 @@ def start_gateway(processes: Processes, *, workers: int) -> Gateway:
         proxy_error_log="/dev/stderr",
         workers=workers,
         **pair,
+        **settings,
     )
     dp_pid = processes.start("dp", fastgw_command("dp"), env=env)
     processes.wait_until("dp", lambda: answers(status_port, "/status/ready"), deadline_s=_START_DEADLINE_S)

@@ -55,11 +55,11 @@ def run_wrk(
 class BackgroundWrk:
     """wrk while something else happens; `stop` ends it and says what it counted."""
 
-    def __init__(self, url: str, *, connections: int, limit_s: int) -> None:
+    def __init__(self, url: str, *, connections: int, limit_s: int, script: str = "wrk_report.lua") -> None:
         program = find_tool("wrk") or "wrk"
         options = ["-t1", f"-c{connections}", f"-d{limit_s}s", "--timeout", "5s"]
         self._process = subprocess.Popen(
-            [program, *options, "-s", str(_HERE / "wrk_report.lua"), url],
+            [program, *options, "-s", str(_HERE / script), url],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
