@@ -79,8 +79,14 @@ class Gateway(msgspec.Struct, frozen=True):
         return closing(Client(self.proxy_port))
 
 
-def start_gateway(processes: Processes, *, workers: int, routes: int = 0) -> Gateway:
-    """Start upstream, control plane and data plane; return when the data plane serves *routes* routes."""
+def start_gateway(
+    processes: Processes, *, workers: int, routes: int = 0, **settings: object
+) -> Gateway:
+    """Start upstream, control plane and data plane; return when the data plane serves *routes* routes.
+
+    Args:
+        settings: further properties of the data plane.
+    """
     directory = processes.directory
     # nginx drops its privileges when root starts it, and needs a way to its files.
     directory.chmod(0o755)
@@ -110,6 +116,7 @@ def start_gateway(processes: Processes, *, workers: int, routes: int = 0) -> Gat
         proxy_error_log="/dev/stderr",
         workers=workers,
         **pair,
+        **settings,
     )
     dp_pid = processes.start("dp", fastgw_command("dp"), env=env)
     processes.wait_until("dp", lambda: answers(status_port, "/status/ready"), deadline_s=_START_DEADLINE_S)

@@ -80,9 +80,9 @@ class _Background:
 class BackgroundWrk(_Background):
     """wrk; `stop` ends it and says what it counted."""
 
-    def __init__(self, url: str, *, connections: int, limit_s: int) -> None:
+    def __init__(self, url: str, *, connections: int, limit_s: int, script: str = "wrk_report.lua") -> None:
         options = ["-t1", f"-c{connections}", f"-d{limit_s}s", "--timeout", "5s"]
-        super().__init__(["wrk", *options, "-s", str(_HERE / "wrk_report.lua"), url])
+        super().__init__(["wrk", *options, "-s", str(_HERE / script), url])
 
     def stop(self) -> LoadResult:
         """wrk reports when it is interrupted, too."""
