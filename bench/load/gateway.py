@@ -79,9 +79,7 @@ class Gateway(msgspec.Struct, frozen=True):
         return closing(Client(self.proxy_port))
 
 
-def start_gateway(
-    processes: Processes, *, workers: int, routes: int = 0, **settings: object
-) -> Gateway:
+def start_gateway(processes: Processes, *, workers: int, routes: int = 0, **settings: object) -> Gateway:
     """Start upstream, control plane and data plane; return when the data plane serves *routes* routes.
 
     Args:

@@ -1,4 +1,4 @@
-"""Mixed requests and aborts for minutes; memory and descriptors over time: `python -m bench.load.soak --help`.
+"""Mixed requests and aborts for minutes; memory and descriptors over time (`python -m bench.load.soak`).
 
 wrk sends a mix as fast as it is answered; beside it one request in a hundred is broken off, in its head, its
 body, while it waits or in its answer. Memory at the end is compared with memory at a fifth of the time, when
@@ -120,9 +120,11 @@ def main(seconds: int, short: bool, connections: int, aborts: float, json_path: 
         raise click.ClickException(str(error)) from None
     asked = report.load.requests + report.load.failed
     console.print(
-        f"{asked} requests in {report.load.duration_s:.0f} s, {report.load.failed} failed, {report.aborts} broken off"
+        f"{asked} requests in {report.load.duration_s:.0f} s, {report.load.failed} failed,"
+        f" {report.aborts} broken off"
         f" ({100 * report.aborts / max(asked, 1):.1f}%)\n"
-        f"memory × {report.growth:.3f} since a fifth of the time, {report.samples[-1].rss_bytes / 2**20:.1f} MiB at the end;"
+        f"memory × {report.growth:.3f} since a fifth of the time,"
+        f" {report.samples[-1].rss_bytes / 2**20:.1f} MiB at the end;"
         f" descriptors {report.descriptors_before} before, {report.descriptors_after} after",
         highlight=False,
         soft_wrap=True,
