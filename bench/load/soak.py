@@ -1,7 +1,8 @@
-"""Mixed requests and aborts for minutes; memory and descriptors over time (`python -m bench.load.soak`).
+"""Mixed requests and aborts for minutes, memory and descriptors over time (`python -m bench.load.soak`).
 
-wrk sends a mix as fast as it is answered; beside it one request in a hundred is broken off, in its head, its
-body, while it waits or in its answer. Memory at the end is compared with memory at a fifth of the time, when
+wrk sends a mix as fast as it is answered. Beside it one request in a hundred is broken off: in its head, in
+its body, while it waits, in its answer. Memory at the end is compared with memory at a fifth of the time,
+when
 every pool and buffer has been filled once; descriptors with those before the load, once it is over.
 """
 
@@ -33,6 +34,7 @@ from bench.load.report import describe_machine, doubts, write_json
 #: How long a connection to the upstream may stay idle in the data plane that is soaked.
 _IDLE_S: Final = 5
 _SETTLE_S: Final = 30
+_ABORTERS: Final = 8
 _MOST_GROWTH: Final = 1.05
 _ABORTS: Final = (
     b"GET /soak/small HTT",
@@ -62,22 +64,28 @@ class SoakReport(msgspec.Struct, frozen=True):
 
 
 class Aborter:
-    """Breaks off requests, about one for each hundred that *rate* per second makes."""
+    """Breaks off requests, *per_s* of them per second if the machine keeps up."""
 
     def __init__(self, port: int, per_s: float) -> None:
         self._port = port
-        self._pause_s = 1 / per_s
+        self._pause_s = _ABORTERS / per_s
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self.count = 0
-        self._thread.start()
+        self._counts = [0] * _ABORTERS
+        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(_ABORTERS)]
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
         self._stop.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
-    def _run(self) -> None:
-        dice = random.Random(1)
+    @property
+    def count(self) -> int:
+        return sum(self._counts)
+
+    def _run(self, number: int) -> None:
+        dice = random.Random(number)
         while not self._stop.wait(self._pause_s):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), 5) as sock:
                 sock.sendall(dice.choice(_ABORTS))
@@ -88,14 +96,14 @@ class Aborter:
                 if dice.random() < 0.5:
                     # A reset instead of an end.
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
-                self.count += 1
+                self._counts[number] += 1
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--seconds", type=click.IntRange(10, 86_400), default=300, help="How long.")
 @click.option("--short", is_flag=True, help="30 seconds.")
 @click.option("--connections", type=click.IntRange(1, 1024), default=64, help="Connections of the load.")
-@click.option("--aborts", type=click.FloatRange(0.1), default=100.0, help="Requests broken off, per second.")
+@click.option("--aborts", type=click.FloatRange(0.1), default=400.0, help="Requests broken off, per second.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path),
               default=Path("build/bench/soak.json"), help="Where the result goes.")  # fmt: skip
 def main(seconds: int, short: bool, connections: int, aborts: float, json_path: Path) -> None:
@@ -121,8 +129,7 @@ def main(seconds: int, short: bool, connections: int, aborts: float, json_path: 
     asked = report.load.requests + report.load.failed
     console.print(
         f"{asked} requests in {report.load.duration_s:.0f} s, {report.load.failed} failed,"
-        f" {report.aborts} broken off"
-        f" ({100 * report.aborts / max(asked, 1):.1f}%)\n"
+        f" {report.aborts} broken off ({100 * report.aborts / max(asked, 1):.1f}%)\n"
         f"memory × {report.growth:.3f} since a fifth of the time,"
         f" {report.samples[-1].rss_bytes / 2**20:.1f} MiB at the end;"
         f" descriptors {report.descriptors_before} before, {report.descriptors_after} after",
@@ -133,11 +140,8 @@ def main(seconds: int, short: bool, connections: int, aborts: float, json_path: 
     console.print(f"Written to {json_path}.")
     for doubt in doubts(machine, {}):
         console.print(f"[yellow]Do not keep these figures: {doubt}.[/]", soft_wrap=True)
-    if (
-        report.load.failed
-        or report.growth > _MOST_GROWTH
-        or report.descriptors_after > report.descriptors_before
-    ):
+    is_leaking = report.growth > _MOST_GROWTH or report.descriptors_after > report.descriptors_before
+    if report.load.failed or is_leaking:
         sys.exit(1)
 
 
