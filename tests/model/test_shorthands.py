@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from fastgw.model.entities import ENTITIES
 from fastgw.model.shorthands import expand_url
+from fastgw.model.validate import make_row
 
 
 @pytest.mark.parametrize(
@@ -30,3 +32,9 @@ from fastgw.model.shorthands import expand_url
 )
 def test_expand_url(url: str, protocol: str, host: str | None, port: int | str, path: str | None) -> None:
     assert expand_url(url) == {"protocol": protocol, "host": host, "port": port, "path": path}
+
+
+def test_an_upstream_with_a_null_algorithm_comes_back_as_it_was() -> None:
+    made = make_row(ENTITIES["upstreams"], {"name": "a.example", "algorithm": None}, now_s=1)
+    assert made["algorithm"] is None
+    assert make_row(ENTITIES["upstreams"], made, now_s=1) == made

@@ -93,8 +93,8 @@ def _settle_hashing(given: dict[str, Any]) -> None:
     if "hash_on" in given:
         if given["hash_on"] is None:
             given["hash_on"] = "none"
-        given_algorithm = given.get("algorithm")
-        if given_algorithm not in ("least-connections", "latency"):
+        # An algorithm that is null beside it was stored so: an exported row must come back as it was.
+        if given.get("algorithm", "") not in ("least-connections", "latency", None):
             given["algorithm"] = "round-robin" if given["hash_on"] == "none" else "consistent-hashing"
     if given.get("algorithm") in ("least-connections", "latency"):
         given["hash_on"] = "none"
