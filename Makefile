@@ -5,7 +5,7 @@ PYTHON_VENV := .venv/bin/python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev test check fuzz bench docs clean
+.PHONY: help run dev test fuzz check bench docs clean
 
 help: ## Say what can be made
 	@echo "fastgw: make WHAT [ARGS=…]"
@@ -29,12 +29,13 @@ check: dev ## Formatting, lint, types, stubs, spelling, layers
 	$(PYTHON_VENV) -m mypy.stubtest --ignore-missing-stub --ignore-disjoint-bases \
 		--allowlist tools/stubtest-allowlist.txt \
 		$$(find src/fastgw -name '*.pyi' | sed 's,^src/,,; s,\.pyi$$,,; s,/,.,g')
-	.venv/bin/cython-lint src
+	PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/cython-lint src
 	.venv/bin/codespell
 	$(PYTHON_VENV) -m pytest -q tests/test_layers.py
 
-fuzz: dev ## Mutate messages and streams for a minute; twins, parser and proxy must agree (ARGS="--seed 7 --seconds 600")
+fuzz: dev ## Mutate messages for a minute, then a million routings; twins must agree (ARGS, ROUTES_ARGS: see --help)
 	$(PYTHON_VENV) -m tests.fuzz.driver $(ARGS)
+	$(PYTHON_VENV) -m tests.fuzz_router $(ROUTES_ARGS)
 
 bench: dev ## Compare with nginx and HAProxy, the short form (ARGS go to bench.load.run)
 	$(PYTHON_VENV) -m bench.load.run --short $(ARGS)

@@ -10,7 +10,9 @@ DEBUG = os.environ.get("FASTGW_DEBUG") == "1"
 # One entry per compiled module, in the order of the rooms (docs/architecture.md).
 MODULES = [
     "fastgw._router",
+    "fastgw._router_check",
     "fastgw._router_build",
+    "fastgw._overlay",
     "fastgw._uri",
     "fastgw.dp._metrics",
     "fastgw.dp._wheel",

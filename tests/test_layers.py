@@ -25,6 +25,11 @@ RANKS: Final = {
     "settings": 1,
     "_router": 1,
     "_router_build": 1,
+    "_router_check": 1,
+    "_router_explain": 1,
+    "_router_program": 1,
+    "_regex": 1,
+    "_overlay": 1,
     "_uri": 1,
     "listening": 2,
     "model": 2,
@@ -38,7 +43,16 @@ RANKS: Final = {
     "__main__": 8,
 }
 # Know ints and bytes only: nothing of ours but each other.
-PLAIN: Final = {"_router", "_router_build", "_uri"}
+PLAIN: Final = {
+    "_router",
+    "_router_build",
+    "_router_check",
+    "_router_explain",
+    "_router_program",
+    "_regex",
+    "_overlay",
+    "_uri",
+}
 SIDES: Final = {"cp", "dp"}
 
 SOURCES: Final = sorted(

@@ -3,60 +3,23 @@
 import contextlib
 import ctypes
 import mmap
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import random
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fastgw._router import Table
+from fastgw._router import Request, Table
 from fastgw._router_build import TableBuilder
-from tests.reference.router import Router as ReferenceRouter
+from fastgw._router_explain import explain
+from tests.reference import router as reference
+from tests.routes import FLAVORS, ROUTERS, Route, add_to, check_agreement, freeze
 
 
-class Route(NamedTuple):
-    hosts: Sequence[bytes] = ()
-    paths: Sequence[bytes] = ()
-    methods: Sequence[bytes] = ()
-    created_at: int = 0
-    key: int = 0
-
-
-def freeze(routes: Sequence[Route]) -> bytes:
-    builder = TableBuilder()
-    for number, route in enumerate(routes):
-        add_to(builder, number, route)
-    return builder.freeze()
-
-
-def add_to(builder: TableBuilder | ReferenceRouter, number: int, route: Route) -> None:
-    builder.add(
-        number,
-        hosts=route.hosts,
-        paths=route.paths,
-        methods=route.methods,
-        created_at=route.created_at,
-        key=(route.key or number).to_bytes(16, "big"),
-    )
-
-
-class Compiled:
-    """The compiled table behind the reference's way of filling it."""
-
-    def __init__(self) -> None:
-        self._builder = TableBuilder()
-        self.add = self._builder.add
-
-    def match(
-        self, method: bytes, host: bytes, path: bytes, *, host_port: int = 80
-    ) -> tuple[int, int] | None:
-        return Table(self._builder.freeze()).match(method, host, path, host_port=host_port)
-
-
-@pytest.fixture(params=[Compiled, ReferenceRouter], ids=["compiled", "reference"])
+@pytest.fixture(params=ROUTERS)
 def router(request: pytest.FixtureRequest) -> Any:
-    return request.param()
+    return ROUTERS[request.param]("traditional_compatible")
 
 
 def winner(
@@ -66,10 +29,11 @@ def winner(
     host: bytes = b"a.com",
     path: bytes = b"/",
     port: int = 80,
+    **more: Any,
 ) -> int | None:
     for number, route in enumerate(routes):
         add_to(router, number, route)
-    found = router.match(method, host, path, host_port=port)
+    found = router.match(method, host, path, host_port=port, **more)
     return None if found is None else found[0]
 
 
@@ -246,65 +210,18 @@ def test_the_smaller_id_wins_among_routes_of_one_second(router: Any) -> None:
 
 # ---- the twins, on routes that overlap as much as they can
 
-hosts = st.sampled_from(
-    [
-        b"a.com",
-        b"b.a.com",
-        b"*.a.com",
-        b"*.com",
-        b"a.*",
-        b"b.*",
-        b"a.com:80",
-        b"*.a.com:81",
-        b"a.*:80",
-        b"::1",
-        b"[::1]:80",
-    ]
-)
-prefixes = st.lists(st.sampled_from([b"a", b"b", b"/", b"ab", b"\xff"]), max_size=4).map(
-    lambda parts: b"/" + b"".join(parts)
-)
-methods = st.sampled_from([b"GET", b"POST", b"PURGE", b"PURGES", b"LINK"])
-routes = st.builds(
-    Route,
-    hosts=st.lists(hosts, max_size=3),
-    paths=st.lists(prefixes, max_size=3),
-    methods=st.lists(methods, max_size=2),
-    created_at=st.integers(-1, 1),
-    key=st.integers(1, 3),
-).filter(lambda route: bool(route.hosts or route.paths or route.methods))
-request_hosts = st.sampled_from(
-    [
-        b"",
-        b"a.com",
-        b"a.com:80",
-        b"a.com:81",
-        b"b.a.com",
-        b"c.b.a.com:81",
-        b"b.com",
-        b"a.",
-        b".com",
-        b"[::1]",
-        b"a.com:x",
-        b"a:b:80",
-    ]
-)
-requests = st.tuples(methods, request_hosts, prefixes, st.sampled_from([80, 81]))
+
+@given(st.integers(0, 2**32), st.sampled_from(FLAVORS))
+@settings(max_examples=150)
+@example(1, "traditional")
+def test_twins_agree(seed: int, flavor: reference.Flavor) -> None:
+    check_agreement(random.Random(seed), flavor, routes=1 + seed % 12, requests=12)
 
 
-@given(st.lists(routes, max_size=12), st.lists(requests, min_size=1, max_size=12))
-@settings(max_examples=300)
-@example([Route(hosts=[b"a.com", b"*.com"], paths=[b"/a", b"/ab"])] * 2, [(b"GET", b"a.com", b"/ab", 80)])
-def test_twins_agree(wanted: list[Route], asked: list[tuple[bytes, bytes, bytes, int]]) -> None:
-    reference = ReferenceRouter()
-    for number, route in enumerate(wanted):
-        add_to(reference, number, route)
-    table = Table(freeze(wanted))
-    for method, host, path, port in asked:
-        expected = reference.match(method, host, path, host_port=port)
-        assert table.match(method, host, path, host_port=port) == expected
-        explained = [one for one in table.explain(method, host, path, host_port=port) if one.matches]
-        assert (explained[0].route if explained else None) == (expected[0] if expected else None)
+@pytest.mark.parametrize("flavor", FLAVORS)
+def test_twins_agree_on_crowded_tables(flavor: reference.Flavor) -> None:
+    for seed in range(8):
+        check_agreement(random.Random(seed), flavor, routes=40, requests=30)
 
 
 def test_large_table_finds_each_of_its_routes() -> None:
@@ -351,7 +268,7 @@ def test_an_empty_table_matches_nothing() -> None:
     table = Table(TableBuilder().freeze())
     assert table.routes == 0
     assert table.match(b"GET", b"a.com", b"/") is None
-    assert table.explain(b"GET", b"a.com", b"/") == []
+    assert explain(table, Request(b"GET", b"a.com")) == []
 
 
 # ---- explain
@@ -361,15 +278,24 @@ def test_explain_says_what_held_and_what_failed() -> None:
     wanted = [
         Route(hosts=[b"a.com:80"], paths=[b"/x"], methods=[b"POST", b"PURGE"]),
         Route(hosts=[b"*.com"], paths=[b"/y"]),
+        Route(regexes=[rb"/(\d)"], headers=[(b"X-A", [b"1", b"2"])], snis=[b"s.com"]),
         Route(paths=[b"/"]),
     ]
-    explained = Table(freeze(wanted)).explain(b"GET", b"a.com:80", b"/x/1")
-    assert [one.route for one in explained] == [0, 1, 2]
-    assert explained[0].hosts == (b"a.com:80",)
-    assert explained[0].methods == (b"POST", b"PURGE")
-    assert explained[0][4:] == (True, True, False, False)
-    assert explained[1][4:] == (True, False, None, False)
-    assert explained[2] == (2, b"/", (), (), None, True, None, True)
+    request = Request(b"GET", b"a.com:80", b"/x/1", headers=[(b"x-a", b"2")])
+    explained = explain(Table(freeze(wanted)), request)
+    assert [(one.route, one.matches) for one in explained] == [(0, False), (2, False), (1, False), (3, True)]
+    assert explained[0].conditions == (
+        ("hosts", ("a.com:80",), "a.com:80", True),
+        ("paths", ("/x",), "/x/1", True),
+        ("methods", ("POST", "PURGE"), "GET", False),
+    )
+    assert explained[1].conditions == (
+        ("paths", (r"~/(\d)",), "/x/1", False),
+        ("snis", ("s.com",), None, True),
+        ("headers.X-A", ("1", "2"), "2", True),
+    )
+    near = explain(Table(freeze(wanted)), request, near_only=True)
+    assert [one.route for one in near] == [0, 2, 3]
 
 
 # ---- what is refused
@@ -378,7 +304,7 @@ def test_explain_says_what_held_and_what_failed() -> None:
 @pytest.mark.parametrize(
     ("route", "message"),
     [
-        (Route(), "needs a host, a path or a method"),
+        (Route(), "needs a host, a path, a method, a header or an SNI"),
         (Route(paths=[b"x"]), "does not begin with a slash"),
         (Route(paths=[b"~/x"]), "does not begin with a slash"),
         (Route(paths=[b""]), "does not begin with a slash"),
@@ -412,6 +338,8 @@ WHOLE = freeze(
         Route(hosts=[b"a.com", b"*.b.com", b"c.*:80"], paths=[b"/a", b"/ab/c"], methods=[b"GET", b"PURGE"]),
         Route(hosts=[b"a.com:81", b"a.com:80"], paths=[b"/a/b", b"/a/c", b"/b"]),
         Route(paths=[b"/", b"/a"], methods=[b"PURGE"]),
+        Route(regexes=[rb"/a/(\d+)", rb"/b"], headers=[(b"x-a", [b"1", b"~*o"])], snis=[b"*.a.com"]),
+        Route(headers=[(b"x-b", [b"1"])], methods=[b"GET"]),
     ]
 )
 PROBES = [
@@ -447,15 +375,15 @@ def survives(damaged: bytes) -> None:
     except ValueError:
         return
     for method, host, path in PROBES:
-        found = table.match(method, host, path)
+        found = table.match(method, host, path, headers=[(b"x-a", b"one"), (b"X-B", b"1")], is_https=True)
         assert found is None or (found[0] < table.routes and found[1] <= len(path))
     # The text of a condition may be damaged too: what it says is then judged as a route's would be.
     with contextlib.suppress(ValueError):
-        table.explain(b"GET", b"a.com", b"/a")
+        explain(table, Request(b"GET", b"a.com", b"/a"))
 
 
 @given(st.lists(st.tuples(st.integers(0, len(WHOLE) - 1), st.integers(0, 255)), min_size=1, max_size=6))
-@settings(max_examples=1500)
+@settings(max_examples=400)
 def test_a_damaged_block_is_refused_or_stays_within_itself(damage: list[tuple[int, int]]) -> None:
     block = bytearray(WHOLE)
     for at, byte in damage:

@@ -285,10 +285,10 @@ def test_a_kong_data_plane_starts_unchanged() -> None:
 
 def test_kong_names_are_accepted_under_our_prefix_and_in_the_file(tmp_path: Path) -> None:
     conf = tmp_path / "kong.conf"
-    conf.write_text("plugins = bundled\nnginx_proxy_buffers = 8 8k\n")
+    conf.write_text("pluginserver_names = x\nnginx_proxy_buffers = 8 8k\n")
     settings = load("data_plane", conf, FASTGW_DNS_ORDER="A")
     assert settings.warnings == (
-        "properties of Kong without meaning in this version: plugins, nginx_proxy_buffers, dns_order",
+        "properties of Kong without meaning in this version: pluginserver_names, nginx_proxy_buffers, dns_order",
     )
 
 

@@ -56,48 +56,55 @@ def test_normal_form_and_what_goes_upstream(uri: Any, sent: bytes, seen: bytes, 
 
 @both
 @pytest.mark.parametrize(
-    ("service", "route", "strips", "sent", "upstream"),
+    ("service", "route", "strips", "sent", "v0", "v1"),
     [
-        (b"/", b"/route", [False], b"/route/", b"/route/"),
-        (b"/", b"/route", [True], b"/route", b"/"),
-        (b"/", b"/route", [True], b"/routereq", b"/req"),
-        (b"/", b"/route/", [True], b"/route/req", b"/req"),
-        (b"/srv", b"/rou", [False], b"/roureq", b"/srv/roureq"),
-        (b"/srv", b"/rou", [True], b"/roureq", b"/srv/req"),
-        (b"/srv/", b"/rou", [False], b"/rou", b"/srv/rou"),
-        (b"/srv/", b"/rou", [True], b"/rou", b"/srv"),
-        (b"/service", b"/", [False, True], b"/", b"/service"),
-        (b"/service", b"/", [False, True], b"/route", b"/service/route"),
-        (b"/service", b"/route", [False], b"/route/", b"/service/route/"),
-        (b"/service", b"/route", [True], b"/route", b"/service"),
-        (b"/service", b"/route", [True], b"/route/", b"/service/"),
-        (b"/service", b"/route", [True], b"/routereq", b"/service/req"),
-        (b"/service", b"/route/", [True], b"/route/", b"/service/"),
-        (b"/service", b"/route/", [True], b"/route/req", b"/service/req"),
-        (b"/service/", b"/", [False, True], b"/route/", b"/service/route/"),
-        (b"/service/", b"/route", [True], b"/route", b"/service"),
-        (b"/service/", b"/route", [True], b"/route/", b"/service/"),
-        (b"/service/", b"/route/", [True], b"/route/req", b"/service/req"),
-        (b"/service", None, [False, True], b"/route/", b"/service/route/"),
-        (b"/service/", None, [False, True], b"/", b"/service/"),
-        (b"/service", b"/route", [True], b"/route../req", b"/service/req"),
-        (b"/service", b"/route", [True], b"/route%2e%2E/req", b"/service/req"),
-        (b"/service", b"/route", [False], b"/route%2E/req", b"/service/route./req"),
-        (b"/service", b"/route", [True], b"/route..", b"/service"),
-        (b"/service", b"/route", [True], b"/route.", b"/service"),
-        (b"/service", b"/route", [True], b"/route./x", b"/service/x"),
-        (b"/service", b"/route", [True], b"/route.../x", b"/service/.../x"),
-        (None, b"/route", [True], b"/route", b"/"),
-        (None, b"/route", [True], b"/route/x", b"/x"),
+        (b"/", b"/route", [False], b"/route/", b"/route/", b"/route/"),
+        (b"/", b"/route", [True], b"/route", b"/", b"/"),
+        (b"/", b"/route", [True], b"/routereq", b"/req", b"/req"),
+        (b"/", b"/route/", [True], b"/route/req", b"/req", b"/req"),
+        (b"/srv", b"/rou", [False], b"/roureq", b"/srv/roureq", b"/srvroureq"),
+        (b"/srv", b"/rou", [True], b"/roureq", b"/srv/req", b"/srvreq"),
+        (b"/srv/", b"/rou", [False], b"/rou", b"/srv/rou", b"/srv/rou"),
+        (b"/srv/", b"/rou", [True], b"/rou", b"/srv", b"/srv/"),
+        (b"/service", b"/", [False, True], b"/", b"/service", b"/service"),
+        (b"/service", b"/", [False, True], b"/route", b"/service/route", b"/serviceroute"),
+        (b"/service", b"/route", [False], b"/route/", b"/service/route/", b"/serviceroute/"),
+        (b"/service", b"/route", [True], b"/route", b"/service", b"/service"),
+        (b"/service", b"/route", [True], b"/route/", b"/service/", b"/service/"),
+        (b"/service", b"/route", [True], b"/routereq", b"/service/req", b"/servicereq"),
+        (b"/service", b"/route/", [True], b"/route/", b"/service/", b"/service"),
+        (b"/service", b"/route/", [True], b"/route/req", b"/service/req", b"/servicereq"),
+        (b"/service/", b"/", [False, True], b"/route/", b"/service/route/", b"/service/route/"),
+        (b"/service/", b"/route", [True], b"/route", b"/service", b"/service/"),
+        (b"/service/", b"/route", [True], b"/route/", b"/service/", b"/service/"),
+        (b"/service/", b"/route/", [True], b"/route/req", b"/service/req", b"/service/req"),
+        (b"/service", None, [False, True], b"/route/", b"/service/route/", b"/serviceroute/"),
+        (b"/service/", None, [False, True], b"/", b"/service/", b"/service/"),
+        (b"/service", b"/route", [True], b"/route../req", b"/service/req", b"/servicereq"),
+        (b"/service", b"/route", [True], b"/route%2e%2E/req", b"/service/req", b"/servicereq"),
+        (b"/service", b"/route", [False], b"/route%2E/req", b"/service/route./req", b"/serviceroute./req"),
+        (b"/service", b"/route", [True], b"/route..", b"/service", b"/service"),
+        (b"/service", b"/route", [True], b"/route.", b"/service", b"/service"),
+        (b"/service", b"/route", [True], b"/route./x", b"/service/x", b"/servicex"),
+        (b"/service", b"/route", [True], b"/route.../x", b"/service/.../x", b"/service.../x"),
+        (None, b"/route", [True], b"/route", b"/", b"/"),
+        (None, b"/route", [True], b"/route/x", b"/x", b"/x"),
     ],
 )
-def test_path_handling_v0(
-    uri: Any, service: bytes | None, route: bytes | None, strips: list[bool], sent: bytes, upstream: bytes
+def test_path_handling(
+    uri: Any,
+    service: bytes | None,
+    route: bytes | None,
+    strips: list[bool],
+    sent: bytes,
+    v0: bytes,
+    v1: bytes,
 ) -> None:
     path = uri.normalise(sent)
     assert path.startswith(route or b"")
     for strip in strips:
-        assert uri.upstream_path(service, path, len(route or b""), strip) == upstream
+        assert uri.upstream_path(service, path, len(route or b""), strip) == v0
+        assert uri.upstream_path(service, path, len(route or b""), strip, is_v1=True) == v1
 
 
 @pytest.mark.parametrize(
@@ -156,11 +163,12 @@ def test_twins_agree_on_any_bytes(path: bytes) -> None:
     target=paths,
     share=st.integers(0, 20),
     strip=st.booleans(),
+    is_v1=st.booleans(),
 )
 def test_twins_agree_on_the_upstream_path(
-    service: bytes | None, target: bytes, share: int, strip: bool
+    service: bytes | None, target: bytes, share: int, strip: bool, is_v1: bool
 ) -> None:
     path = reference.normalise(target)
     matched_len = min(share, len(path))
-    wanted = reference.upstream_path(service, path, matched_len, strip)
-    assert _uri.upstream_path(service, path, matched_len, strip) == wanted
+    wanted = reference.upstream_path(service, path, matched_len, strip, is_v1=is_v1)
+    assert _uri.upstream_path(service, path, matched_len, strip, is_v1=is_v1) == wanted

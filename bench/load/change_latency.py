@@ -61,12 +61,10 @@ def main(changes: int, routes: int, workers: int, json_path: Path) -> None:
             tempfile.TemporaryDirectory(prefix="fastgw-bench-") as directory,
             Processes(Path(directory)) as processes,
         ):
-            gateway = start_gateway(processes, workers=workers)
+            gateway = start_gateway(processes, workers=workers, routes=routes)
             with gateway.admin() as admin, gateway.proxy() as proxy:
                 service = {"name": "bench", "url": f"http://127.0.0.1:{gateway.upstream_port}"}
                 admin.call("POST", "/services", service)
-                for number in track(range(routes), "routes before", console=console):
-                    _add_route(admin, f"/before/{number:06}")
                 _measure(admin, proxy, "/warm-up")
                 measured = [
                     _measure(admin, proxy, f"/changes/{number:06}")

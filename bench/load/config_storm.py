@@ -1,9 +1,10 @@
 """Configurations applied one after another under load: `python -m bench.load.config_storm --help`.
 
 Each change points one route at another service, whose answers carry that service's number. The route is
-asked until the new number comes; only then the next change is made, so no configuration is skipped. wrk
-loads another route all the while. Any answer but 200, in either place, and any number that is neither the
-old nor the new one, is a failure.
+asked until the new number comes; only then the next change is made, so no configuration is skipped. A
+generator loads another route all the while: wrk as fast as it is answered, or, with --rate, h2load by the
+clock, and then for as long without a change. Any answer but 200, in either place, and any number that is
+neither the old nor the new one, is a failure.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 
 from bench.load.gateway import Admin, Client, Gateway, ask_until, settled_version, start_gateway
-from bench.load.generators import BackgroundWrk, LoadResult, percentile
+from bench.load.generators import BackgroundH2load, BackgroundWrk, LoadResult, percentile
 from bench.load.machine import BenchError, Machine, describe, require_tools
 from bench.load.processes import Processes
 from bench.load.report import describe_machine, doubts, write_json
@@ -38,16 +39,31 @@ class StormReport(msgspec.Struct, frozen=True):
     served_ms: list[float]
     """From each Admin write to the first answer by the new body."""
     load: LoadResult
-    """What wrk counted meanwhile."""
+    """What the generator counted meanwhile."""
+    quiet: LoadResult | None
+    """The same load for as long without changes; None without --rate."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--changes", type=click.IntRange(1, 5_000), default=200, help="Configurations, one by one.")
 @click.option("--connections", type=click.IntRange(1, 1024), default=16, help="Connections of the load.")
+@click.option("--routes", type=click.IntRange(0, 100_000), default=0, help="Routes that are there before.")
+@click.option("--every-ms", type=click.IntRange(0, 10_000), default=0,
+              help="Time from one change to the next, at least.")  # fmt: skip
+@click.option("--rate", type=click.IntRange(1), default=None,
+              help="Requests per second of the load, instead of as many as are answered.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1, 64), default=2, help="Workers of the data plane.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path),
               default=Path("build/bench/config_storm.json"), help="Where the result goes.")  # fmt: skip
-def main(changes: int, connections: int, workers: int, json_path: Path) -> None:
+def main(
+    changes: int,
+    connections: int,
+    routes: int,
+    every_ms: int,
+    rate: int | None,
+    workers: int,
+    json_path: Path,
+) -> None:
     """Apply configurations one after another under load, and see that each serves and no request fails.
 
     Starts a control plane (SQLite), a data plane and wrk on loopback, in a temporary directory; all are gone
@@ -55,15 +71,17 @@ def main(changes: int, connections: int, workers: int, json_path: Path) -> None:
     """
     console = Console()
     try:
-        require_tools(["nginx", "wrk"])
-        machine = describe(["nginx", "wrk"])
+        tools = ["nginx", "wrk" if rate is None else "h2load"]
+        require_tools(tools)
+        machine = describe(tools)
         console.print(describe_machine(machine), highlight=False, soft_wrap=True)
         with (
             tempfile.TemporaryDirectory(prefix="fastgw-bench-") as directory,
             Processes(Path(directory)) as processes,
         ):
-            gateway = start_gateway(processes, workers=workers)
-            report = _storm(console, machine, gateway, changes, connections)
+            gateway = start_gateway(processes, workers=workers, routes=routes)
+            load = _Load(connections, rate, Path(directory) / "h2load.log")
+            report = _storm(console, machine, gateway, changes, load, every_ms / 1000)
     except BenchError as error:
         raise click.ClickException(str(error)) from None
     ordered = sorted(report.served_ms)
@@ -71,7 +89,8 @@ def main(changes: int, connections: int, workers: int, json_path: Path) -> None:
         f"{changes} configurations, each served its own answer; applied version + {report.applied_versions};"
         f" write to served: median {percentile(ordered, 50):.1f} ms, p99 {percentile(ordered, 99):.1f} ms\n"
         f"load meanwhile: {report.load.requests} requests in {report.load.duration_s:.1f} s,"
-        f" p99 {report.load.p99_us / 1000:.2f} ms, {report.load.failed} failed",
+        f" p99 {report.load.p99_us / 1000:.2f} ms, {report.load.failed} failed"
+        + (f"; without changes p99 {report.quiet.p99_us / 1000:.2f} ms" if report.quiet is not None else ""),
         highlight=False,
         soft_wrap=True,
     )
@@ -83,8 +102,23 @@ def main(changes: int, connections: int, workers: int, json_path: Path) -> None:
         sys.exit(1)
 
 
+class _Load(msgspec.Struct, frozen=True):
+    """What asks meanwhile."""
+
+    connections: int
+    rate: int | None
+    log: Path
+
+    def start(self, url: str) -> BackgroundWrk | BackgroundH2load:
+        if self.rate is None:
+            return BackgroundWrk(url, connections=self.connections, limit_s=_LIMIT_S)
+        return BackgroundH2load(
+            url, connections=self.connections, limit_s=_LIMIT_S, rate=self.rate, log=self.log
+        )
+
+
 def _storm(
-    console: Console, machine: Machine, gateway: Gateway, changes: int, connections: int
+    console: Console, machine: Machine, gateway: Gateway, changes: int, load: _Load, every_s: float
 ) -> StormReport:
     with gateway.admin() as admin, gateway.proxy() as proxy:
         services = [
@@ -96,14 +130,21 @@ def _storm(
             ask_until(proxy, f"/{name}", lambda status, body: (status, body) == (200, b"0"))
         before = settled_version(admin)
         url = f"http://127.0.0.1:{gateway.proxy_port}/steady"
-        with BackgroundWrk(url, connections=connections, limit_s=_LIMIT_S) as wrk:
-            served_ms = [
-                _change(admin, proxy, services, number)
-                for number in track(range(1, changes + 1), "changes", console=console)
-            ]
-            load = wrk.stop()
+        began = time.monotonic()
+        with load.start(url) as generator:
+            served_ms = []
+            for number in track(range(1, changes + 1), "changes", console=console):
+                served_ms.append(_change(admin, proxy, services, number))
+                time.sleep(max(0.0, began + number * every_s - time.monotonic()))
+            under_changes = generator.stop()
         after = settled_version(admin)
-    return StormReport(machine, changes, after - before, served_ms, load)
+        quiet = None
+        if load.rate is not None:
+            took_s = time.monotonic() - began
+            with load.start(url) as generator:
+                time.sleep(took_s)
+                quiet = generator.stop()
+    return StormReport(machine, changes, after - before, served_ms, under_changes, quiet)
 
 
 def _add_service(admin: Admin, gateway: Gateway, number: int) -> str:

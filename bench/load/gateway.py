@@ -18,8 +18,10 @@ import msgspec
 from bench.load.contenders import fastgw_command, fastgw_env, start_upstream
 from bench.load.machine import BenchError
 from bench.load.processes import Processes, answers, free_ports
+from bench.load.seed import seed_routes
 
-_START_DEADLINE_S: Final = 30.0
+_START_DEADLINE_S: Final = 60.0
+_MAX_PAYLOAD_BYTES: Final = 64 * 1024 * 1024
 _TIMEOUT_S: Final = 10.0
 _ACK_DEADLINE_S: Final = 10.0
 _BETWEEN_QUESTIONS_S: Final = 0.0005
@@ -77,8 +79,8 @@ class Gateway(msgspec.Struct, frozen=True):
         return closing(Client(self.proxy_port))
 
 
-def start_gateway(processes: Processes, *, workers: int, **settings: object) -> Gateway:
-    """Start upstream, control plane and data plane; return when the data plane is ready.
+def start_gateway(processes: Processes, *, workers: int, routes: int = 0, **settings: object) -> Gateway:
+    """Start upstream, control plane and data plane; return when the data plane serves *routes* routes.
 
     Args:
         settings: further properties of the data plane.
@@ -90,6 +92,8 @@ def start_gateway(processes: Processes, *, workers: int, **settings: object) -> 
     _make_key_pair(directory)
     admin_port, cluster_port, proxy_port, status_port = free_ports(4)
     pair = {"cluster_cert": directory / "cluster.crt", "cluster_cert_key": directory / "cluster.key"}
+    if routes:
+        seed_routes(directory / "cp", routes, upstream_port=upstream_port)
     env = fastgw_env(
         prefix=directory / "cp",
         admin_listen=f"127.0.0.1:{admin_port}",
@@ -103,6 +107,7 @@ def start_gateway(processes: Processes, *, workers: int, **settings: object) -> 
     env = fastgw_env(
         prefix=directory / "dp",
         cluster_control_plane=f"127.0.0.1:{cluster_port}",
+        cluster_max_payload=_MAX_PAYLOAD_BYTES,
         proxy_listen=f"127.0.0.1:{proxy_port} reuseport",
         status_listen=f"127.0.0.1:{status_port}",
         proxy_access_log="off",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -52,25 +53,18 @@ def run_wrk(
     return parse_wrk(_run(["wrk", *options, url], core=core, deadline_s=seconds + 20))
 
 
-class BackgroundWrk:
-    """wrk while something else happens; `stop` ends it and says what it counted."""
+class _Background:
+    """A generator while something else happens."""
 
-    def __init__(self, url: str, *, connections: int, limit_s: int, script: str = "wrk_report.lua") -> None:
-        program = find_tool("wrk") or "wrk"
-        options = ["-t1", f"-c{connections}", f"-d{limit_s}s", "--timeout", "5s"]
+    def __init__(self, command: Sequence[str]) -> None:
         self._process = subprocess.Popen(
-            [program, *options, "-s", str(_HERE / script), url],
+            [find_tool(command[0]) or command[0], *command[1:]],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         )
-
-    def stop(self) -> LoadResult:
-        """wrk reports when it is interrupted, too."""
-        self._process.send_signal(signal.SIGINT)
-        return parse_wrk(self._process.communicate(timeout=20)[0])
 
     def __enter__(self) -> Self:
         return self
@@ -81,6 +75,46 @@ class BackgroundWrk:
         if self._process.poll() is None:
             self._process.kill()
             self._process.communicate()
+
+
+class BackgroundWrk(_Background):
+    """wrk; `stop` ends it and says what it counted."""
+
+    def __init__(self, url: str, *, connections: int, limit_s: int, script: str = "wrk_report.lua") -> None:
+        options = ["-t1", f"-c{connections}", f"-d{limit_s}s", "--timeout", "5s"]
+        super().__init__(["wrk", *options, "-s", str(_HERE / script), url])
+
+    def stop(self) -> LoadResult:
+        """wrk reports when it is interrupted, too."""
+        self._process.send_signal(signal.SIGINT)
+        return parse_wrk(self._process.communicate(timeout=20)[0])
+
+
+class BackgroundH2load(_Background):
+    """h2load at a fixed rate; `stop` ends it and says what its log holds."""
+
+    def __init__(self, url: str, *, connections: int, limit_s: int, rate: float, log: Path) -> None:
+        log.unlink(missing_ok=True)
+        options = [f"-c{connections}", "-t1", f"-D{limit_s}", f"--rps={rate / connections:.3f}"]
+        self._log = log
+        self._began = time.monotonic()
+        super().__init__(["h2load", "--h1", *options, f"--log-file={log}", url])
+
+    def stop(self) -> LoadResult:
+        """Interrupted it reports nothing, but each answer has had its line in the log."""
+        self._process.send_signal(signal.SIGINT)
+        self._process.communicate(timeout=20)
+        lines = [line.split("\t") for line in self._log.read_text().splitlines()]
+        whole = [line for line in lines if len(line) == 3]
+        durations_us = sorted(int(line[2]) for line in whole)
+        failed = sum(not line[1].startswith("2") for line in whole)
+        return LoadResult(
+            requests=len(whole) - failed,
+            failed=failed,
+            duration_s=time.monotonic() - self._began,
+            p50_us=percentile(durations_us, 50),
+            p99_us=percentile(durations_us, 99),
+        )
 
 
 def parse_wrk(output: str) -> LoadResult:

@@ -8,7 +8,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from fastgw.model.entities import ROUTES, SERVICES
-from fastgw.model.snapshot import Snapshot, compress
+from fastgw.model.snapshot import Snapshot
 from fastgw.model.validate import make_row
 from fastgw.routing.compile import compile_snapshot
 from fastgw.routing.image import Image
@@ -41,25 +41,20 @@ def snapshot_of(size: int) -> Snapshot:
 @pytest.mark.parametrize("size", SIZES)
 def test_compile(benchmark: BenchmarkFixture, size: int) -> None:
     snapshot = snapshot_of(size)
-    document = snapshot.encode()
-    compressed = compress(document)
-    image = benchmark.pedantic(
-        compile_snapshot,
-        (document,),
-        {"version": 1, "digest": snapshot.digest, "compressed": compressed},
-        rounds=20_000 // size or 3,
-        warmup_rounds=1,
-    )
+    snapshot.pack()
+    image = benchmark.pedantic(compile_snapshot, (snapshot,), rounds=20_000 // size or 3, warmup_rounds=1)
     benchmark.extra_info["image_bytes_per_route"] = round(len(image) / size)
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_decode_and_check_digest(benchmark: BenchmarkFixture, size: int) -> None:
-    """What the compile process does before it compiles."""
+def test_unpack_and_check_digest(benchmark: BenchmarkFixture, size: int) -> None:
+    """What the compile process does before it compiles the first snapshot."""
     snapshot = snapshot_of(size)
-    document = snapshot.encode()
     benchmark.pedantic(
-        Snapshot.decode, (1, document, snapshot.digest), rounds=20_000 // size or 3, warmup_rounds=1
+        Snapshot.unpack,
+        (1, snapshot.pack(), snapshot.digest),
+        rounds=20_000 // size or 3,
+        warmup_rounds=1,
     )
 
 
@@ -67,9 +62,7 @@ def test_decode_and_check_digest(benchmark: BenchmarkFixture, size: int) -> None
 def test_open_image(benchmark: BenchmarkFixture, size: int) -> None:
     """What a worker does to prepare a generation: map, checksum, check."""
     snapshot = snapshot_of(size)
-    fd = make_sealed_memfd(
-        "bench-image", compile_snapshot(snapshot.encode(), version=1, digest=snapshot.digest)
-    )
+    fd = make_sealed_memfd("bench-image", compile_snapshot(snapshot))
     try:
         benchmark.pedantic(Image.open, (fd,), rounds=10, warmup_rounds=1)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
@@ -11,6 +12,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from fastgw._router import Table
 from fastgw._router_build import TableBuilder
+from fastgw.model.expressions import parse_expression
 
 SHAPES = ["host_and_path", "paths_of_one_host"]
 SIZES = [10, 10_000, 100_000]
@@ -49,6 +51,86 @@ def test_find(benchmark: BenchmarkFixture, loops: ModuleType, shape: str, size: 
     requests = loops.Requests(requests_of(shape, size, keys))
     hits = benchmark(requests.find_1000, table)
     assert hits == (0 if keys == "missing" else 1000)
+
+
+def table_with(add: Callable[[TableBuilder, int], None], size: int) -> Table:
+    builder = TableBuilder()
+    for number in range(size):
+        add(builder, number)
+    return Table(builder.freeze())
+
+
+@functools.cache
+def regex_table(size: int) -> Table:
+    """Regex routes under one host, each with a literal prefix of its own."""
+    return table_with(
+        lambda builder, number: builder.add(
+            number,
+            hosts=[b"www.example.com"],
+            paths=[],
+            regexes=[rb"/api/v1/%d/items/(?P<item>\d+)/" % number],
+            methods=[],
+            created_at=0,
+            key=number.to_bytes(16, "big"),
+        ),
+        size,
+    )
+
+
+@pytest.mark.parametrize("keys", ["hot", "random", "missing"])
+@pytest.mark.parametrize("size", [10, 5_000])
+def test_find_regex(benchmark: BenchmarkFixture, loops: ModuleType, size: int, keys: str) -> None:
+    """One call of RE2 per hit; a miss ends in the trie."""
+    draw = random.Random(1)
+    numbers = [size // 2] if keys == "hot" else draw.sample(range(size), size)
+    if keys == "missing":
+        numbers = [number + size for number in numbers]
+    requests = loops.Requests([(b"www.example.com", b"/api/v1/%d/items/77/x" % number) for number in numbers])
+    table = regex_table(size)
+    for _ in range(len(numbers) // 1000 + 1):
+        requests.find_1000(table)  # regexes compile on first use
+    assert benchmark(requests.find_1000, table) == (0 if keys == "missing" else 1000)
+
+
+@pytest.mark.parametrize("size", [10, 10_000])
+def test_find_expression(benchmark: BenchmarkFixture, loops: ModuleType, size: int) -> None:
+    def add(builder: TableBuilder, number: int) -> None:
+        text = (
+            f'http.host == "service-{number}.example.com" && http.path ^= "/api/v1/" && http.method == "GET"'
+        )
+        builder.add_expression(
+            number,
+            text=text.encode(),
+            tree=parse_expression(text),
+            priority=0,
+            created_at=0,
+            key=number.to_bytes(16, "big"),
+        )
+
+    requests = loops.Requests([(b"service-%d.example.com" % (size // 2), b"/api/v1/77")])
+    assert benchmark(requests.find_1000, table_with(add, size)) == 1000
+
+
+@pytest.mark.parametrize("rivals", [1, 16])
+def test_find_header(benchmark: BenchmarkFixture, loops: ModuleType, rivals: int) -> None:
+    """Routes of one host and path that differ in a header's value; the request has nine other fields."""
+
+    def add(builder: TableBuilder, number: int) -> None:
+        builder.add(
+            number,
+            hosts=[b"www.example.com"],
+            paths=[b"/api"],
+            methods=[],
+            headers=[(b"X-Version", [b"v%d" % number])],
+            created_at=number,
+            key=number.to_bytes(16, "big"),
+        )
+
+    fields = [(b"X-Field-%d" % number, b"value") for number in range(9)]
+    requests = loops.Requests(
+        [(b"www.example.com", b"/api/v1/77")], [*fields, (b"x-version", b"v%d" % (rivals - 1))]
+    )
+    assert benchmark(requests.find_1000, table_with(add, rivals)) == 1000
 
 
 @pytest.mark.parametrize("size", SIZES)

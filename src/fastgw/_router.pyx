@@ -1,34 +1,46 @@
-"""The compiled route table: checking and searching the block that _router.pxd draws.
+"""The compiled route table: searching the block that _router.pxd draws.
 
-Contract. `_router_build` lays the block out; `Table` believes nothing of it until every offset, size and
-number in it has been checked once. From then on `Table.find` reads without further checks, without the GIL
-and without allocating. tests/reference/router.py says the same as the plainest code.
+Contract. `_router_build` lays the block out; `Table` believes nothing of it until `_router_check` has looked
+at every offset, size and number in it once. From then on `Table.find` reads without further checks and without
+allocating, and without the GIL except to call a regex. tests/reference/router.py says the same as the
+plainest code; `_router_explain` tells it to people.
 
-The one complication is that check: nodes lie back to back, so one scan finds where each begins, and a
-child must begin behind its parent, so that no damaged block can lead a search round in circles.
+The one complication are regexes, the only dear test of a route: what calls one is set aside while the tries
+are walked, and runs afterwards in order of precedence, unless something better has been found by then.
 """
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memchr, memcmp, memcpy
+
+cdef extern from "arpa/inet.h" nogil:
+    enum:
+        AF_INET
+        AF_INET6
+    int inet_pton(int family, const char* text, void* out)
+
+cdef enum:
+    PENDING_LIMIT = 64                # candidates whose regex waits for the end of the walk
 
 from collections import namedtuple
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
-from libc.stdlib cimport calloc, free
-from libc.string cimport memchr, memcmp
+from fastgw._router_check cimport fault_in
 
-Considered = namedtuple(
-    "Considered",
-    "route path hosts methods host_holds path_holds method_holds matches",
+from fastgw._regex import ANCHORED, UNANCHORED, compile_regex
+
+CandidateRecord = namedtuple(
+    "CandidateRecord", "rank route priority created_at key path hosts methods snis headers expressions"
 )
+TestRecord = namedtuple("TestRecord", "operator field flags name text number segments holds")
+
+cdef object _ANCHORED = ANCHORED
+cdef object _UNANCHORED = UNANCHORED
 
 
 # ---- hosts and methods, as routes and requests write them
-
-cdef struct HostParts:
-    const uint8_t* name               # without brackets
-    Py_ssize_t name_len
-    int port                          # -1: none given
-
 
 cdef HostParts split_host(const uint8_t* host, Py_ssize_t n) noexcept nogil:
     """Name and port of a host; a colon that announces no decimal port belongs to the name."""
@@ -128,38 +140,75 @@ cdef tuple parse_pattern(bytes host):
     return (HOST_EXACT, name, parts.port)
 
 
-# ---- checking and searching
+# ---- searching
+
+cdef struct Pending:
+    uint32_t rank
+    uint32_t route
+    uint32_t path_len
+    uint32_t flags
+
 
 cdef struct Search:
+    void* table                       # a Table, which the caller keeps
     const uint8_t* block
     const Candidate* candidates
-    const uint8_t* path
-    Py_ssize_t path_len
-    const uint8_t* method
-    Py_ssize_t method_len
+    const uint8_t* removed            # a bit for each route that another block replaces; NULL: none
+    const RouteRequest* request
+    HostParts host
+    uint32_t port                     # the host's or the listener's
     uint32_t method_bit
-    uint32_t rank                     # the best so far; NO_RANK: none
-    FoundRoute found
+    uint32_t skipped                  # entries with one of these flags are passed over
+    uint32_t own_path_len             # what the last program matched of the path
+    uint32_t pending_count
+    FoundRoute found                  # the best so far; its rank is NO_RANK without any
+    Pending[PENDING_LIMIT] pending
 
 
-cdef inline uint32_t read_u16(const uint8_t* at) noexcept nogil:
-    return at[0] | <uint32_t>at[1] << 8
-
-
-cdef bint lists_method(const uint8_t* conditions, const uint8_t* method, Py_ssize_t n) noexcept nogil:
+cdef bint lists_method(const uint8_t* conditions, const RouteRequest* request) noexcept nogil:
     cdef uint32_t hosts = read_u16(conditions)
     cdef uint32_t total = hosts + read_u16(conditions + 2)
     cdef uint32_t i
-    conditions += 4
+    conditions += CONDITIONS_HEADER
     for i in range(total):
-        if i >= hosts and read_u16(conditions) == n and memcmp(conditions + 2, method, n) == 0:
+        if (
+            i >= hosts and read_u16(conditions) == request.method_len
+            and memcmp(conditions + 2, request.method, request.method_len) == 0
+        ):
             return True
         conditions += 2 + read_u16(conditions)
     return False
 
 
+cdef bint admits(Search* search, const Entry* entry, uint32_t path_len) noexcept nogil:
+    """Whether the candidate's program holds; one that calls a regex is set aside, which is not to hold yet."""
+    cdef Pending* pending
+    if entry.flags & search.skipped:
+        return False
+    if not entry.flags & ENTRY_PROGRAM:
+        return True
+    if entry.flags & ENTRY_REGEX and search.pending_count < PENDING_LIMIT:
+        pending = &search.pending[search.pending_count]
+        pending.rank = entry.rank
+        pending.route = entry.route
+        pending.path_len = path_len
+        pending.flags = entry.flags
+        search.pending_count += 1
+        return False
+    return holds(search, search.block + search.candidates[entry.rank].program_offset)
+
+
+cdef inline void take(
+    Search* search, uint32_t rank, uint32_t route, uint32_t flags, uint32_t path_len
+) noexcept nogil:
+    search.found.rank = rank
+    search.found.route = route
+    search.found.path_len = search.own_path_len if flags & ENTRY_OWN_PATH else path_len
+
+
 cdef void walk(Search* search, uint32_t root) noexcept nogil:
     """Search one trie for a candidate better than the best so far."""
+    cdef const RouteRequest* request = search.request
     cdef const Node* node
     cdef const Entry* entry
     cdef const uint8_t* label
@@ -169,44 +218,72 @@ cdef void walk(Search* search, uint32_t root) noexcept nogil:
     if root == 0:
         return
     node = <const Node*>(search.block + root)
-    while node.best < search.rank:
+    while node.best < search.found.rank:
         label = node_label(node)
-        if search.path_len - at < node.label_len or memcmp(search.path + at, label, node.label_len) != 0:
+        if (
+            request.path_len - at < node.label_len
+            or memcmp(request.path + at, label, node.label_len) != 0
+        ):
             return
         at += node.label_len
         entry = node_entries(node)
         for i in range(node.entries):
-            if entry[i].rank >= search.rank:
+            if entry[i].rank >= search.found.rank:
                 break
-            if entry[i].methods == METHOD_ANY or (
-                entry[i].methods & search.method_bit
-                and (
-                    search.method_bit != METHOD_OTHER
-                    or lists_method(
-                        search.block + search.candidates[entry[i].rank].conditions_offset,
-                        search.method, search.method_len,
-                    )
-                )
+            if not entry[i].flags & METHOD_ANY:
+                if not entry[i].flags & search.method_bit:
+                    continue
+                if search.method_bit == METHOD_OTHER and not lists_method(
+                    search.block + search.candidates[entry[i].rank].conditions_offset, request
+                ):
+                    continue
+            if search.removed != NULL and is_marked(search.removed, entry[i].route):
+                continue
+            if (
+                entry[i].flags & (ENTRY_PROGRAM | ENTRY_SNIS)
+                and not admits(search, &entry[i], <uint32_t>at)
             ):
-                search.rank = entry[i].rank
-                search.found.route = entry[i].route
-                search.found.path_len = <uint32_t>at
-                break
-        if at == search.path_len or node.children == 0:
+                continue
+            take(search, entry[i].rank, entry[i].route, entry[i].flags, <uint32_t>at)
+            break
+        if at == request.path_len or node.children == 0:
             return
         label += node.label_len
-        key = <const uint8_t*>memchr(label, search.path[at], node.children)
+        key = <const uint8_t*>memchr(label, request.path[at], node.children)
         if key == NULL:
             return
         at += 1
         node = <const Node*>(search.block + node_children(node)[key - label])
 
 
+cdef void settle(Search* search) noexcept nogil:
+    """Run the programs that were set aside, best rank first, until one holds."""
+    cdef Pending pending
+    cdef uint32_t i, j
+    for i in range(1, search.pending_count):
+        pending = search.pending[i]
+        j = i
+        while j > 0 and search.pending[j - 1].rank > pending.rank:
+            search.pending[j] = search.pending[j - 1]
+            j -= 1
+        search.pending[j] = pending
+    for i in range(search.pending_count):
+        pending = search.pending[i]
+        if pending.rank >= search.found.rank:
+            break
+        if i and pending.rank == search.pending[i - 1].rank:
+            continue                      # met under two patterns of the host
+        if holds(search, search.block + search.candidates[pending.rank].program_offset):
+            take(search, pending.rank, pending.route, pending.flags, pending.path_len)
+            break
+    search.pending_count = 0
+
+
 cdef void look_up(
-    Search* search, const HostIndex* index, uint32_t hashed,
-    const uint8_t* key, Py_ssize_t key_len, uint32_t port,
+    Search* search, int kind, uint32_t hashed, const uint8_t* key, Py_ssize_t key_len, int port
 ) noexcept nogil:
     """Walk the tries of the record with this key, if there is one."""
+    cdef const HostIndex* index = &(<const TableHeader*>search.block).hosts[kind]
     cdef const HostSlot* slots = <const HostSlot*>(search.block + index.slots_offset)
     cdef const HostRecord* record
     cdef const PortRoot* port_root
@@ -219,165 +296,347 @@ cdef void look_up(
                 walk(search, record.root)
                 port_root = record_ports(record)
                 for i in range(record.ports):
-                    if port_root[i].port == port:
+                    if <int64_t>port_root[i].port == port:
                         walk(search, port_root[i].root)
                 return
         place = (place + 1) & (index.slots - 1)
 
 
-cdef void look_up_host(Search* search, const TableHeader* header, HostParts host) noexcept nogil:
+cdef void look_up_host(Search* search, const TableHeader* header, int plain_port, int wild_port) noexcept nogil:
     """Walk the tries of the name itself and of each wildcard that it satisfies."""
-    cdef const HostIndex* suffixes = &header.hosts[HOST_SUFFIX]
-    cdef uint32_t port = <uint32_t>host.port
+    cdef const HostParts* host = &search.host
+    cdef bint has_suffixes = header.hosts[HOST_SUFFIX].slots != 0
     cdef uint64_t state = HASH_START
     cdef Py_ssize_t i
-    if header.hosts[HOST_EXACT].slots or suffixes.slots:
+    if header.hosts[HOST_RAW].slots:
+        look_up(
+            search, HOST_RAW, hash_key(HOST_RAW, search.request.host, search.request.host_len),
+            search.request.host, search.request.host_len, -1,
+        )
+    if header.hosts[HOST_EXACT].slots or has_suffixes:
         for i in range(host.name_len - 1, -1, -1):
             state = (state ^ host.name[i]) * HASH_STEP
-            if host.name[i] == c'.' and suffixes.slots and i > 0:
-                look_up(search, suffixes, fold(state), host.name + i, host.name_len - i, port)
+            if host.name[i] == c'.' and has_suffixes and i > 0:
+                look_up(search, HOST_SUFFIX, fold(state), host.name + i, host.name_len - i, wild_port)
         if header.hosts[HOST_EXACT].slots:
-            look_up(search, &header.hosts[HOST_EXACT], fold(state), host.name, host.name_len, port)
+            look_up(search, HOST_EXACT, fold(state), host.name, host.name_len, plain_port)
     if header.hosts[HOST_PREFIX].slots:
         state = HASH_START
         for i in range(host.name_len - 1):
             state = (state ^ host.name[i]) * HASH_STEP
             if host.name[i] == c'.':
-                look_up(search, &header.hosts[HOST_PREFIX], fold(state), host.name, i + 1, port)
+                look_up(search, HOST_PREFIX, fold(state), host.name, i + 1, wild_port)
 
 
-cdef const char* fault_in(const uint8_t* block, Py_ssize_t size) noexcept nogil:
-    """What is wrong with a block, or NULL: every number that a search will follow is looked at."""
-    cdef const TableHeader* header = <const TableHeader*>block
-    cdef uint8_t* starts              # one byte per four of the block: whether a node begins there
-    cdef const char* fault
-    if size < <Py_ssize_t>sizeof(TableHeader) or header.magic != TABLE_MAGIC:
-        return b"it does not begin like one"
-    if header.version != TABLE_VERSION:
-        return b"its version is another"
-    if header.size != size:
-        return b"its size is another"
-    if (
-        header.nodes_offset % 4 or header.nodes_offset < sizeof(TableHeader)
-        or header.nodes_end < header.nodes_offset or header.nodes_end > size
-    ):
-        return b"its nodes lie outside"
-    if (
-        header.candidates_offset % 8 or header.candidates == NO_RANK
-        or header.candidates_offset + <uint64_t>header.candidates * sizeof(Candidate) > <uint64_t>size
-    ):
-        return b"its candidates lie outside"
-    starts = <uint8_t*>calloc(size // 4 + 1, 1)
-    if starts == NULL:
-        return b"there is no memory to check it"
-    fault = fault_in_nodes(block, header, starts)
-    if fault == NULL:
-        fault = fault_in_hosts(block, header, starts)
-    if fault == NULL:
-        fault = fault_in_candidates(block, header)
-    free(starts)
-    return fault
+# ---- programs
+
+cdef inline uint8_t lower(uint8_t byte) noexcept nogil:
+    return byte + 32 if c'A' <= byte <= c'Z' else byte
 
 
-cdef const char* fault_in_nodes(
-    const uint8_t* block, const TableHeader* header, uint8_t* starts
+cdef bint same(const uint8_t* data, const uint8_t* text, Py_ssize_t n, bint folds) noexcept nogil:
+    cdef Py_ssize_t i
+    if not folds:
+        return memcmp(data, text, n) == 0
+    for i in range(n):
+        if lower(data[i]) != text[i]:
+            return False
+    return True
+
+
+cdef bint same_name(const uint8_t* data, const uint8_t* name, Py_ssize_t n, bint dashes) noexcept nogil:
+    """Whether a header's name is *name*, which is in lower case (with dashes, where both are one)."""
+    cdef Py_ssize_t i
+    for i in range(n):
+        if lower(data[i]) != name[i] and not (dashes and data[i] == c'_' and name[i] == c'-'):
+            return False
+    return True
+
+
+cdef bint compare_text(
+    Search* search, const uint8_t* program, const Instruction* test, const uint8_t* data, Py_ssize_t n
 ) noexcept nogil:
-    cdef const Node* node
-    cdef const Entry* entry
-    cdef Py_ssize_t at = header.nodes_offset
-    cdef Py_ssize_t end = header.nodes_end
-    cdef uint32_t i, child
-    while at < end:
-        node = <const Node*>(block + at)
-        if end - at < <Py_ssize_t>sizeof(Node) or node.children > 256 or end - at < node_size(node):
-            return b"a node is cut short"
-        starts[at // 4] = 1
-        entry = node_entries(node)
-        for i in range(node.entries):
-            if entry[i].rank >= header.candidates or entry[i].route >= header.routes:
-                return b"a node names a route that does not exist"
-        at += node_size(node)
-    at = header.nodes_offset
-    while at < end:
-        node = <const Node*>(block + at)
-        for i in range(node.children):
-            child = node_children(node)[i]
-            if child <= at or child >= end or child % 4 or not starts[child // 4]:
-                return b"a node's child is none"
-        at += node_size(node)
-    return NULL
+    cdef const uint8_t* text = program + test.text_offset
+    cdef Py_ssize_t size = test.text_len
+    cdef bint folds = test.flags & INSTRUCTION_LOWER != 0
+    cdef uint32_t end
+    cdef Py_ssize_t i
+    if test.operator == OPERATOR_EQUAL:
+        return n == size and same(data, text, n, folds)
+    if test.operator == OPERATOR_NOT_EQUAL:
+        return n != size or not same(data, text, n, folds)
+    if test.operator == OPERATOR_PREFIX:
+        if n < size or not same(data, text, size, folds):
+            return False
+        if test.field == FIELD_PATH:
+            search.own_path_len = <uint32_t>size
+        return True
+    if test.operator == OPERATOR_SUFFIX:
+        return n >= size and same(data + n - size, text, size, folds)
+    if test.operator == OPERATOR_CONTAINS:
+        for i in range(n - size + 1):
+            if same(data + i, text, size, folds):
+                return True
+        return False
+    if test.operator == OPERATOR_REGEX:
+        if not (<Table>search.table).search_regex(test.regex, test.flags, data, n, &end):
+            return False
+        if test.field == FIELD_PATH:
+            search.own_path_len = end
+        return True
+    return False
 
 
-cdef bint is_root(const TableHeader* header, const uint8_t* starts, uint32_t offset) noexcept nogil:
-    return offset == 0 or (offset < header.size and offset % 4 == 0 and starts[offset // 4])
+cdef bint compare_number(const Instruction* test, int64_t value) noexcept nogil:
+    if test.operator == OPERATOR_EQUAL:
+        return value == test.number
+    if test.operator == OPERATOR_NOT_EQUAL:
+        return value != test.number
+    if test.operator == OPERATOR_LESS:
+        return value < test.number
+    if test.operator == OPERATOR_LESS_EQUAL:
+        return value <= test.number
+    if test.operator == OPERATOR_GREATER:
+        return value > test.number
+    return test.operator == OPERATOR_GREATER_EQUAL and value >= test.number
 
 
-cdef const char* fault_in_hosts(
-    const uint8_t* block, const TableHeader* header, const uint8_t* starts
+cdef bint compare_address(
+    const uint8_t* program, const Instruction* test, const uint8_t* peer, Py_ssize_t n
 ) noexcept nogil:
-    cdef const HostIndex* index
-    cdef const HostSlot* slots
-    cdef const HostRecord* record
-    cdef uint64_t room
-    cdef uint32_t i, j, used
-    cdef int kind
-    if not is_root(header, starts, header.any_host_root):
-        return b"the root for any host is none"
-    for kind in range(HOST_KINDS):
-        index = &header.hosts[kind]
-        if index.slots == 0:
-            continue
-        if (
-            index.slots & (index.slots - 1) or index.slots_offset % 4
-            or index.slots_offset + <uint64_t>index.slots * sizeof(HostSlot) > header.size
+    """Compare an address in text with a network; one of the other family is not in it."""
+    cdef char text[48]
+    cdef uint8_t address[16]
+    cdef const uint8_t* network = program + test.text_offset
+    cdef Py_ssize_t whole = test.number // 8
+    cdef int rest = test.number % 8
+    cdef bint is_in = False
+    cdef int family = 4
+    if n < 2 or n >= <Py_ssize_t>sizeof(text):
+        return False
+    memcpy(text, peer, n)
+    text[n] = 0
+    if inet_pton(AF_INET, text, address) != 1:
+        if inet_pton(AF_INET6, text, address) != 1:
+            return False
+        family = 6
+    if family == test.family and memcmp(address, network, whole) == 0:
+        is_in = rest == 0 or (address[whole] ^ network[whole]) >> (8 - rest) == 0
+    if test.operator == OPERATOR_EQUAL or test.operator == OPERATOR_IN:
+        return is_in
+    return not is_in
+
+
+cdef bint compare_headers(
+    Search* search, const uint8_t* program, const Instruction* test
+) noexcept nogil:
+    cdef const RouteRequest* request = search.request
+    cdef const uint32_t* field = request.fields
+    cdef bint any_is_enough = test.flags & INSTRUCTION_ANY != 0
+    cdef bint is_there = False
+    cdef uint32_t _i
+    for _i in range(request.field_count):
+        if field[1] == test.name_len and same_name(
+            request.head + field[0], program + test.name_offset, test.name_len,
+            test.flags & INSTRUCTION_DASHES,
         ):
-            return b"an index of hosts lies outside"
-        slots = <const HostSlot*>(block + index.slots_offset)
-        used = 0
-        for i in range(index.slots):
-            if slots[i].record == 0:
-                continue
-            used += 1
-            record = <const HostRecord*>(block + slots[i].record)
-            if slots[i].record % 4 or slots[i].record + <uint64_t>sizeof(HostRecord) > header.size:
-                return b"a host lies outside"
-            room = header.size - slots[i].record - sizeof(HostRecord)
-            if <uint64_t>record.ports * sizeof(PortRoot) + record.key_len > room:
-                return b"a host is cut short"
-            if not is_root(header, starts, record.root):
-                return b"a host's root is none"
-            for j in range(record.ports):
-                if not is_root(header, starts, record_ports(record)[j].root):
-                    return b"a host's root is none"
-        if used == index.slots:
-            return b"an index of hosts is full"      # a search ends at an empty slot
-    return NULL
+            is_there = True
+            if compare_text(search, program, test, request.head + field[2], field[3]) == any_is_enough:
+                return any_is_enough
+        field += request.field_words
+    return is_there and not any_is_enough
 
 
-cdef const char* fault_in_candidates(const uint8_t* block, const TableHeader* header) noexcept nogil:
-    cdef const Candidate* candidate = <const Candidate*>(block + header.candidates_offset)
-    cdef uint64_t at
-    cdef uint32_t i, left
-    for i in range(header.candidates):
-        if candidate[i].route >= header.routes:
-            return b"a candidate names a route that does not exist"
-        if <uint64_t>candidate[i].path_offset + candidate[i].path_len > header.size:
-            return b"a candidate's path lies outside"
-        at = candidate[i].conditions_offset
-        if i and at == candidate[i - 1].conditions_offset:
+cdef inline int hex_digit(uint8_t byte) noexcept nogil:
+    if c'0' <= byte <= c'9':
+        return byte - c'0'
+    byte = lower(byte)
+    return byte - c'a' + 10 if c'a' <= byte <= c'f' else -1
+
+
+cdef Py_ssize_t unescape(const uint8_t* data, Py_ssize_t n, uint8_t* out) noexcept nogil:
+    """Decode a piece of a query into *out*, of *n* bytes; the length."""
+    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t size = 0
+    while i < n:
+        if data[i] == c'%' and i + 2 < n and hex_digit(data[i + 1]) >= 0 and hex_digit(data[i + 2]) >= 0:
+            out[size] = <uint8_t>(hex_digit(data[i + 1]) << 4 | hex_digit(data[i + 2]))
+            i += 3
+        else:
+            out[size] = c' ' if data[i] == c'+' else data[i]
+            i += 1
+        size += 1
+    return size
+
+
+cdef bint compare_arguments(
+    Search* search, const uint8_t* program, const Instruction* test
+) noexcept nogil:
+    """Compare the values of a query argument; one without a value reads as empty."""
+    cdef const uint8_t* at = search.request.query
+    cdef const uint8_t* end = at + search.request.query_len
+    cdef const uint8_t* stop
+    cdef const uint8_t* equals
+    cdef bint any_is_enough = test.flags & INSTRUCTION_ANY != 0
+    cdef bint is_there = False
+    cdef bint verdict
+    cdef uint8_t kept[1024]
+    cdef uint8_t* buffer = kept
+    cdef Py_ssize_t size
+    if search.request.query_len > <Py_ssize_t>sizeof(kept):
+        buffer = <uint8_t*>malloc(search.request.query_len)
+        if buffer == NULL:
+            return False
+    verdict = not any_is_enough
+    while at < end:
+        stop = <const uint8_t*>memchr(at, c'&', end - at)
+        if stop == NULL:
+            stop = end
+        equals = <const uint8_t*>memchr(at, c'=', stop - at)
+        if equals == NULL:
+            equals = stop
+        size = unescape(at, equals - at, buffer)
+        if size == test.name_len and memcmp(buffer, program + test.name_offset, size) == 0:
+            is_there = True
+            size = unescape(equals + 1, stop - equals - 1, buffer) if equals < stop else 0
+            if compare_text(search, program, test, buffer, size) == any_is_enough:
+                verdict = any_is_enough
+                break
+        at = stop + 1
+    if buffer != kept:
+        free(buffer)
+    return is_there and verdict
+
+
+cdef bint compare_segments(
+    Search* search, const uint8_t* program, const Instruction* test
+) noexcept nogil:
+    """Compare the path's segments from first to last, or their number."""
+    cdef const uint8_t* path = search.request.path
+    cdef Py_ssize_t n = search.request.path_len
+    cdef Py_ssize_t start = 0
+    cdef Py_ssize_t i
+    cdef int64_t segment = 0
+    if n and path[0] == c'/':
+        path += 1
+        n -= 1
+    if n and path[n - 1] == c'/':
+        n -= 1
+    if n == 0:
+        return test.field == FIELD_SEGMENT_COUNT and compare_number(test, 0)
+    for i in range(n + 1):
+        if i < n and path[i] != c'/':
             continue
-        if at + 4 > header.size:
-            return b"a candidate's conditions lie outside"
-        left = read_u16(block + at) + read_u16(block + at + 2)
-        at += 4
-        while left:
-            if at + 2 > header.size or at + 2 + read_u16(block + at) > header.size:
-                return b"a candidate's conditions are cut short"
-            at += 2 + read_u16(block + at)
-            left -= 1
-    return NULL
+        if test.field == FIELD_SEGMENTS and segment == test.last_segment:
+            return compare_text(search, program, test, path + start, i - start)
+        segment += 1
+        if segment <= test.first_segment:
+            start = i + 1
+    return test.field == FIELD_SEGMENT_COUNT and compare_number(test, segment)
 
 
+cdef bint compare(Search* search, const uint8_t* program, const Instruction* test) noexcept nogil:
+    """One test of a program; a field that the request does not have fails each of them."""
+    cdef const RouteRequest* request = search.request
+    if test.field == FIELD_HEADER:
+        return compare_headers(search, program, test)
+    if test.field == FIELD_SNI:
+        return request.sni_len and compare_text(search, program, test, request.sni, request.sni_len)
+    if test.field == FIELD_PATH:
+        return compare_text(search, program, test, request.path, request.path_len)
+    if test.field == FIELD_HOST:
+        return request.host_len and compare_text(
+            search, program, test, search.host.name, search.host.name_len
+        )
+    if test.field == FIELD_METHOD:
+        return compare_text(search, program, test, request.method, request.method_len)
+    if test.field == FIELD_PROTOCOL:
+        return compare_text(search, program, test, <const uint8_t*>b"https", 4 + request.is_https)
+    if test.field == FIELD_QUERY:
+        return compare_arguments(search, program, test)
+    if test.field == FIELD_SEGMENTS or test.field == FIELD_SEGMENT_COUNT:
+        return compare_segments(search, program, test)
+    if test.field == FIELD_SOURCE_PORT:
+        return compare_number(test, request.peer_port)
+    if test.field == FIELD_DESTINATION_PORT:
+        return compare_number(test, search.port)
+    return compare_address(program, test, request.peer, request.peer_len)
+
+
+cdef bint holds(Search* search, const uint8_t* program) noexcept nogil:
+    """Run a program."""
+    cdef const Instruction* instructions = <const Instruction*>(program + sizeof(Program))
+    cdef const Instruction* here
+    cdef uint32_t at = 0
+    search.own_path_len = 0
+    while True:
+        here = &instructions[at]
+        at = here.on_true if compare(search, program, here) else here.on_false
+        if at >= PROGRAM_FAILS:
+            return at == PROGRAM_HOLDS
+
+
+# ---- in Python
+
+cdef class Request:
+    def __init__(
+        self, bytes method not None=b"GET", bytes host not None=b"", bytes path not None=b"/", *,
+        bytes query not None=b"", headers=(), bytes sni not None=b"", bytes peer not None=b"",
+        int peer_port=0, int host_port=80, bint is_https=False,
+    ):
+        cdef RouteRequest* parts = &self.parts
+        cdef uint32_t* record
+        cdef uint32_t at = 0
+        if self.records != NULL:
+            raise TypeError("a request is made once")
+        self.records = <uint32_t*>calloc(max(len(headers), 1), 4 * sizeof(uint32_t))
+        if self.records == NULL:
+            raise MemoryError
+        record = self.records
+        for name, value in headers:
+            record[0], record[1] = at, len(name)
+            record[2], record[3] = at + len(name), len(value)
+            at += len(name) + len(value)
+            record += 4
+        self.head = b"".join([name + value for name, value in headers])
+        self.headers = tuple(headers)
+        self.method, self.host, self.path, self.query = method, host, path, query
+        self.sni, self.peer = sni, peer
+        parts.method, parts.method_len = bytes_at(method), len(method)
+        parts.host, parts.host_len = bytes_at(host), len(host)
+        parts.path, parts.path_len = bytes_at(path), len(path)
+        parts.query, parts.query_len = bytes_at(query), len(query)
+        parts.sni, parts.sni_len = bytes_at(sni), len(sni)
+        parts.peer, parts.peer_len = bytes_at(peer), len(peer)
+        parts.head = bytes_at(self.head)
+        parts.fields, parts.field_count, parts.field_words = self.records, len(headers), 4
+        parts.host_port, parts.peer_port, parts.is_https = host_port, peer_port, is_https
+
+    def __dealloc__(self):
+        free(self.records)
+
+    @property
+    def peer_port(self):
+        return self.parts.peer_port
+
+    @property
+    def host_port(self):
+        return self.parts.host_port
+
+    @property
+    def is_https(self):
+        return bool(self.parts.is_https)
+
+
+def _match_nothing(anchor, text, start, end):
+    return [(-1, -1)]
+
+
+cdef inline const uint8_t* bytes_at(bytes value) noexcept:
+    return <const uint8_t*>PyBytes_AS_STRING(value)
+
+
+@cython.no_gc  # to clear it would drop the buffer without giving it back; nothing in it refers to it
 cdef class Table:
     def __init__(self, block):
         cdef const char* fault
@@ -390,103 +649,210 @@ cdef class Table:
             fault = fault_in(<const uint8_t*>self.view.buf, self.view.len)
         if fault != NULL:
             raise ValueError(f"not a route table: {fault.decode('ascii')}")
+        self.regexes = [None] * (<const TableHeader*>self.view.buf).regexes
         self.block = <const uint8_t*>self.view.buf
         self.header = <const TableHeader*>self.view.buf
 
     def __dealloc__(self):
         PyBuffer_Release(&self.view)
 
-    cdef bint find(
-        self,
-        const uint8_t* method, Py_ssize_t method_len,
-        const uint8_t* host, Py_ssize_t host_len, int host_port,
-        const uint8_t* path, Py_ssize_t path_len,
-        FoundRoute* out,
+    cdef bint find(self, const RouteRequest* request, FoundRoute* out) noexcept nogil:
+        return self.find_but(NULL, request, out)
+
+    cdef bint find_but(
+        self, const uint8_t* removed, const RouteRequest* request, FoundRoute* out
     ) noexcept nogil:
         cdef Search search
-        cdef HostParts parts
-        if self.block == NULL:
+        cdef const TableHeader* header = self.header
+        cdef bint is_old
+        if header == NULL:
             return False
-        search.block = self.block
-        search.candidates = <const Candidate*>(self.block + self.header.candidates_offset)
-        search.path = path
-        search.path_len = path_len
-        search.method = method
-        search.method_len = method_len
-        search.method_bit = method_bit(method, method_len)
-        search.rank = NO_RANK
-        if host_len:
-            parts = split_host(host, host_len)
-            if parts.port < 0:
-                parts.port = host_port
-            look_up_host(&search, self.header, parts)
-        walk(&search, self.header.any_host_root)
-        if search.rank == NO_RANK:
+        is_old = header.flavor == FLAVOR_TRADITIONAL
+        prepare(&search, self, removed, request)
+        # Over http an SNI cannot be asked for: `traditional` prefers the routes that do not.
+        if is_old and header.snis and not request.is_https:
+            search.skipped = ENTRY_SNIS
+        search_all(&search, header, is_old)
+        if search.skipped and search.found.rank == NO_RANK:
+            search.skipped = 0
+            search.found.is_deferred = True
+            search_all(&search, header, is_old)
+        if search.found.rank == NO_RANK:
             return False
+        search.found.candidate = &search.candidates[search.found.rank]
         out[0] = search.found
         return True
+
+    cdef bint search_regex(
+        self, uint32_t regex, int flags, const uint8_t* text, Py_ssize_t n, uint32_t* end
+    ) noexcept with gil:
+        # What may fail is memory, which is then told as unraisable.
+        end[0] = 0
+        spans = self.spans(regex, flags, PyBytes_FromStringAndSize(<const char*>text, n))
+        if spans[0][0] == 0:
+            end[0] = spans[0][1]
+        return spans[0][0] >= 0
+
+    cdef list spans(self, uint32_t regex, int flags, bytes text):
+        """The spans of a regex's groups in *text*."""
+        cdef const RegexRecord* record
+        compiled = self.regexes[regex]
+        if compiled is None:
+            record = <const RegexRecord*>(self.block + self.header.regexes_offset) + regex
+            pattern = PyBytes_FromStringAndSize(
+                <const char*>self.block + record.pattern_offset, record.pattern_len
+            )
+            try:
+                compiled = compile_regex(pattern, is_bytes=bool(record.is_bytes))
+            except ValueError:
+                # It compiled when the table was made, so its text is damaged: it matches nothing.
+                compiled = (_match_nothing, {})
+            self.regexes[regex] = compiled
+        if flags & INSTRUCTION_LOWER:
+            text = text.lower()
+        return compiled[0](
+            _ANCHORED if flags & INSTRUCTION_ANCHORED else _UNANCHORED, text, 0, len(text)
+        )
+
+    cdef dict captures(self, const FoundRoute* found, const uint8_t* path, Py_ssize_t n):
+        cdef const uint8_t* program = self.block + found.candidate.program_offset
+        cdef const Instruction* test = <const Instruction*>(program + sizeof(Program))
+        cdef bytes text
+        cdef uint32_t i
+        if not found.candidate.flags & ENTRY_OWN_PATH:
+            return None
+        text = PyBytes_FromStringAndSize(<const char*>path, n)
+        for i in range((<const Program*>program).instructions):
+            if test[i].field == FIELD_PATH and test[i].operator == OPERATOR_REGEX:
+                spans = self.spans(test[i].regex, test[i].flags, text)
+                if spans[0][0] >= 0:
+                    groups = {
+                        number: text[start:end] for number, (start, end) in enumerate(spans) if start >= 0
+                    }
+                    names = self.regexes[test[i].regex][1]
+                    groups.update({name: groups[at] for name, at in names.items() if at in groups})
+                    return groups
+        return None
 
     @property
     def routes(self):
         return self.header.routes if self.block != NULL else 0
 
-    def match(self, bytes method not None, bytes host not None, bytes path not None, *, int host_port=80):
+    @property
+    def flavor(self):
+        return Flavor(self.header.flavor) if self.block != NULL else None
+
+    def match(self, bytes method not None, bytes host not None, bytes path not None, **more):
+        return self.match_request(Request(method, host, path, **more))
+
+    def match_request(self, Request request not None):
         cdef FoundRoute found
-        if not self.find(
-            <const uint8_t*>PyBytes_AS_STRING(method), len(method),
-            <const uint8_t*>PyBytes_AS_STRING(host), len(host), host_port,
-            <const uint8_t*>PyBytes_AS_STRING(path), len(path),
-            &found,
-        ):
+        if not self.find(&request.parts, &found):
             return None
         return found.route, found.path_len
 
-    def explain(self, bytes method not None, bytes host not None, bytes path not None, *, int host_port=80):
+    @property
+    def candidates(self):
+        return self.header.candidates if self.block != NULL else 0
+
+    def candidate(self, uint32_t rank):
+        cdef const Candidate* candidate = self.candidate_at(rank)
+        path = PyBytes_FromStringAndSize(
+            <const char*>self.block + candidate.path_offset, candidate.path_len
+        ) if candidate.path_len else None
+        return CandidateRecord(
+            rank, candidate.route, candidate.priority, candidate.created_at, candidate.key[:16], path,
+            *unpack_conditions(self.block + candidate.conditions_offset),
+        )
+
+    cdef const Candidate* candidate_at(self, uint32_t rank) except NULL:
+        if self.block == NULL or rank >= self.header.candidates:
+            raise IndexError(f"there is no candidate {rank}")
+        return <const Candidate*>(self.block + self.header.candidates_offset) + rank
+
+    def ranks_near(self, bytes path not None):
         cdef const Candidate* candidate
-        cdef HostParts parts = split_host(<const uint8_t*>PyBytes_AS_STRING(host), len(host))
-        cdef bytes name = parts.name[:parts.name_len]
-        cdef int port = host_port if parts.port < 0 else parts.port
-        cdef list considered = []
+        cdef list ranks = []
         cdef uint32_t rank
-        if self.block == NULL:
-            return considered
-        candidate = <const Candidate*>(self.block + self.header.candidates_offset)
-        for rank in range(self.header.candidates):
-            hosts, methods = unpack_conditions(self.block + candidate[rank].conditions_offset)
-            own_path = None
-            if candidate[rank].path_len:
-                own_path = PyBytes_FromStringAndSize(
-                    <const char*>self.block + candidate[rank].path_offset, candidate[rank].path_len
+        for rank in range(self.candidates):
+            candidate = self.candidate_at(rank)
+            if candidate.flags & ENTRY_OWN_PATH or (
+                candidate.path_len <= <uint32_t>len(path)
+                and memcmp(self.block + candidate.path_offset, bytes_at(path), candidate.path_len) == 0
+            ):
+                ranks.append(rank)
+        return ranks
+
+    def run_program(self, uint32_t rank, Request request not None):
+        cdef const Candidate* candidate = self.candidate_at(rank)
+        cdef const uint8_t* program = self.block + candidate.program_offset
+        cdef const Instruction* test = <const Instruction*>(program + sizeof(Program))
+        cdef const RegexRecord* regex
+        cdef Search search
+        cdef list tests = []
+        cdef uint32_t i
+        if not candidate.flags & ENTRY_PROGRAM:
+            return True, tests
+        prepare(&search, self, NULL, &request.parts)
+        for i in range((<const Program*>program).instructions):
+            text = PyBytes_FromStringAndSize(<const char*>program + test[i].text_offset, test[i].text_len)
+            if test[i].operator == OPERATOR_REGEX:
+                regex = <const RegexRecord*>(self.block + self.header.regexes_offset) + test[i].regex
+                text = PyBytes_FromStringAndSize(
+                    <const char*>self.block + regex.pattern_offset, regex.pattern_len
                 )
-            holds = (
-                any([admits(pattern, name, port) for pattern in hosts]) if hosts else None,
-                path.startswith(own_path) if own_path is not None else None,
-                method in methods if methods else None,
-            )
-            considered.append(
-                Considered(candidate[rank].route, own_path, hosts, methods, *holds, False not in holds)
-            )
-        return considered
+            name = PyBytes_FromStringAndSize(<const char*>program + test[i].name_offset, test[i].name_len)
+            tests.append(TestRecord(
+                test[i].operator, test[i].field, test[i].flags, name, text, test[i].number,
+                (test[i].first_segment, test[i].last_segment), bool(compare(&search, program, &test[i])),
+            ))
+        return bool(holds(&search, program)), tests
+
+    def captures_of(self, Request request not None):
+        cdef FoundRoute found
+        if not self.find(&request.parts, &found):
+            return None
+        return self.captures(&found, request.parts.path, request.parts.path_len)
 
 
 cdef tuple unpack_conditions(const uint8_t* at):
-    cdef uint32_t hosts = read_u16(at)
-    cdef uint32_t total = hosts + read_u16(at + 2)
-    cdef list texts = []
-    at += 4
-    while <uint32_t>len(texts) < total:
-        texts.append(PyBytes_FromStringAndSize(<const char*>at + 2, read_u16(at)))
-        at += 2 + read_u16(at)
-    return tuple(texts[:hosts]), tuple(texts[hosts:])
+    """(hosts, methods, SNIs, headers, expressions) as `pack_conditions` of _router_build.pyx wrote them."""
+    cdef list counts = [read_u16(at + 2 * group) for group in range(CONDITIONS_HEADER // 2)]
+    cdef list groups = []
+    at += CONDITIONS_HEADER
+    for count in counts:
+        texts = []
+        for _ in range(<uint32_t>count):
+            texts.append(PyBytes_FromStringAndSize(<const char*>at + 2, read_u16(at)))
+            at += 2 + read_u16(at)
+        groups.append(tuple(texts))
+    return tuple(groups)
 
 
-cdef bint admits(bytes pattern, bytes name, int port) except -1:
-    """Whether a route's host stands for a request's name and port."""
-    kind, key, own_port = parse_pattern(pattern)
-    if own_port >= 0 and own_port != port:
-        return False
-    if kind == HOST_SUFFIX:
-        return len(name) > len(key) and name.endswith(key)
-    if kind == HOST_PREFIX:
-        return len(name) > len(key) and name.startswith(key)
-    return name == key
+cdef void prepare(Search* search, Table table, const uint8_t* removed, const RouteRequest* request) noexcept nogil:
+    search.table = <void*>table
+    search.block = table.block
+    search.candidates = <const Candidate*>(table.block + table.header.candidates_offset)
+    search.removed = removed
+    search.request = request
+    search.method_bit = method_bit(request.method, request.method_len)
+    search.skipped = 0
+    search.pending_count = 0
+    search.found.rank = NO_RANK
+    search.found.is_deferred = False
+    search.host = split_host(request.host, request.host_len)
+    search.port = request.host_port if search.host.port < 0 else search.host.port
+
+
+cdef void search_all(Search* search, const TableHeader* header, bint is_old) noexcept nogil:
+    """Search under the request's host, then among the routes without hosts."""
+    cdef int plain_port = search.host.port
+    cdef int wild_port = search.host.port
+    if search.request.host_len:
+        if not is_old:
+            plain_port = wild_port = search.port
+        elif wild_port < 0:
+            wild_port = 443 if search.request.is_https else 80
+        look_up_host(search, header, plain_port, wild_port)
+    walk(search, header.any_host_root)
+    settle(search)

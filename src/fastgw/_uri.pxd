@@ -14,10 +14,10 @@ cdef Py_ssize_t normalise_into(const uint8_t* src, Py_ssize_t n, uint8_t* dst) n
 # dst holds 3 * n bytes.
 cdef Py_ssize_t encode_into(const uint8_t* src, Py_ssize_t n, uint8_t* dst) noexcept nogil
 
-# dst holds service_len + path_len + 2 bytes; service_len 0 stands for "/".
+# dst holds service_len + path_len + 2 bytes; service_len 0 stands for "/". is_v1: Kong's old path_handling.
 cdef Py_ssize_t upstream_path_into(
     const uint8_t* service, Py_ssize_t service_len,
     const uint8_t* path, Py_ssize_t path_len,
-    Py_ssize_t matched_len, bint strip,
+    Py_ssize_t matched_len, bint strip, bint is_v1,
     uint8_t* dst,
 ) noexcept nogil

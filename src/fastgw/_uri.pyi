@@ -20,7 +20,9 @@ def normalise(path: bytes) -> bytes:
 def encode(path: bytes) -> bytes:
     """*path* with every byte that may not stand in a request target written as `%XX`; `%` stays."""
 
-def upstream_path(service_path: bytes | None, path: bytes, matched_len: int, strip: bool) -> bytes:
+def upstream_path(
+    service_path: bytes | None, path: bytes, matched_len: int, strip: bool, *, is_v1: bool = False
+) -> bytes:
     """The path to ask the upstream for, not yet re-encoded.
 
     Args:
@@ -28,6 +30,7 @@ def upstream_path(service_path: bytes | None, path: bytes, matched_len: int, str
         path: the request path in normal form.
         matched_len: bytes of it that the route's path matched; 0 if the route has no path.
         strip: whether the matched bytes are taken away.
+        is_v1: join the parts as Kong's path_handling v1 does, else v0.
     Raises:
         ValueError: *matched_len* is not within *path*.
     """

@@ -136,7 +136,7 @@ cdef Py_ssize_t encode_into(const uint8_t* src, Py_ssize_t n, uint8_t* dst) noex
 cdef Py_ssize_t upstream_path_into(
     const uint8_t* service, Py_ssize_t service_len,
     const uint8_t* path, Py_ssize_t path_len,
-    Py_ssize_t matched_len, bint strip,
+    Py_ssize_t matched_len, bint strip, bint is_v1,
     uint8_t* dst,
 ) noexcept nogil:
     cdef const uint8_t* rest = path
@@ -166,7 +166,10 @@ cdef Py_ssize_t upstream_path_into(
             elif rest[1] == c'.' and rest[2] == c'/':
                 rest += 3
                 rest_len -= 3
-        if rest_len == 0:
+        if is_v1:
+            if rest_len and rest[0] == c'/' and service_ends_in_slash:
+                end -= 1
+        elif rest_len == 0:
             if service_ends_in_slash:
                 if service_len > 1 and path_len and path[path_len - 1] != c'/':
                     end -= 1
@@ -177,7 +180,7 @@ cdef Py_ssize_t upstream_path_into(
                 end -= 1
         else:
             slash_between = not service_ends_in_slash
-    elif service_ends_in_slash:
+    elif service_ends_in_slash or is_v1:
         if rest_len and rest[0] == c'/':
             rest += 1
             rest_len -= 1
@@ -212,7 +215,9 @@ def encode(bytes path not None):
     return out[:size]
 
 
-def upstream_path(bytes service_path, bytes path not None, Py_ssize_t matched_len, bint strip):
+def upstream_path(
+    bytes service_path, bytes path not None, Py_ssize_t matched_len, bint strip, *, bint is_v1=False
+):
     cdef bytes service = b"" if service_path is None else service_path
     cdef bytes out
     cdef Py_ssize_t size
@@ -222,6 +227,6 @@ def upstream_path(bytes service_path, bytes path not None, Py_ssize_t matched_le
     size = upstream_path_into(
         <const uint8_t*>PyBytes_AS_STRING(service), len(service),
         <const uint8_t*>PyBytes_AS_STRING(path), len(path),
-        matched_len, strip, <uint8_t*>PyBytes_AS_STRING(out),
+        matched_len, strip, is_v1, <uint8_t*>PyBytes_AS_STRING(out),
     )
     return out[:size]

@@ -5,6 +5,7 @@ FastgwError
 ├── ListenError              listen         a port is taken, or an address cannot be listened on
 ├── CertificateError         certificate    a key or certificate file cannot serve: which and why
 ├── ValidationError          schema         an entity breaks its rules: all faults at once
+├── OptionsError             options        an option beside an entity's fields is wrong
 ├── StorageError             storage
 │   ├── StorageUnavailable   storage_unavailable
 │   ├── NeedsBootstrap       needs_bootstrap
@@ -57,6 +58,16 @@ class ValidationError(FastgwError):
     def __init__(self, fields: Mapping[str, Any]) -> None:
         self.fields = dict(fields)
         super().__init__(f"{len(self.fields)} schema violation(s): {self.fields}")
+
+
+class OptionsError(FastgwError):
+    """`options` maps the name of an option to what is wrong with it."""
+
+    code = "options"
+
+    def __init__(self, options: Mapping[str, str]) -> None:
+        self.options = dict(options)
+        super().__init__(f"wrong option(s): {self.options}")
 
 
 class StorageError(FastgwError):
@@ -128,13 +139,24 @@ class ImageError(FastgwError):
 
 
 class DeclarativeError(FastgwError):
-    """`faults` holds (path in the file, message) pairs."""
+    """`faults` holds (path in the file, message) pairs; `fields` is the same as Kong's tree of messages.
+
+    `flattened` is the same again entity by entity, as Kong's `flattened_errors`.
+    """
 
     code = "declarative"
 
-    def __init__(self, source: str, faults: Sequence[tuple[str, str]]) -> None:
+    def __init__(
+        self,
+        source: str,
+        faults: Sequence[tuple[str, str]],
+        fields: Mapping[str, Any] | None = None,
+        flattened: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         self.source = source
         self.faults = list(faults)
+        self.flattened = [dict(entry) for entry in flattened]
+        self.fields = dict(fields) if fields is not None else {"error": "; ".join(text for _, text in faults)}
         lines = "; ".join(f"{path}: {message}" for path, message in self.faults)
         super().__init__(f"{source}: {lines}")
 

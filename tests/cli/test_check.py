@@ -41,7 +41,7 @@ def test_the_role_comes_from_the_settings_or_the_option(pair: dict[str, str]) ->
 
 def test_warnings_go_to_stderr_one_line_each(pair: dict[str, str]) -> None:
     done = fastgw_command(
-        "check", "--role", "control_plane", KONG_ADMIN_LISTEN="0.0.0.0:8001", KONG_PLUGINS="x", **pair
+        "check", "--role", "control_plane", KONG_ADMIN_LISTEN="0.0.0.0:8001", KONG_DNS_ORDER="x", **pair
     )
     assert done.returncode == 0
     assert [line.partition(": ")[2][:25] for line in done.stderr.splitlines()] == [

@@ -19,6 +19,10 @@ from tests.postgres import PASSWORD, PgDatabase
 _FASTGW: Final = (sys.executable, "-c", "from fastgw.cli import main; main(prog_name='fastgw')")
 
 
+# What a fresh database is made with.
+ALL: Final = "001_base, 002_all_entities"
+
+
 class Place(NamedTuple):
     environ: Mapping[str, str]
     where: str
@@ -58,9 +62,9 @@ def test_the_life_of_a_database(place: Place) -> None:
         1,
         "fastgw: the database is empty: run 'fastgw migrations bootstrap' first\n",
     )
-    assert place.run("bootstrap") == (0, f"{place.where}: bootstrapped with 001_base\n")
+    assert place.run("bootstrap") == (0, f"{place.where}: bootstrapped with {ALL}\n")
     assert place.run("bootstrap") == (0, f"{place.where}: already bootstrapped, nothing to do\n")
-    assert place.run("list") == (0, "executed: 001_base\n")
+    assert place.run("list") == (0, f"executed: {ALL}\n")
     assert place.run("up") == (0, f"{place.where}: no new migrations, nothing to do\n")
     assert place.run("finish") == (0, f"{place.where}: no pending migrations, nothing to do\n")
     assert place.run("reset", "--yes") == (0, f"{place.where}: everything removed\n")
@@ -72,10 +76,10 @@ def test_pending_and_new_have_their_exit_codes(place: Place) -> None:
     place.run("bootstrap")
     place.alter("UPDATE schema_migrations SET is_finished = 0")
     assert place.run("list")[0] == 4
-    assert place.run("finish") == (0, f"{place.where}: 001_base finished\n")
+    assert place.run("finish") == (0, f"{place.where}: {ALL} finished\n")
     assert place.run("list")[0] == 0
     place.alter("DELETE FROM schema_migrations")
-    assert place.run("list") == (5, "new: 001_base\nrun 'fastgw migrations up'\n")
+    assert place.run("list") == (5, f"new: {ALL}\nrun 'fastgw migrations up'\n")
 
 
 def test_a_newer_program_was_here(place: Place) -> None:
@@ -121,7 +125,7 @@ def test_two_processes_at_once(place: Place) -> None:
 
     assert together("bootstrap") == [
         f"{place.where}: already bootstrapped, nothing to do\n",
-        f"{place.where}: bootstrapped with 001_base\n",
+        f"{place.where}: bootstrapped with {ALL}\n",
     ]
     assert together("reset", "--yes") == [
         f"{place.where}: already empty, nothing to do\n",

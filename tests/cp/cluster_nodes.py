@@ -22,7 +22,7 @@ from fastgw.cp.cluster import ClusterServer
 from fastgw.cp.hub import Hub
 from fastgw.cp.storage import Storage, make_storage
 from fastgw.dp.sync import Applied, AppliedState, ApplyResult, IncomingSnapshot, NodeIdentity, Sync
-from fastgw.model.snapshot import Snapshot, compress, decompress
+from fastgw.model.snapshot import Snapshot
 from fastgw.obs import logs
 from fastgw.settings import Listen, Settings, load_settings
 from fastgw.tls.cluster import SERVER_NAME, make_client_context
@@ -108,7 +108,7 @@ def settings_of(role: Any, directory: Path, pair: GeneratedPair, **flags: str) -
 def offering_of(version: int, names: list[str], padding: bytes = b"") -> Offering:
     rows = [{"id": name, "name": name, "padding": padding.hex()} for name in names]
     snapshot = Snapshot.from_rows(version, {"services": rows})
-    return Offering(version, snapshot.digest, compress(snapshot.encode()))
+    return Offering(version, snapshot.digest, snapshot.pack())
 
 
 class Port:
@@ -204,8 +204,7 @@ class Node:
             raise self.refusal
         if self.refusal is not None:
             return self.refusal
-        document = decompress(incoming.compressed)
-        self.snapshot = Snapshot.decode(incoming.version, document, incoming.digest)
+        self.snapshot = Snapshot.unpack(incoming.version, incoming.compressed, incoming.digest)
         self.state = AppliedState(incoming.version, incoming.digest)
         return Applied(incoming.version, incoming.digest, 1.0, 2.0, 3.0, 4.0, ["one warning"])
 

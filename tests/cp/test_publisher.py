@@ -14,7 +14,7 @@ from fastgw.cp.hub import DataPlane, Hub
 from fastgw.cp.publisher import Publisher
 from fastgw.cp.storage import Row, Storage, make_storage
 from fastgw.model.entities import ENTITIES
-from fastgw.model.snapshot import Snapshot, decompress
+from fastgw.model.snapshot import Snapshot
 from fastgw.model.validate import make_row
 from fastgw.routing.compile_process import CompileProcess
 from fastgw.wire.offering import Offering
@@ -45,7 +45,7 @@ class Listener:
         if not self.offered:
             return None
         last = self.offered[-1]
-        return Snapshot.decode(last.version, decompress(last.compressed), last.digest)
+        return Snapshot.unpack(last.version, last.compressed, last.digest)
 
 
 class Published:
@@ -139,7 +139,7 @@ def test_bursts_collapse_to_the_newest(tmp_path: Path, log: Log) -> None:
 def test_what_does_not_compile_is_not_published_and_shown(tmp_path: Path, log: Log) -> None:
     async def scenario() -> None:
         async with publishing(tmp_path) as published:
-            good, odd = service("good"), {**route(paths=["/x"]), "paths": ["~/x$"]}
+            good, odd = service("good"), {**route(paths=["/x"]), "paths": ["~/x(?=y)"]}
             await published.insert(good)
             await published.reaches(1)
             # Past the Admin API, which would refuse it.

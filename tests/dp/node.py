@@ -17,7 +17,7 @@ from fastgw.dp.store import Store
 from fastgw.dp.supervisor import Supervisor
 from fastgw.dp.sync import Applied, IncomingSnapshot, NodeIdentity, Refused
 from fastgw.dp.workers import Deadlines, Worker, WorkerState
-from fastgw.model.snapshot import Snapshot, compress
+from fastgw.model.snapshot import Snapshot
 from fastgw.obs import logs
 from fastgw.settings import Settings, load_settings
 from tests.routing.snapshots import route, service, snapshot
@@ -43,7 +43,7 @@ def make_settings(prefix: Path, **flags: str) -> Settings:
 
 
 def incoming(made: Snapshot) -> IncomingSnapshot:
-    return IncomingSnapshot(made.version, made.digest, compress(made.encode()))
+    return IncomingSnapshot(made.version, made.digest, made.pack())
 
 
 def routed(version: int, *paths: str) -> IncomingSnapshot:

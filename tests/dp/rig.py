@@ -132,12 +132,18 @@ class Upstream:
         self.listener.close()
 
 
-def image_of(services: list[dict[str, Any]], routes: list[dict[str, Any]], version: int = 1) -> bytes:
+def image_of(
+    services: list[dict[str, Any]],
+    routes: list[dict[str, Any]],
+    version: int = 1,
+    plugins: list[dict[str, Any]] | None = None,
+) -> bytes:
     """Compile rows given as Admin API bodies; a route's `service` is the service's name."""
     now_s = int(time.time())
     rows = {
         "services": [make_row(ENTITIES["services"], body, now_s=now_s) for body in services],
         "routes": [],
+        "plugins": [make_row(ENTITIES["plugins"], body, now_s=now_s) for body in plugins or ()],
     }
     ids = {row["name"]: row["id"] for row in rows["services"]}
     for body in routes:
@@ -146,7 +152,7 @@ def image_of(services: list[dict[str, Any]], routes: list[dict[str, Any]], versi
             linked["service"] = {"id": ids[body["service"]]}
         rows["routes"].append(make_row(ENTITIES["routes"], linked, now_s=now_s))
     snapshot = Snapshot.from_rows(version, rows)
-    return compile_snapshot(snapshot.encode(), version=version, digest=snapshot.digest)
+    return compile_snapshot(snapshot)
 
 
 class Proxy:
@@ -240,6 +246,7 @@ def running(
     services: list[dict[str, Any]] | None = None,
     routes: list[dict[str, Any]] | None = None,
     access_log: AccessLog | None = None,
+    plugins: list[dict[str, Any]] | None = None,
     certificates: CertificateStore | None = None,
     takes_proxy_header: bool = False,
     **options: Any,
@@ -259,7 +266,7 @@ def running(
             service.setdefault("port", upstream.port)
         if routes is None:
             routes = [{"name": "rt", "paths": ["/"], "service": "svc"}]
-        proxy.apply(image_of(services, routes))
+        proxy.apply(image_of(services, routes, plugins=plugins))
         yield proxy, upstream
     finally:
         proxy.close()

@@ -168,7 +168,7 @@ def test_too_much_is_not_sent() -> None:
     async def test(ends: Ends) -> None:
         supervisor, _ = ends
         with pytest.raises(ValueError, match="are too many"):
-            await supervisor.send(control.Prepare(1, 1, "x" * control.MESSAGE_LIMIT_BYTES), [0])
+            await supervisor.send(control.Prepare(1, 1, "x" * control.MESSAGE_LIMIT_BYTES, "", False), [0])
         with pytest.raises(ValueError, match="are too many"):
             await supervisor.send(control.Listen(), [0] * (control.FDS_LIMIT + 1))
 
@@ -181,7 +181,7 @@ def test_too_much_is_not_sent() -> None:
         (b"x" * (control.MESSAGE_LIMIT_BYTES + 1), 0, "larger than"),
         (msgspec.msgpack.encode(control.Listen()), control.FDS_LIMIT + 60, "larger than"),
         (msgspec.msgpack.encode(control.Listen()), 1, "Listen came with 1 descriptors"),
-        (msgspec.msgpack.encode(control.Prepare(1, 1, "")), 0, "Prepare came with 0 descriptors"),
+        (msgspec.msgpack.encode(control.Prepare(1, 1, "", "", False)), 0, "Prepare came with 0 descriptors"),
         (msgspec.msgpack.encode(CONFIGURE), 3, "Configure came with 3 descriptors"),
         (msgspec.msgpack.encode(control.Ready()), 0, "not a control message"),
         (b"\xc1", 1, "not a control message"),

@@ -129,8 +129,8 @@ def test_a_declarative_file_is_served_read_again_and_kept_when_it_breaks(tmp_pat
         config.write_text('_format_version: "3.0"\nservices: [{host: 1}, {port: x}]\n')
         node.process.send_signal(signal.SIGHUP)
         node.wait_log("the declarative file is refused")
-        assert "services[0].host: expected a string" in node.log()
-        assert "services[1].port: expected an integer" in node.log()
+        assert "services[0].host (line 2): expected a string" in node.log()
+        assert "services[1].port (line 2): expected an integer" in node.log()
         assert node.ask("/two")[0] == 502
 
         node.process.send_signal(signal.SIGTERM)
@@ -233,7 +233,7 @@ def test_a_second_data_plane_on_the_prefix_is_refused(tmp_path: Path) -> None:
     [
         (
             "services: [{host: 1}]",
-            "_format_version: required field missing; services[0].host: expected a string",
+            "_format_version: required field missing; services[0].host (line 1): expected a string",
         ),
         ("{", "line 2, column 1: not YAML"),
         (None, "the file: no such file or directory"),

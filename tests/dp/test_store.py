@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from fastgw.dp.generation import ImageFile
 from fastgw.dp.store import CURRENT, DAMAGED_KEPT, PREVIOUS, Store, StoredImage, StoredSnapshot
 from fastgw.errors import SettingsError
-from fastgw.model.snapshot import compress, decompress
 from fastgw.routing.compile import compile_snapshot
 from fastgw.routing.image import FORMAT_VERSION
 from tests.cli.running import environment
@@ -26,7 +25,7 @@ from tests.routing.snapshots import route, snapshot
 
 def image_bytes(version: int) -> bytes:
     made = snapshot(route(version, paths=[f"/v{version}"]), version=version)
-    return compile_snapshot(made.encode(), version=version, digest=made.digest)
+    return compile_snapshot(made)
 
 
 def image_file(content: bytes) -> ImageFile:
@@ -63,7 +62,11 @@ def test_what_is_saved_is_loaded_and_the_one_before_is_kept(tmp_path: Path) -> N
     assert (tmp_path / "dp" / PREVIOUS).read_bytes() == TWO
     for name in (CURRENT, PREVIOUS):
         assert stat.S_IMODE((tmp_path / "dp" / name).stat().st_mode) == 0o600
-    assert sorted(path.name for path in (tmp_path / "dp").iterdir()) == [CURRENT, "lock", PREVIOUS]
+    bases = [f"base-{image_file(content).checksum[:32]}.image" for content in (ONE, TWO, THREE)]
+    names = sorted(path.name for path in (tmp_path / "dp").iterdir())
+    assert names == sorted([*bases, CURRENT, "lock", PREVIOUS])
+    store.save(image_file(image_bytes(4)))
+    assert not (tmp_path / "dp" / bases[0]).exists()
     store.close()
 
 
@@ -125,7 +128,7 @@ def test_another_format_version_gives_its_snapshot(tmp_path: Path) -> None:
     stored = store.load()
     assert isinstance(stored, StoredSnapshot)
     assert (stored.version, stored.digest) == (2, made.digest)
-    assert decompress(stored.compressed) == decompress(compress(made.encode()))
+    assert stored.packed == made.pack()
     store.close()
 
 

@@ -16,7 +16,6 @@ from fastgw.dp.supervisor import Supervisor
 from fastgw.dp.sync import Applied, IncomingSnapshot, Refused
 from fastgw.dp.workers import WorkersCannotStart, WorkerState
 from fastgw.errors import ListenError, SettingsError
-from fastgw.model.snapshot import compress
 from fastgw.routing.image import FORMAT_VERSION
 from tests.dp.node import (
     IMPATIENT,
@@ -65,7 +64,7 @@ def test_each_applied_configuration_has_one_log_line_the_empty_one_too(tmp_path:
             await node.apply(routed(2, "/one", "/two"))
             lines = [line for line in node.log().splitlines() if "applied version" in line]
             assert len(lines) == 2
-            assert f"applied version 1, digest {EMPTY.digest[:32]}: no entities; decode " in lines[0]
+            assert f"applied version 1, digest {EMPTY.digest[:32]}: no entities; whole; decode " in lines[0]
             assert "applied version 2" in lines[1]
             assert "services 1" in lines[1]
             assert "routes 2" in lines[1]
@@ -109,7 +108,7 @@ def test_another_digest_than_promised_is_refused(tmp_path: Path) -> None:
     async def test() -> None:
         async with running_node(tmp_path, workers=1) as node:
             made = snapshot(route(1, paths=["/a"]), version=3)
-            refused = await node.apply(IncomingSnapshot(3, "ab" * 32, compress(made.encode())))
+            refused = await node.apply(IncomingSnapshot(3, "ab" * 32, made.pack()))
             assert isinstance(refused, Refused)
             assert "digest" in refused.faults[0]["reason"]
             assert node.supervisor.state().version == 0
@@ -177,8 +176,8 @@ class _SignallingStore(Store):
 
     target: tuple[int, signal.Signals] | None = None
 
-    def save(self, image: ImageFile) -> None:
-        super().save(image)
+    def save(self, image: ImageFile, overlay: ImageFile | None = None) -> None:
+        super().save(image, overlay)
         if self.target is not None:
             os.kill(*self.target)
             self.target = None
@@ -256,7 +255,7 @@ def test_an_apply_goes_on_when_nobody_waits_for_it_any_more(tmp_path: Path) -> N
 
 def test_a_full_disk_is_a_refusal(tmp_path: Path) -> None:
     class Full(Store):
-        def save(self, image: ImageFile) -> None:
+        def save(self, image: ImageFile, overlay: ImageFile | None = None) -> None:
             raise OSError(28, "No space left on device")
 
     async def test() -> None:
@@ -302,7 +301,8 @@ def test_it_starts_without_a_damaged_image_and_from_the_one_before(tmp_path: Pat
             assert not node.supervisor.is_serving
             assert await node.statuses("/one", 2) == {UNMATCHED}
             assert isinstance(await node.apply(routed(3, "/three")), Applied)
-        assert len(list((tmp_path / "dp").glob("*.damaged-*"))) == 2
+        # The generation before was a base under a second name: that was damaged with it.
+        assert len(list((tmp_path / "dp").glob("*.damaged-*"))) == 3
 
     run(test())
 

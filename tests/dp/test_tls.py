@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -31,8 +32,11 @@ def tls_proxy(
     policy: Policy | None = None, head_timeout_ms: int = 10_000, keepalive_timeout_ms: int = 60_000
 ) -> Iterator[tuple[Proxy, Upstream]]:
     store = CertificateStore(policy or Policy(), [EC_PAIR, RSA_PAIR])
-    timeouts = {"head_timeout_ms": head_timeout_ms, "keepalive_timeout_ms": keepalive_timeout_ms}
-    with running(None, None, None, store, False, **timeouts) as (proxy, upstream):
+    timeouts: dict[str, Any] = {
+        "head_timeout_ms": head_timeout_ms,
+        "keepalive_timeout_ms": keepalive_timeout_ms,
+    }
+    with running(certificates=store, **timeouts) as (proxy, upstream):
         yield proxy, upstream
 
 

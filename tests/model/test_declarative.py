@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from hypothesis import strategies as st
 
 from fastgw.errors import DeclarativeError
 from fastgw.model.declarative import derived_id, load_declarative, parse_declarative
+from fastgw.model.declarative_paths import migrate_path
+from fastgw.model.entities import ENTITIES, Row
 from fastgw.model.snapshot import Snapshot
 
 WHOLE = b"""
@@ -55,7 +59,7 @@ def parse(text: str | bytes) -> dict[str, list[dict[str, Any]]]:
 def faults_of(text: str | bytes) -> list[tuple[str, str]]:
     with pytest.raises(DeclarativeError) as caught:
         parse(text)
-    return caught.value.faults
+    return [(re.sub(r" \(line [0-9]+\)$", "", where), text) for where, text in caught.value.faults]
 
 
 def with_version(rest: str) -> str:
@@ -107,8 +111,9 @@ def test_the_same_text_has_the_same_digest_and_yaml_the_same_as_json(tmp_path: P
 
 
 def test_an_empty_configuration_is_one() -> None:
-    assert parse(with_version("")) == {"services": [], "routes": []}
-    assert parse(with_version("services:\nroutes: []\nplugins: []\n")) == {"services": [], "routes": []}
+    nothing: dict[str, list[Row]] = {kind: [] for kind in ENTITIES}
+    assert parse(with_version("")) == nothing
+    assert parse(with_version("services:\nroutes: []\nplugins: []\nfilter_chains: []\n")) == nothing
 
 
 def test_created_at_is_kept_and_constant_where_it_is_not_given() -> None:
@@ -131,7 +136,7 @@ services:
 - name: x
   host: b.example
 - host: c.example
-  plugins: [{name: key-auth}]
+  filter_chains: [{name: x}]
 routes:
 - name: lost
   paths: [/lost]
@@ -139,8 +144,8 @@ routes:
 - name: odd
   paths: [/odd]
   service: {id: 1}
-consumers: [{username: bob}]
-_info: {}
+filter_chains: [{name: y}]
+_workspace: default
 """
     assert sorted(faults_of(text)) == sorted(
         [
@@ -158,11 +163,11 @@ _info: {}
                 "services[2]",
                 "uniqueness violation: 'services' entity with name set to 'x' already declared",
             ),
-            ("services[3].plugins", "not served in this version of fastgw"),
+            ("services[3].filter_chains", "not served in this version of fastgw"),
             ("routes[0].service", "invalid reference 'service: nowhere' (no such entry in 'services')"),
             ("routes[1].service", "invalid reference 'service: {\"id\": 1}' (no such entry in 'services')"),
-            ("consumers", "not served in this version of fastgw"),
-            ("_info", "unknown field"),
+            ("filter_chains", "not served in this version of fastgw"),
+            ("_workspace", "unknown field"),
         ]
     )
 
@@ -182,8 +187,6 @@ def test_ids_that_stand_twice_are_refused() -> None:
 @pytest.mark.parametrize(
     ("version", "reason"),
     [
-        ('"1.1"', "format 1.1 is not read in this version"),
-        ('"2.1"', "format 2.1 is not read in this version"),
         ('"4.0"', "expected one of: 1.1, 2.1, 3.0"),
         ("3.0", 'expected a string: write "3.0", in quotes'),
         ("null", "required field missing"),
@@ -262,3 +265,106 @@ def test_arbitrary_documents_are_rows_or_faults(document: dict[str, Any]) -> Non
     else:
         assert faults
         assert all(path and message for path, message in faults)
+
+
+def test_faults_say_their_lines() -> None:
+    text = with_version(
+        "services:\n- name: a\n  host: h\n- name: b\n  host: 'x y'\n  routes:\n  - paths: [b]\n"
+    )
+    with pytest.raises(DeclarativeError) as caught:
+        parse(text)
+    assert [where for where, _ in caught.value.faults] == [
+        "services[1].host (line 6)",
+        "services[1].routes[0].paths[0] (line 8)",
+    ]
+    assert caught.value.fields == {
+        "services": [
+            None,
+            {
+                "host": "invalid value: x y",
+                "routes": [{"paths": ["should start with: / (fixed path) or ~/ (regex path)"]}],
+            },
+        ]
+    }
+
+
+def test_ids_of_composite_keys() -> None:
+    rows = parse(
+        with_version(
+            "consumers: [{username: my-user, acls: [{group: g}]}]\n"
+            "upstreams: [{name: u, targets: [{target: 'a:80'}]}]\n"
+            "plugins: [{name: key-auth}]\n"
+            "vaults: [{prefix: my-vault, name: env}]\n"
+        )
+    )
+    user, upstream = rows["consumers"][0]["id"], rows["upstreams"][0]["id"]
+    assert rows["acls"][0]["id"] == derived_id("acls", f"acls:*:{user}:g")
+    assert rows["targets"][0]["id"] == derived_id("targets", f"targets:*:{upstream}:a:80")
+    assert rows["plugins"][0]["id"] == derived_id("plugins", "plugins:*:key-auth:::")
+    assert rows["vaults"][0]["id"] == derived_id("vaults", "vaults:*:my-vault")
+
+
+def test_nested_and_flat_forms_give_the_same_rows() -> None:
+    nested = parse(
+        with_version(
+            "services: [{name: s, host: h, routes: [{name: r, paths: [/], plugins: [{name: cors, id: "
+            "3e1c7a34-6d41-4d0c-b3d0-0b6a2b6f3f10}]}]}]"
+        )
+    )
+    flat = parse(
+        with_version(
+            "services: [{name: s, host: h}]\nroutes: [{name: r, paths: [/], service: s}]\n"
+            "plugins: [{name: cors, route: r, id: 3e1c7a34-6d41-4d0c-b3d0-0b6a2b6f3f10}]"
+        )
+    )
+    assert nested == flat
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("/plain/path", "/plain/path"),
+        ("/a/../b//c", "/b/c"),
+        ("/%41%2d", "/A-"),
+        ("/user/[0-9]+", "~/user/[0-9]+"),
+        ("/a%2eb/(x)", r"~/a\.b/(x)"),
+        ("/a%2fb/(x)", "~/a%2Fb/(x)"),
+    ],
+)
+def test_paths_of_older_formats_become_those_of_3_0(old: str, new: str) -> None:
+    assert migrate_path(old) == new
+
+
+@pytest.mark.parametrize("version", ["1.1", "2.1"])
+def test_older_formats_are_read(version: str) -> None:
+    rows = parse(f'_format_version: "{version}"\nroutes: [{{paths: [/a/../b]}}]\n')
+    assert rows["routes"][0]["paths"] == ["/b"]
+
+
+def test_secrets_are_hashed_unless_they_are_already() -> None:
+    text = "consumers: [{username: bob, basicauth_credentials: [{username: bob, password: secret}]}]\n"
+    (hashed,) = parse(with_version(text))["basicauth_credentials"]
+    salted = f"secret{hashed['consumer']['id']}".encode()
+    assert hashed["password"] == hashlib.sha1(salted, usedforsecurity=False).hexdigest()
+    (kept,) = parse(with_version("_transform: false\n" + text))["basicauth_credentials"]
+    assert kept["password"] == "secret"
+
+
+def test_notes_and_info_are_ignored() -> None:
+    text = "_comment: x\n_ignore: [1]\n_info: {select_tags: [a]}\nservices: [{name: s, host: h, _comment: y}]"
+    assert len(parse(with_version(text))["services"]) == 1
+    assert faults_of(with_version("_info: {defaults: {service: {retries: 3}}}"))[0][0] == "_info.defaults"
+
+
+def test_flattened_faults_name_their_entities() -> None:
+    text = "services: [{name: s, host: h, tags: [t], routes: [{name: r1, protocols: [nope]}]}]"
+    with pytest.raises(DeclarativeError) as caught:
+        parse(with_version(text))
+    assert caught.value.flattened == [
+        {
+            "entity_type": "route",
+            "entity_name": "r1",
+            "entity": {"name": "r1", "protocols": ["nope"]},
+            "errors": [{"type": "field", "field": "protocols", "message": "unknown type: nope"}],
+        }
+    ]

@@ -1,29 +1,66 @@
-"""What `fastgw._router` must answer: every candidate in order, the first that matches.
+"""What `fastgw._router` must answer: every candidate in the order of precedence, the first that matches.
 
-Written straight from the rules of Kong's `traditional_compatible` flavour, for hosts, paths and methods.
+Written straight from the rules of Kong's flavors, one route against one request at a time. Regular
+expressions are Python's: the generators use what all engines agree on.
+Source: proxying reference §1.3 (matching), §1.4 (`traditional`), §1.10 (`traditional_compatible`).
 """
 
+from __future__ import annotations
+
+import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+Flavor = Literal["traditional", "traditional_compatible"]
+KIND_BITS = {"hosts": 64, "headers": 32, "paths": 16, "methods": 8, "snis": 4}
+
+
+@dataclass(frozen=True)
+class Request:
+    method: bytes = b"GET"
+    host: bytes = b""
+    path: bytes = b"/"
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    sni: bytes = b""
+    is_https: bool = False
+    host_port: int = 80
+
+
+@dataclass(frozen=True)
+class Route:
+    number: int
+    hosts: tuple[bytes, ...] = ()
+    paths: tuple[bytes, ...] = ()
+    regexes: tuple[bytes, ...] = ()
+    methods: tuple[bytes, ...] = ()
+    headers: tuple[tuple[bytes, tuple[bytes, ...]], ...] = ()
+    snis: tuple[bytes, ...] = ()
+    regex_priority: int = 0
+    created_at: int = 0
+    key: bytes = b""
+
+    def kinds(self) -> list[str]:
+        return [
+            name
+            for name in KIND_BITS
+            if (self.paths or self.regexes if name == "paths" else getattr(self, name))
+        ]
 
 
 class Candidate(NamedTuple):
-    """A route with one of its paths, or with none; sorts best first."""
+    """A route with one of its paths."""
 
-    fewer_kinds: int
-    not_all_plain: bool
-    shorter_path: int
-    created_at: int
-    key: bytes
-    route: int
+    route: Route
     path: bytes
-    hosts: tuple[bytes, ...]
-    methods: tuple[bytes, ...]
+    is_regex: bool
+    place: int
 
 
+@dataclass
 class Router:
-    def __init__(self) -> None:
-        self._candidates: list[Candidate] = []
+    flavor: Flavor = "traditional_compatible"
+    candidates: list[Candidate] = field(default_factory=list)
 
     def add(
         self,
@@ -34,37 +71,96 @@ class Router:
         methods: Sequence[bytes],
         created_at: int,
         key: bytes,
+        regexes: Sequence[bytes] = (),
+        headers: Sequence[tuple[bytes, Sequence[bytes]]] = (),
+        snis: Sequence[bytes] = (),
+        regex_priority: int = 0,
     ) -> None:
-        kinds = sum(map(bool, (hosts, paths, methods)))
-        all_plain = bool(hosts) and not any(b"*" in host for host in hosts)
-        for path in paths or [b""]:
-            self._candidates.append(
-                Candidate(
-                    -kinds,
-                    not all_plain,
-                    -len(path),
-                    created_at,
-                    key,
-                    route,
-                    path,
-                    tuple(hosts),
-                    tuple(methods),
-                )
-            )
-        self._candidates.sort()
+        frozen_headers = tuple((name, tuple(values)) for name, values in headers)
+        made = Route(route, tuple(hosts), tuple(paths), tuple(regexes), tuple(methods), frozen_headers,
+                     tuple(snis), regex_priority, created_at, key)  # fmt: skip
+        for path in paths:
+            self.candidates.append(Candidate(made, path, False, len(self.candidates)))
+        for pattern in regexes:
+            self.candidates.append(Candidate(made, pattern, True, len(self.candidates)))
+        if not paths and not regexes:
+            self.candidates.append(Candidate(made, b"", False, len(self.candidates)))
 
-    def match(
-        self, method: bytes, host: bytes, path: bytes, *, host_port: int = 80
-    ) -> tuple[int, int] | None:
-        for candidate in self._candidates:
-            if candidate.hosts and not any(host_matches(own, host, host_port) for own in candidate.hosts):
-                continue
-            if not path.startswith(candidate.path):
-                continue
-            if candidate.methods and method not in candidate.methods:
-                continue
-            return candidate.route, len(candidate.path)
+    def match(self, method: bytes, host: bytes, path: bytes, *, headers: Sequence[tuple[bytes, bytes]] = (),
+              sni: bytes = b"", is_https: bool = False, host_port: int = 80) -> tuple[int, int] | None:  # fmt: skip
+        request = Request(method, host, path, tuple(headers), sni, is_https, host_port)
+        if self.flavor == "traditional":
+            ordered = sorted(self.candidates, key=lambda candidate: traditional_order(candidate, request))
+        else:
+            ordered = sorted(self.candidates, key=compatible_order)
+        for candidate in ordered:
+            matched = match_one(candidate, request, self.flavor)
+            if matched is not None:
+                return candidate.route.number, matched
         return None
+
+
+def compatible_order(candidate: Candidate) -> tuple[object, ...]:
+    """Less is better."""
+    route = candidate.route
+    all_plain = bool(route.hosts) and not any(b"*" in host for host in route.hosts)
+    return (
+        -len(route.kinds()),
+        not all_plain,
+        -len(route.headers),
+        not candidate.is_regex,
+        -route.regex_priority if candidate.is_regex else 0,
+        0 if candidate.is_regex else -len(candidate.path),
+        route.created_at,
+        route.key,
+        route.number,
+        candidate.place,
+    )
+
+
+def traditional_order(candidate: Candidate, request: Request) -> tuple[object, ...]:
+    """Less is better."""
+    route = candidate.route
+    plain = [host for host in route.hosts if b"*" not in host]
+    wild = [host for host in route.hosts if b"*" in host]
+    submask = 4 * any(split_host(host)[1] is not None for host in wild)
+    submask += 2 * (bool(plain) and not wild)
+    submask += candidate.is_regex
+    return (
+        bool(route.snis) and not request.is_https,
+        -len(route.kinds()),
+        -sum(KIND_BITS[kind] for kind in route.kinds()),
+        request.host not in plain,
+        -submask,
+        -len(route.headers),
+        -route.regex_priority if candidate.is_regex else 0,
+        0 if candidate.is_regex else -len(candidate.path),
+        route.created_at,
+        route.key,
+        route.number,
+        candidate.place,
+    )
+
+
+def match_one(candidate: Candidate, request: Request, flavor: Flavor) -> int | None:
+    """How much of the path the candidate's path matched, if the candidate matches."""
+    route = candidate.route
+    if route.hosts and not any(host_matches(host, request, flavor) for host in route.hosts):
+        return None
+    if route.methods and request.method not in route.methods:
+        return None
+    if not all(header_matches(name, values, request, flavor) for name, values in route.headers):
+        return None
+    if (
+        route.snis
+        and request.is_https
+        and not any(sni_matches(sni, request.sni, flavor) for sni in route.snis)
+    ):
+        return None
+    if candidate.is_regex:
+        found = re.match(candidate.path, request.path)
+        return None if found is None else found.end()
+    return len(candidate.path) if request.path.startswith(candidate.path) else None
 
 
 def split_host(host: bytes) -> tuple[bytes, int | None]:
@@ -79,13 +175,48 @@ def split_host(host: bytes) -> tuple[bytes, int | None]:
     return name, int(port) if port else None
 
 
-def host_matches(own: bytes, host: bytes, host_port: int) -> bool:
+def host_matches(own: bytes, request: Request, flavor: Flavor) -> bool:
     own_name, own_port = split_host(own)
-    name, port = split_host(host)
-    if own_port is not None and own_port != (host_port if port is None else port):
-        return False
+    name, port = split_host(request.host)
+    if own_port is not None:
+        if port is None and flavor == "traditional_compatible":
+            port = request.host_port
+        elif port is None and b"*" in own_name:
+            port = 443 if request.is_https else 80
+        if port != own_port:
+            return False
     if own_name.startswith(b"*"):
         return len(name) > len(own_name) - 1 and name.endswith(own_name[1:])
     if own_name.endswith(b"*"):
         return len(name) > len(own_name) - 1 and name.startswith(own_name[:-1])
-    return name == own_name
+    return bool(request.host) and name == own_name
+
+
+def header_matches(name: bytes, values: tuple[bytes, ...], request: Request, flavor: Flavor) -> bool:
+    def folded(text: bytes) -> bytes:
+        return text.lower() if flavor == "traditional" else text.lower().replace(b"_", b"-")
+
+    for own, sent in request.headers:
+        if folded(own) != folded(name):
+            continue
+        for value in values:
+            if value.startswith(b"~*") and (len(values) == 1 or flavor == "traditional_compatible"):
+                pattern = value[2:] if flavor == "traditional" else value[2:].lower()
+                if re.search(pattern, sent.lower()):
+                    return True
+            elif value.lower() == sent.lower():
+                return True
+    return False
+
+
+def sni_matches(own: bytes, sni: bytes, flavor: Flavor) -> bool:
+    own = own.lower()
+    if len(own) > 1 and own.endswith(b"."):
+        own = own[:-1]
+    if not sni:
+        return False
+    if flavor == "traditional_compatible" and own.startswith(b"*"):
+        return sni.endswith(own[1:])
+    if flavor == "traditional_compatible" and own.endswith(b"*"):
+        return sni.startswith(own[:-1])
+    return sni == own

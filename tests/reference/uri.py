@@ -33,8 +33,15 @@ def is_plain(path: bytes) -> bool:
     return path.startswith(b"/") and b"%" not in path and normalise(path) == path and encode(path) == path
 
 
-def upstream_path(service_path: bytes | None, path: bytes, matched_len: int, strip: bool) -> bytes:
+def upstream_path(
+    service_path: bytes | None, path: bytes, matched_len: int, strip: bool, *, is_v1: bool = False
+) -> bytes:
     service = service_path or b"/"
+    if is_v1:
+        if not strip:
+            return service + path.removeprefix(b"/")
+        rest = _rest(path, matched_len)
+        return service + (rest.removeprefix(b"/") if service.endswith(b"/") else rest)
     if strip:
         return _stripped(service, path, matched_len)
     if service.endswith(b"/"):
@@ -42,14 +49,19 @@ def upstream_path(service_path: bytes | None, path: bytes, matched_len: int, str
     return service if path == b"/" else service + path
 
 
-def _stripped(service: bytes, path: bytes, matched_len: int) -> bytes:
+def _rest(path: bytes, matched_len: int) -> bytes:
+    """What follows the match, without what could climb out of the service's path."""
     rest = path[matched_len:] if matched_len else path.removeprefix(b"/")
     if rest in (b".", b".."):
         rest = b""
     for dots in (b"./", b"../"):
         if rest.startswith(dots):
-            rest = rest[len(dots) :]
-            break
+            return rest[len(dots) :]
+    return rest
+
+
+def _stripped(service: bytes, path: bytes, matched_len: int) -> bytes:
+    rest = _rest(path, matched_len)
     if service.endswith(b"/"):
         if rest == b"":
             return service if service == b"/" or path.endswith(b"/") else service[:-1]

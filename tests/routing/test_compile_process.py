@@ -16,9 +16,10 @@ import pytest
 import uvloop
 
 from fastgw.errors import CompileError, SnapshotError
-from fastgw.model.snapshot import Snapshot, compress
+from fastgw.model.snapshot import EntityChange, Snapshot
 from fastgw.routing.compile_process import CompileProcess, CompileResult
-from fastgw.routing.image import Image
+from fastgw.routing.image import Image, read_checksum
+from fastgw.routing.overlay import LayeredImage
 from tests.routing.snapshots import make_id, route, snapshot
 from tests.waiting import wait_until
 
@@ -47,9 +48,7 @@ def run(test: Callable[[CompileProcess], Awaitable[None]]) -> None:
 
 
 def compile_(process: CompileProcess, made: Snapshot, deadline_s: float = 60.0) -> Awaitable[CompileResult]:
-    return process.compile(
-        compress(made.encode()), version=made.version, digest=made.digest, deadline_s=deadline_s
-    )
+    return process.compile(made.pack(), version=made.version, digest=made.digest, deadline_s=deadline_s)
 
 
 MADE = snapshot(route(1, paths=["/a"]))
@@ -72,7 +71,7 @@ def test_a_job_gives_a_sealed_image() -> None:
         try:
             image = Image.open(result.fd)
             assert image.meta.digest == MADE.digest
-            assert image.snapshot_document() == MADE.encode()
+            assert image.snapshot() == MADE
             assert image.table().match(b"GET", b"", b"/a") == (0, 2)
             assert result.counts == {"routes": 1}
             assert result.decode_ms > 0
@@ -96,7 +95,7 @@ def test_one_process_does_job_after_job_and_leaks_no_descriptor() -> None:
             assert Image.open(result.fd).route(0).id == make_id(n)
             os.close(result.fd)
         with pytest.raises(CompileError):
-            await compile_(process, snapshot(route(1, paths=["~/x"])))
+            await compile_(process, snapshot(route(1, to=8, paths=["/x"])))
         assert process.pid == pid
         assert open_fds() == fds
 
@@ -105,7 +104,7 @@ def test_one_process_does_job_after_job_and_leaks_no_descriptor() -> None:
 
 def test_reasons_come_back_whole() -> None:
     async def test(process: CompileProcess) -> None:
-        made = snapshot(*(route(n, paths=["~/" + "x" * 200]) for n in range(1, 1001)))
+        made = snapshot(*(route(n, to=8, paths=["/" + "x" * 200]) for n in range(1, 1001)))
         with pytest.raises(CompileError) as caught:
             await compile_(process, made)
         assert len(caught.value.faults) == 1000
@@ -115,17 +114,17 @@ def test_reasons_come_back_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    ("compressed", "digest", "message"),
+    ("packed", "digest", "message"),
     [
-        (b"damaged", MADE.digest, "compressed document"),
-        (compress(MADE.encode()), "0" * 64, "digest"),
-        (compress(MADE.encode() + b"x"), MADE.digest, "whole line"),
+        (b"damaged", MADE.digest, "packed document"),
+        (MADE.pack(), "0" * 64, "digest"),
+        (MADE.pack() + b"x", MADE.digest, "something follows"),
     ],
 )
-def test_a_document_that_is_none_is_refused(compressed: bytes, digest: str, message: str) -> None:
+def test_a_document_that_is_none_is_refused(packed: bytes, digest: str, message: str) -> None:
     async def test(process: CompileProcess) -> None:
         with pytest.raises(SnapshotError, match=message):
-            await process.compile(compressed, version=1, digest=digest)
+            await process.compile(packed, version=1, digest=digest)
         os.close((await compile_(process, MADE)).fd)
 
     run(test)
@@ -212,3 +211,106 @@ def test_the_process_ends_with_its_parent() -> None:
         wait_until(lambda: not is_alive(pid), DEADLINE_S, "end of the compile process")
 
     asyncio.run(main())
+
+
+def moved(before: Snapshot, number: int) -> Snapshot:
+    """*before* with one of its routes elsewhere."""
+    row = route(number, paths=[f"/moved-{number}"])
+    return before.apply([EntityChange(before.version + 1, "routes", row["id"], row)])
+
+
+MANY = snapshot(*(route(n, paths=[f"/{n}"]) for n in range(1, 41)), version=1)
+
+
+async def change(process: CompileProcess, made: Snapshot, base_fd: int) -> CompileResult:
+    return await process.compile(
+        made.pack(),
+        version=made.version,
+        digest=made.digest,
+        base=read_checksum(base_fd),
+        base_fd=base_fd,
+    )
+
+
+def answers_of(base_fd: int, overlay_fd: int) -> LayeredImage:
+    return LayeredImage(Image.open(base_fd), Image.open(overlay_fd))
+
+
+def test_a_change_of_a_named_base_gives_an_overlay_whoever_compiled_the_base() -> None:
+    async def test(process: CompileProcess) -> None:
+        first = await compile_(process, MANY)
+        made = MANY
+        for number in range(1, 4):
+            made = moved(made, number)
+            if number == 2:
+                pid = process.pid
+                assert pid is not None
+                os.kill(pid, signal.SIGKILL)  # the next process has never seen the base
+            result = await change(process, made, first.fd)
+            assert (result.fd, result.wants_merge) == (-1, False)
+            layered = answers_of(first.fd, result.overlay_fd)
+            assert layered.meta.digest == made.digest
+            assert layered.table().match(b"GET", b"", b"/moved-1") is not None
+            assert layered.table().match(b"GET", b"", b"/1") is None
+            assert not os.get_inheritable(result.overlay_fd)
+            result.close()
+        first.close()
+
+    run(test)
+
+
+def test_a_merge_gives_a_base_beside_the_jobs() -> None:
+    async def test(process: CompileProcess) -> None:
+        first = await compile_(process, MANY)
+        merged_of = moved(MANY, 1)
+        (await change(process, merged_of, first.fd)).close()
+        fds = open_fds()
+        merging = asyncio.create_task(process.merge(merged_of.digest))
+        later = merged_of
+        while not merging.done():
+            later = moved(later, later.version % 4 + 2)
+            result = await change(process, later, first.fd)
+            assert result.fd == -1
+            result.close()
+        base_fd = await merging
+        image = Image.open(base_fd)
+        assert image.snapshot() == merged_of
+        assert fcntl.fcntl(base_fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_WRITE
+        later = moved(later, 9)
+        result = await change(process, later, base_fd)
+        assert result.fd == -1
+        layered = answers_of(base_fd, result.overlay_fd)
+        assert layered.meta.digest == later.digest
+        assert layered.table().match(b"GET", b"", b"/moved-9") is not None
+        result.close()
+        os.close(base_fd)
+        del image, layered
+        assert open_fds() == fds
+        first.close()
+
+    run(test)
+
+
+def test_there_is_no_merge_of_what_was_not_compiled_last() -> None:
+    async def test(process: CompileProcess) -> None:
+        assert await process.merge(MANY.digest) == -1
+        first = await compile_(process, MANY)
+        assert await process.merge("0" * 64) == -1
+        first.close()
+
+    run(test)
+
+
+def test_a_merge_ends_with_its_process() -> None:
+    async def test(process: CompileProcess) -> None:
+        pid = process.pid
+        assert pid is not None
+        (await compile_(process, MANY)).close()
+        os.kill(pid, signal.SIGSTOP)
+        merging = asyncio.create_task(process.merge(MANY.digest))
+        await asyncio.sleep(0)
+        os.kill(pid, signal.SIGKILL)
+        assert await merging == -1
+        (await compile_(process, MANY)).close()
+
+    run(test)

@@ -12,14 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgw.errors import ImageError
-from fastgw.model.snapshot import decompress
 from fastgw.routing.compile import compile_snapshot
-from fastgw.routing.image import FORMAT_VERSION, Image, Section, read_format_version, snapshot_section_of
+from fastgw.routing.image import (
+    FORMAT_VERSION,
+    Image,
+    Section,
+    read_format_version,
+    snapshot_of,
+    snapshot_section_of,
+)
 from fastgw.routing.jobs import make_sealed_memfd
 from tests.routing.snapshots import route, service, snapshot
 
 MADE = snapshot(service(1), *(route(n, to=1, paths=[f"/{n}"]) for n in range(10, 20)))
-WHOLE = compile_snapshot(MADE.encode(), version=MADE.version, digest=MADE.digest)
+WHOLE = compile_snapshot(MADE)
 HEADER_BYTES = 56
 
 
@@ -91,7 +97,10 @@ def test_there_are_no_records_beyond_the_last(tmp_path: Path) -> None:
         (WHOLE[:-1], "was written with"),
         (WHOLE + b"\0", "was written with"),
         (WHOLE[:-1] + bytes([WHOLE[-1] ^ 1]), "checksum"),
-        (WHOLE[:8] + b"\2" + WHOLE[9:], "format version is 2, not 1"),
+        (
+            WHOLE[:8] + bytes([FORMAT_VERSION + 1]) + WHOLE[9:],
+            f"format version is {FORMAT_VERSION + 1}, not {FORMAT_VERSION}",
+        ),
         (with_checksum(WHOLE[:12] + b"\xff" + WHOLE[13:]), "directory of 255 sections"),
         (with_checksum(WHOLE[:12] + b"\1" + WHOLE[13:]), "no TABLE section"),
     ],
@@ -101,7 +110,7 @@ def test_what_cannot_be_used_is_named(tmp_path: Path, data: bytes, message: str)
         Image.open(write(tmp_path, data))
 
 
-@pytest.mark.parametrize("section", list(Section))
+@pytest.mark.parametrize("section", [section for section in Section if section is not Section.PATCH])
 def test_a_section_outside_the_file_is_refused(tmp_path: Path, section: Section) -> None:
     at = directory_entry(section) + 8
     moved = WHOLE[:at] + (1 << 40).to_bytes(8, "little") + WHOLE[at + 8 :]
@@ -112,7 +121,7 @@ def test_a_section_outside_the_file_is_refused(tmp_path: Path, section: Section)
 def test_a_table_for_more_routes_than_there_are_is_refused(tmp_path: Path) -> None:
     """The section directory of one image, the table of another."""
     fewer = snapshot(*(route(n, paths=[f"/{n}"]) for n in range(10, 13)))
-    small = compile_snapshot(fewer.encode(), version=1, digest=fewer.digest)
+    small = compile_snapshot(fewer)
     at = directory_entry(Section.ROUTES) + 8
     routes_of_small = small[section_of(small, Section.ROUTES)]
     grafted = bytearray(WHOLE + bytes(-len(WHOLE) % 16))
@@ -163,12 +172,22 @@ def test_the_snapshot_can_be_had_from_another_format_version(tmp_path: Path) -> 
     later = WHOLE[:8] + (FORMAT_VERSION + 1).to_bytes(4, "little") + WHOLE[12:]
     path = write(tmp_path, later)
     assert read_format_version(path) == FORMAT_VERSION + 1
-    meta, compressed = snapshot_section_of(path)
+    meta, packed = snapshot_section_of(path)
     assert (meta.version, meta.digest) == (MADE.version, MADE.digest)
-    assert decompress(compressed) == MADE.encode()
+    assert snapshot_of(meta, packed, None) == MADE
 
 
 def test_a_damaged_snapshot_of_another_version_is_not_given(tmp_path: Path) -> None:
-    path = write(tmp_path, WHOLE[:8] + b"\2" + WHOLE[9:-1] + bytes([WHOLE[-1] ^ 1]))
+    path = write(tmp_path, WHOLE[:8] + bytes([FORMAT_VERSION + 1]) + WHOLE[9:-1] + bytes([WHOLE[-1] ^ 1]))
     with pytest.raises(ImageError, match="checksum"):
         snapshot_section_of(path)
+
+
+def test_an_image_in_a_cycle_of_garbage_goes_quietly(tmp_path: Path) -> None:
+    """As one that a traceback refers to: the collector clears such objects in any order."""
+    path = write(tmp_path, WHOLE)
+    cycle: list[object] = [Image.open(path)]
+    cycle.append(cycle)
+    del cycle
+    gc.collect()
+    assert str(path) not in mappings()

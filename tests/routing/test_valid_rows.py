@@ -20,12 +20,18 @@ host_texts = st.text(st.sampled_from("aB0.*:-_[]é1"), min_size=1, max_size=8) |
     ["*.", "*.:80", "a.*", "*.a:80", "a.", "::1", "[::1]", "[::1]:80", "1.2.3.4:80", "a:80", "A.b", "a:"]
 )
 path_texts = st.text(st.sampled_from("/a.%2F~é \x00"), max_size=8).map("/{}".format)
+regex_texts = st.text(st.sampled_from("/aé.*+?()[]|\\d{2}^$~<P>=!:"), max_size=10)
+header_values = st.text(st.sampled_from("aBé \x00"), max_size=3) | regex_texts.map("~*{}".format)
+sni_texts = st.text(st.sampled_from("aB.*-"), min_size=1, max_size=6)
 nullable = ["name", "retries", "path", "connect_timeout", "write_timeout", "read_timeout", "tags"]
 routes = st.fixed_dictionaries(
-    {"protocols": st.sampled_from([["http"], ["https", "http"]])},
+    {"protocols": st.sampled_from([["http"], ["https"], ["https", "http"]])},
     optional={
         "hosts": st.none() | st.lists(host_texts, max_size=2),
-        "paths": st.none() | st.lists(path_texts, max_size=2),
+        "paths": st.none() | st.lists(path_texts | regex_texts.map("~/{}".format), max_size=2),
+        "headers": st.none()
+        | st.dictionaries(st.sampled_from(["x", "X-a", "x_a"]), st.lists(header_values, max_size=2)),
+        "snis": st.none() | st.lists(sni_texts, max_size=2),
         "methods": st.none()
         | st.lists(st.text(st.sampled_from("GETXz"), min_size=1, max_size=4), max_size=2),
         "created_at": st.integers(1, 2**63 - 1),
@@ -38,7 +44,7 @@ routes = st.fixed_dictionaries(
 
 def compile_rows(rows: dict[str, list[Row]]) -> bytes:
     snapshot = Snapshot.from_rows(1, rows)
-    return compile_snapshot(snapshot.encode(), version=1, digest=snapshot.digest)
+    return compile_snapshot(snapshot)
 
 
 def valid(data: dict[str, Any]) -> Row | None:

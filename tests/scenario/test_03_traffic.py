@@ -77,7 +77,9 @@ def test_nothing_is_routed_at_first(gateway: Gateway) -> None:
     assert answer.json()["message"] == "no Route matched with those values"
     assert answer.json()["request_id"] == answer.headers["x-kong-request-id"]
     assert "via" not in answer.headers
-    gateway.data_plane.wait_line(r"applied version 0, digest 0{32}: no entities; decode .* compile .* commit")
+    gateway.data_plane.wait_line(
+        r"applied version 0, digest 0{32}: no entities; \w+; decode .* compile .* commit"
+    )
 
 
 def test_a_service_and_a_route_by_form(gateway: Gateway) -> None:
@@ -276,5 +278,5 @@ def test_logs_and_metrics_have_every_request(gateway: Gateway) -> None:
     assert sum(map(int, found)) >= 8
     applied = data_plane.status()["applied"]["version"]
     data_plane.wait_line(
-        rf"applied version {applied}, digest [0-9a-f]{{32}}: routes \d+, services \d+; decode"
+        rf"applied version {applied}, digest [0-9a-f]{{32}}: routes \d+, services \d+; \w+; decode"
     )

@@ -38,7 +38,7 @@ def test_a_file_is_served_and_nobody_is_dialled(stage: Stage, upstream: str) -> 
         )
         assert data_plane.proxy.get("/first/x").json()["url"].endswith("/anything/x")
         assert data_plane.status()["link"] is None
-        data_plane.wait_line(r"applied version 1, digest [0-9a-f]{32}: routes 1, services 1; decode")
+        data_plane.wait_line(r"applied version 1, digest [0-9a-f]{32}: routes 1, services 1; \w+; decode")
 
         written(stage, upstream, "/second")
         data_plane.send(signal.SIGHUP)
@@ -71,5 +71,5 @@ def test_a_faulty_file_at_the_start(stage: Stage, upstream: str) -> None:
     (line,) = process.log.splitlines()
     assert line.startswith(f"fastgw: {file}: ")
     assert "services[0].routes[0].paths" in line
-    assert "colours: unknown field" in line
+    assert "colours (line 9): unknown field" in line
     process.wait_gone()

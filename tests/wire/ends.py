@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastgw.model.snapshot import Snapshot, compress
+from fastgw.model.snapshot import Snapshot
 from fastgw.wire import messages as m
 from fastgw.wire.link import ControlEvent, ControlLink, DataEvent, DataLink
 from fastgw.wire.offering import Offering
@@ -37,7 +37,7 @@ def offering(version: int, digest: str, size: int = 10) -> Offering:
 
 def real_offering(version: int, names: list[str]) -> Offering:
     snapshot = Snapshot.from_rows(version, {"services": [{"id": name} for name in names]})
-    return Offering(version, snapshot.digest, compress(snapshot.encode()))
+    return Offering(version, snapshot.digest, snapshot.pack())
 
 
 def control_link(now_s: float = 0.0) -> ControlLink:

@@ -30,6 +30,7 @@ from fastgw.errors import FastgwError, SettingsError
 from fastgw.listening import address_of, open_listeners
 from fastgw.obs import logs
 from fastgw.routing.compile_process import CompileProcess
+from fastgw.routing.overlay import LayeredImage
 from fastgw.settings import Settings, require_cluster_pair
 from fastgw.tls.keypair import load_key_pair
 from fastgw.wire.link import HEARTBEAT_S
@@ -52,6 +53,9 @@ class _ClusterView:
 
     def publication(self) -> dict[str, Any]:
         return self._publisher.publication()
+
+    def open_image(self) -> LayeredImage | None:
+        return self._publisher.open_image()
 
 
 class _AdminServer(uvicorn.Server):
@@ -106,7 +110,7 @@ class ControlPlane:
         self._cleanup.push_async_callback(storage.close)
         control_plane_id = await storage.cluster_id()
 
-        compile_process = CompileProcess()
+        compile_process = CompileProcess(flavor=self._settings.router_flavor)
         await compile_process.start()
         self._cleanup.push_async_callback(compile_process.close)
 

@@ -18,14 +18,17 @@ import asyncio
 import os
 import random
 import time
+import weakref
 from typing import Any, Final
 
 from fastgw.cp.hub import Hub
 from fastgw.cp.storage.contract import Storage
 from fastgw.errors import CompileError, FastgwError, StorageError
-from fastgw.model.snapshot import Snapshot, compress
+from fastgw.model.snapshot import Snapshot
 from fastgw.obs.logs import get_logger
 from fastgw.routing.compile_process import CompileProcess
+from fastgw.routing.image import Image, read_checksum
+from fastgw.routing.overlay import LayeredImage
 from fastgw.wire.offering import Offering
 
 log = get_logger(__name__)
@@ -34,9 +37,28 @@ LOGGED_FAULTS_LIMIT: Final = 20
 _CHANGES_ON_LOOP: Final = 100
 """More are applied in a thread: each costs some 30 microseconds."""
 _ENTITIES_ON_LOOP: Final = 1000
-"""More are encoded and compressed in a thread, some 4 microseconds each; fewer are done sooner without."""
+"""More are packed in a thread, fewer are done sooner without."""
 _WAIT_S: Final = 60.0
 _RETRY_CEILING_S: Final = 10.0
+
+
+class _Overlay:
+    """A trial's overlay in memory; it goes when nothing refers to it."""
+
+    def __init__(self, fd: int) -> None:
+        """Take over *fd*."""
+        weakref.finalize(self, os.close, fd)
+        self.fd: Final = fd
+
+
+class _Base:
+    """A whole image in memory; it goes when nothing refers to it."""
+
+    def __init__(self, fd: int) -> None:
+        """Take over *fd*."""
+        weakref.finalize(self, os.close, fd)
+        self.fd: Final = fd
+        self.checksum: Final = read_checksum(fd)
 
 
 class Publisher:
@@ -50,6 +72,11 @@ class Publisher:
         self._hub = hub
         self._head: Snapshot | None = None
         """What was read last, published or not."""
+        self._tried: tuple[_Base, _Overlay | None] | None = None
+        """What the last trial that went well led to."""
+        self._base: _Base | None = None
+        """What trials are compiled against, so that they cost in proportion to the change."""
+        self._merging: asyncio.Task[None] | None = None
         self._published_at_s: int | None = None
         self._refused: dict[str, Any] | None = None
 
@@ -61,6 +88,17 @@ class Publisher:
             "published_at": self._published_at_s,
             "refused": self._refused,
         }
+
+    def open_image(self) -> LayeredImage | None:
+        """The image that a data plane makes of what is published, opened anew; None before the first.
+
+        Takes time in proportion to its size: call it in a thread.
+        """
+        tried = self._tried
+        if tried is None:
+            return None
+        base, overlay = tried
+        return LayeredImage(Image.open(base.fd), Image.open(overlay.fd) if overlay is not None else None)
 
     async def run(self) -> None:
         """Publish what stands, and whatever follows, until cancelled."""
@@ -130,16 +168,33 @@ class Publisher:
 
     async def _try(self, offering: Offering) -> list[dict[str, str]]:
         """Compile as a data plane would; what comes back speaks against it."""
+        base = self._base
         try:
             result = await self._compile_process.compile(
-                offering.compressed, version=offering.version, digest=offering.digest
+                offering.compressed,
+                version=offering.version,
+                digest=offering.digest,
+                base=base.checksum if base is not None else "",
+                base_fd=base.fd if base is not None else -1,
             )
         except CompileError as exc:
             return exc.faults
         except (FastgwError, OSError, TimeoutError) as exc:
             return [{"reason": f"the trial compile failed: {exc}"}]
-        os.close(result.fd)
+        if result.fd >= 0:
+            self._base = _Base(result.fd)
+        overlay = _Overlay(result.overlay_fd) if result.overlay_fd >= 0 else None
+        if self._base is not None:
+            self._tried = self._base, overlay
+        if result.wants_merge and (self._merging is None or self._merging.done()):
+            self._merging = asyncio.create_task(self._merge(offering.digest), name="merge")
         return []
+
+    async def _merge(self, digest: str) -> None:
+        """Have the trials go on from a newer base."""
+        fd = await self._compile_process.merge(digest)
+        if fd >= 0:
+            self._base = _Base(fd)
 
     def _refuse(self, snapshot: Snapshot, faults: list[dict[str, str]]) -> None:
         stays = f"version {self.current.version} stays" if self.current is not None else "nothing is"
@@ -157,7 +212,7 @@ class Publisher:
 
 
 def _make_offering(snapshot: Snapshot) -> Offering:
-    offering = Offering(snapshot.version, snapshot.digest, compress(snapshot.encode()))
+    offering = Offering(snapshot.version, snapshot.digest, snapshot.pack())
     # Cut into messages here, where that is in a thread, rather than when the first link needs them.
     assert offering.messages
     return offering

@@ -73,6 +73,7 @@ cdef class ProxyCore:
         bint with_request_id
         bint with_via
         bint with_upstream_request_id
+        bint with_debug_fields    # where a request asks for them
         bytes via_10
         bytes via_11
 

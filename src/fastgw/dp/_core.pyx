@@ -89,6 +89,7 @@ cdef class ProxyCore:
         self.via_11 = b"1.1 " + product
         self.with_via = "via" in headers
         self.with_upstream_request_id = options.upstream_request_id
+        self.with_debug_fields = options.debug_fields
         # One response head with our fields, or the forms of one request path (see Exchange._route).
         self.out_size = max(2 * READ_BYTES, 9 * self.head_bytes_limit) + 4096
         self.out = <uint8_t*>malloc(self.out_size)

@@ -53,6 +53,7 @@ cdef class Downstream(ClientSide):
         self.listener = listener
         self.layer = first_layer(listener)
         self.state = DS_CLEAN
+        self.is_https = listener.scheme == b"https"
 
     cdef int _set_state(self, DownstreamState state) except -1:
         if not MOVES[<int>self.state] >> <int>state & 1:
@@ -80,6 +81,7 @@ cdef class Downstream(ClientSide):
         peername = transport.get_extra_info("peername")
         # A unix socket has no address; Kong's nginx says "unix:" there.
         self.peer = peername[0].encode() if isinstance(peername, tuple) else b"unix:"
+        self.peer_port = peername[1] if isinstance(peername, tuple) else 0
         self.fixed = (
             b"X-Real-IP: %s\r\nX-Forwarded-Proto: %s\r\nX-Forwarded-Port: %d\r\n"
             % (self.peer, self.listener.scheme, self.listener.port))
@@ -449,6 +451,7 @@ cdef class Downstream(ClientSide):
         out.request_id.data = exchange.request_id
         out.request_id.size = REQUEST_ID_SIZE if core.with_request_id else 0
         out.date = core.date_line()
+        out.more = span_of(exchange.debug_fields)
         out.latencies = core.with_latencies
         out.upstream_status = core.with_upstream_status
         out.proxy_ms = (exchange.sent_us - exchange.started_us) // 1000
@@ -530,6 +533,7 @@ cdef class Downstream(ClientSide):
         cdef uint8_t fresh_id[REQUEST_ID_SIZE]
         cdef bytes data
         accept = None
+        fields = b""
         is_head = False
         upstream_ms = proxy_ms = None
         response_ms = 0
@@ -539,6 +543,7 @@ cdef class Downstream(ClientSide):
         else:
             request_id = PyBytes_FromStringAndSize(<const char*>exchange.request_id, REQUEST_ID_SIZE)
             is_head = exchange.is_head_request
+            fields = exchange.answer_fields + exchange.debug_fields
             if exchange.accept_size >= 0:
                 accept = PyBytes_FromStringAndSize(<const char*>exchange.accept, exchange.accept_size)
             response_ms = (monotonic_us() - exchange.started_us) // 1000
@@ -551,7 +556,7 @@ cdef class Downstream(ClientSide):
         data = render(
             status, message, request_id, accept, is_error_page=is_error_page, is_head=is_head,
             closes=self.closes, headers=core.options.headers, response_ms=response_ms, proxy_ms=proxy_ms,
-            upstream_ms=upstream_ms)
+            upstream_ms=upstream_ms, fields=fields)
         if exchange is not None:
             exchange.bytes_out += len(data)
             exchange.head_bytes_out = data.index(b"\r\n\r\n") + 4

@@ -9,6 +9,7 @@ else, so that another kind of downstream (HTTP/2) can own one just as well.
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
+from fastgw._router cimport FoundRoute
 from fastgw.dp._body cimport Body
 from fastgw.dp._core cimport Connection, ProxyCore
 from fastgw.dp._head cimport RequestHead, ResponseHead, Span
@@ -36,6 +37,8 @@ cdef enum Failure:
 
 cdef class ClientSide(Connection):
     cdef:
+        bint is_https
+        int peer_port
         bint is_trusted           # what the peer says about its client is believed (trusted_ips)
         bytes server_name         # what a TLS client asked for by SNI, lower case; None: no name, or no TLS
 
@@ -117,6 +120,8 @@ cdef class Exchange:
         uint8_t request_id[32]
         uint8_t accept[ACCEPT_BYTES]  # the request's Accept, for an answer of ours
         int accept_size               # -1: the request has none
+        bytes debug_fields            # Kong-Route-Id and so on, where the request asked for them
+        bytes answer_fields           # further fields of an answer of ours
         tuple log_parts               # (request line, referer, user agent); None while the log is off
 
         # Microseconds on the monotonic clock; 0: not reached
@@ -150,6 +155,10 @@ cdef class Exchange:
     cdef bint _route(
         self, const uint8_t* data, RequestHead* request, Span host, Py_ssize_t host_port_at, int listener_port
     ) except -1
+    cdef int _make_debug_fields(self, const uint8_t* data, RequestHead* request) except -1
+    cdef int _ask_for_https(
+        self, RequestHead* request, Span host, Py_ssize_t host_port_at, Span path
+    ) except -1
     cdef int _acquire(self) except -1
     cdef int _let_go_of_upstream(self) except -1
     cdef int _read_forwarded(self, const uint8_t* data, RequestHead* request, int listener_port) except -1
@@ -159,5 +168,9 @@ cdef class Exchange:
     cdef int _end(self) except -1
     cdef int _count(self) except -1
     cdef bint _reserve_head(self, Py_ssize_t size) except -1
+    cdef bint _find(
+        self, const uint8_t* data, RequestHead* request, Span host, int listener_port, Span path,
+        FoundRoute* found
+    ) except -1
 
 cdef Exchange take_exchange(ProxyCore core)

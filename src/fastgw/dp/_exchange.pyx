@@ -17,7 +17,7 @@ from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
-from fastgw._router cimport FoundRoute
+from fastgw._router cimport FoundRoute, RouteRequest
 from fastgw._uri cimport encode_into, is_plain, normalise_into, upstream_path_into
 from fastgw.dp._body cimport BODY_CHUNKED, BODY_LENGTH, BODY_NONE, begin_body
 from fastgw.dp._core cimport REQUEST_ID_SIZE, span_of
@@ -27,12 +27,16 @@ from fastgw.dp._rewrite cimport HEAD_OVERHEAD, RequestOut, write_request_head
 from fastgw.dp._runtime cimport ServiceEntry
 from fastgw.dp._wheel cimport monotonic_us
 
+from fastgw._uri import encode
+
 cdef enum:
     # Heads above this size give their memory back when the exchange ends.
     KEPT_HEAD_BYTES = 16384
     MAX_SPARE = 1024
     # nginx's own code for "the client closed the connection before the answer".
     STATUS_CLIENT_GONE = 499
+    PROTOCOL_HTTPS = 2        # routing.image.Protocols
+    DEBUG_BYTES = 4096        # of Kong-Debug's fields: a route with a longer name goes without
 
 
 cdef class ClientSide(Connection):
@@ -158,6 +162,8 @@ cdef class Exchange:
         else:
             begin_body(&self.request_body, BODY_NONE, 0)
         self.is_replayable = request.is_idempotent and self.request_body.is_complete
+        self.debug_fields = b""
+        self.answer_fields = b""
         self.accept_size = -1
         if request.accept >= 0:
             self.accept_size = <int>min(request.fields[request.accept].value_size, <uint32_t>ACCEPT_BYTES)
@@ -197,16 +203,19 @@ cdef class Exchange:
             path.size = normalise_into(path.data, path.size, scratch)
             path.data = scratch
             scratch += path.size
-        if not self.runtime.table.find(
-            data, request.method_size, host.data, host.size, listener_port, path.data, path.size, &found
-        ):
+        if not self._find(data, request, host, listener_port, path, &found):
             core.totals.unmatched_total += 1
             self.refuse(404, "no Route matched with those values", False)
             return False
         self.route = self.runtime.entry(found.route)
+        if core.with_debug_fields:
+            self._make_debug_fields(data, request)
+        if self.route.protocols == PROTOCOL_HTTPS and not self.client.is_https:
+            self._ask_for_https(request, host, host_port_at, request.path if request.path.size else path)
+            return False
         service = self.route.service
         if service is None:
-            self.refuse(503, "no Service found with those values", False)
+            self.refuse(503, self.route.refusal, False)
             return False
         if service.is_upstream_name:
             name = service.name or service.id
@@ -220,7 +229,7 @@ cdef class Exchange:
             return False
         upstream_path.size = upstream_path_into(
             <const uint8_t*><char*>service.path, len(service.path), path.data, path.size, found.path_len,
-            self.route.strip_path, scratch)
+            self.route.strip_path, self.route.is_v1, scratch)
         upstream_path.data = scratch
         scratch += upstream_path.size
         prefix.data = path.data
@@ -279,6 +288,75 @@ cdef class Exchange:
         self.head_size = write_request_head(self.head, data, request, &out)
         self._acquire()
         return self.state != EX_IDLE
+
+    cdef bint _find(
+        self, const uint8_t* data, RequestHead* request, Span host, int listener_port, Span path,
+        FoundRoute* found
+    ) except -1:
+        """Ask the route table; what most tables never look at is handed over as it lies."""
+        cdef ClientSide client = self.client
+        cdef Span peer = client.peer_text()
+        cdef RouteRequest asked
+        asked.method = data
+        asked.method_len = request.method_size
+        asked.host = host.data
+        asked.host_len = host.size
+        asked.path = path.data
+        asked.path_len = path.size
+        asked.query = request.query.data + 1 if request.query.size else NULL
+        asked.query_len = request.query.size - 1 if request.query.size else 0
+        asked.sni_len = len(client.server_name) if client.server_name is not None else 0
+        asked.sni = <const uint8_t*><char*>client.server_name if asked.sni_len else NULL
+        asked.peer = peer.data
+        asked.peer_len = peer.size
+        asked.head = data
+        asked.fields = &request.fields[0].start
+        asked.field_count = request.field_count
+        asked.field_words = sizeof(Field) // sizeof(uint32_t)
+        asked.host_port = listener_port
+        asked.peer_port = client.peer_port
+        asked.is_https = client.is_https
+        return self.runtime.table.find(&asked, found)
+
+    cdef int _make_debug_fields(self, const uint8_t* data, RequestHead* request) except -1:
+        """Name route and service in the answer where the request has a field Kong-Debug.
+
+        Source: proxying reference §1.9. A name goes out percent-encoded, as it may hold any character.
+        """
+        cdef ServiceEntry service = self.route.service
+        cdef uint32_t i
+        cdef bytes fields
+        for i in range(request.field_count):
+            if request.fields[i].name_size == 10 and PyBytes_FromStringAndSize(
+                <const char*>data + request.fields[i].start, 10
+            ).lower() == b"kong-debug":
+                break
+        else:
+            return 0
+        pairs = [(b"Kong-Route-Id", self.route.id), (b"Kong-Route-Name", self.route.name)]
+        if service is not None:
+            pairs += [(b"Kong-Service-Id", service.id), (b"Kong-Service-Name", service.own_name)]
+        fields = b"".join([
+            b"%s: %s\r\n" % (name, encode(value.encode())) for name, value in pairs if value is not None
+        ])
+        if len(fields) <= DEBUG_BYTES:
+            self.debug_fields = fields
+        return 0
+
+    cdef int _ask_for_https(
+        self, RequestHead* request, Span host, Py_ssize_t host_port_at, Span path
+    ) except -1:
+        """Answer a request over http to a route that is for https alone; proxying reference §1.8."""
+        cdef int status = self.route.redirect_status
+        if status == 426 or host.size == 0:
+            self.answer_fields = b"Upgrade: TLS/1.2, HTTP/1.1\r\n"
+            return self.refuse(426, "Please use HTTPS protocol", False)
+        self.answer_fields = b"Location: https://%s%s%s\r\n" % (
+            PyBytes_FromStringAndSize(<const char*>host.data, host_port_at),
+            PyBytes_FromStringAndSize(<const char*>path.data, path.size),
+            PyBytes_FromStringAndSize(<const char*>request.query.data, request.query.size),
+        )
+        return self.refuse(status, "", False)
 
     cdef bint _reserve_head(self, Py_ssize_t size) except -1:
         cdef uint8_t* grown

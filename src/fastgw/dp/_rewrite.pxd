@@ -31,6 +31,7 @@ cdef struct ResponseOut:
     Span date                 # whole line, added when the upstream sent none (RFC 9110 §6.6.1)
     Span via_token            # size 0: none
     Span request_id           # size 0: none
+    Span more                 # whole fields, each with its CRLF
     bint latencies
     bint upstream_status
     int64_t proxy_ms

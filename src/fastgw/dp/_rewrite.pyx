@@ -203,6 +203,7 @@ cdef Py_ssize_t write_response_head(
         at += put(out + at, b"\r\n", 2)
     if to.request_id.size:
         at += _put_field(out + at, b"X-Kong-Request-Id: ", 19, to.request_id)
+    at += put(out + at, to.more.data, to.more.size)
     if to.chunked:
         at += put(out + at, b"Transfer-Encoding: chunked\r\n", 28)
     elif to.content_length >= 0:

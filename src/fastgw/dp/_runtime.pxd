@@ -1,20 +1,24 @@
 """A generation as the hot path sees it: the mapped route table, and entries made on first use.
 
-A `Runtime` is immutable and whole. Each exchange keeps the one that it started with; when the last
-lets go of a retired one, its image is unmapped. Entries hold no reference back, so nothing waits for
-the garbage collector.
+    Runtime ──> BaseRuntime    the base image and the entries of its routes: shared by all generations on it
+       └──────> its overlay    and the entries that are other than the base's
+
+A `Runtime` is immutable and whole. Each exchange keeps the one that it started with; when the last lets go of
+a retired one, its overlay is unmapped, and with the last generation on it the base. Entries hold no reference
+back, so nothing waits for the garbage collector.
 """
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 
-from fastgw._router cimport Table
+from fastgw._overlay cimport LayeredTable
 from fastgw.dp._metrics cimport MetricsSegment, RouteSlot, WorkerTotals
 
 
 cdef class ServiceEntry:
     cdef:
         readonly str id
-        readonly str name
+        readonly str name             # its host where it has none
+        readonly str own_name         # or None
         readonly bytes host
         readonly int port
         readonly bytes path           # without a trailing "/" only if the configuration has none; b"" for "/"
@@ -33,21 +37,44 @@ cdef class ServiceEntry:
 cdef class RouteEntry:
     cdef:
         readonly str id
-        ServiceEntry service          # None: a route without a service
+        readonly str name             # or None
+        readonly int protocols        # Protocols
+        readonly int redirect_status  # of the answer to http where the route is for https alone
+        int64_t service_number        # in the image that the route lies in; -1: none
+        ServiceEntry service          # None: nothing to proxy to, for the reason in `refusal`
+        readonly str refusal          # said with 503
         readonly bint strip_path
+        readonly bint is_v1           # path_handling, in the traditional flavor
         readonly bint preserve_host
         RouteSlot* slot
 
 
+cdef class BaseRuntime:
+    cdef:
+        object __weakref__
+        readonly object image         # a whole Image
+        readonly str checksum
+        MetricsSegment metrics
+        list routes                   # RouteEntry or None
+        dict services                 # number -> ServiceEntry
+
+    cdef RouteEntry entry(self, uint32_t route)
+    cdef ServiceEntry service(self, int64_t number)
+
+
 cdef class Runtime:
     cdef:
-        object image
-        Table table
+        readonly BaseRuntime base
+        object image                  # LayeredImage
+        LayeredTable table
         MetricsSegment metrics
         WorkerTotals* totals
-        list routes                   # RouteEntry or None
-        dict services                 # index -> ServiceEntry
+        dict routes                   # number -> RouteEntry, where it is not the base's
+        dict services                 # number -> ServiceEntry, of the overlay's
+        bytes replaced_marks
+        const uint8_t* replaced       # a bit for each service of the base: the overlay has another; NULL: none
         readonly int64_t version
         readonly str digest
 
     cdef RouteEntry entry(self, uint32_t route)
+    cdef ServiceEntry service(self, int64_t number)

@@ -1,4 +1,12 @@
 from fastgw.dp._metrics import MetricsSegment
+from fastgw.routing.image import Image
+
+class BaseRuntime:
+    @property
+    def image(self) -> Image: ...
+    @property
+    def checksum(self) -> str: ...
+    def __init__(self, image_fd: int, metrics: MetricsSegment) -> None: ...
 
 class ServiceEntry:
     host: bytes
@@ -10,4 +18,6 @@ class ServiceEntry:
 class Runtime:
     version: int
     digest: str
-    def __init__(self, image_fd: int, metrics: MetricsSegment) -> None: ...
+    @property
+    def base(self) -> BaseRuntime: ...
+    def __init__(self, base: BaseRuntime, overlay_fd: int = -1) -> None: ...

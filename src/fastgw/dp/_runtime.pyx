@@ -2,10 +2,16 @@
 
 cimport cython
 
+from cpython.bytes cimport PyBytes_AS_STRING
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+
 import uuid
 
+from fastgw._router cimport is_marked
 from fastgw._uri import encode
+from fastgw.errors import ImageError
 from fastgw.routing.image import Image
+from fastgw.routing.overlay import LayeredImage
 
 
 cdef class ServiceEntry:
@@ -13,6 +19,7 @@ cdef class ServiceEntry:
         """*record* is a `ServiceRecord` of the image."""
         self.id = record.id
         self.name = record.name or record.host
+        self.own_name = record.name
         self.host = record.host.encode()
         self.port = record.port
         # Encoded once here, so that a path without anything to encode needs no second look per request.
@@ -35,50 +42,116 @@ cdef class RouteEntry:
     pass
 
 
-@cython.no_gc_clear  # __dealloc__ counts in the segment that `metrics` keeps mapped
-cdef class Runtime:
+cdef RouteEntry make_entry(record, ServiceEntry service, MetricsSegment metrics):
+    cdef RouteEntry entry = RouteEntry()
+    entry.id = record.id
+    entry.name = record.name
+    entry.protocols = record.protocols
+    entry.redirect_status = record.https_redirect_status_code
+    entry.service_number = record.service
+    entry.service = service
+    entry.refusal = "no Service found with those values"
+    if record.missing_plugin is not None:
+        # Fails closed, and costs other routes nothing: this one is as one without a service.
+        entry.refusal = f"plugin '{record.missing_plugin}' is not available on this data plane"
+        entry.service = None
+    entry.strip_path = record.strip_path
+    entry.is_v1 = record.is_v1
+    entry.preserve_host = record.preserve_host
+    label = service.name if service is not None else ""
+    entry.slot = metrics.slot_for(
+        uuid.UUID(record.id).bytes, label.encode(), (record.name or record.id).encode())
+    return entry
+
+
+cdef class BaseRuntime:
     def __init__(self, int image_fd, MetricsSegment metrics):
-        """Map and check the image behind *image_fd* (which stays the caller's).
+        """Map and check the whole image behind *image_fd* (which stays the caller's).
 
         Raises:
             ImageError: damaged, cut short, or of another format version.
         """
         self.image = Image.open(image_fd)
-        self.table = self.image.table()
+        self.checksum = self.image.checksum
         self.metrics = metrics
-        self.totals = metrics.totals
-        meta = self.image.meta
-        self.version = meta.version
-        self.digest = meta.digest
         self.routes = [None] * self.image.route_count
         self.services = {}
-        self.totals.generations_live += 1
-
-    def __dealloc__(self):
-        if self.totals != NULL:
-            self.totals.generations_live -= 1
 
     @cython.boundscheck(False)  # the table was checked against the image when it was opened
     cdef RouteEntry entry(self, uint32_t route):
         """Return the entry of route number *route*, decoded on first use."""
         cached = self.routes[route]
         if cached is None:
-            cached = self._make_entry(route)
+            record = self.image.route(route)
+            cached = make_entry(record, self.service(record.service), self.metrics)
             self.routes[route] = cached
         return <RouteEntry>cached
 
-    def _make_entry(self, uint32_t route):
-        cdef RouteEntry entry = RouteEntry()
-        record = self.image.route(route)
-        entry.id = record.id
-        entry.strip_path = record.strip_path
-        entry.preserve_host = record.preserve_host
-        if record.service >= 0:
-            entry.service = self.services.get(record.service)
-            if entry.service is None:
-                entry.service = ServiceEntry(self.image.service(record.service))
-                self.services[record.service] = entry.service
-        label = entry.service.name if entry.service is not None else ""
-        entry.slot = self.metrics.slot_for(
-            uuid.UUID(record.id).bytes, label.encode(), (record.name or record.id).encode())
-        return entry
+    cdef ServiceEntry service(self, int64_t number):
+        if number < 0:
+            return None
+        cached = self.services.get(number)
+        if cached is None:
+            cached = self.services[number] = ServiceEntry(self.image.service(number))
+        return <ServiceEntry>cached
+
+
+@cython.no_gc_clear  # __dealloc__ counts in the segment that `metrics` keeps mapped
+cdef class Runtime:
+    def __init__(self, BaseRuntime base not None, int overlay_fd=-1):
+        """Lay the overlay behind *overlay_fd* (which stays the caller's; -1: none) over *base*.
+
+        Raises:
+            ImageError: the overlay is damaged, of another format version, or of another base.
+        """
+        cdef bytearray marks
+        self.base = base
+        overlay = Image.open(overlay_fd) if overlay_fd >= 0 else None
+        self.image = LayeredImage(base.image, overlay)
+        self.table = self.image.table()
+        self.metrics = base.metrics
+        self.totals = base.metrics.totals
+        self.version = self.image.meta.version
+        self.digest = self.image.meta.digest
+        self.routes = {}
+        self.services = {}
+        self.replaced = NULL
+        if self.image.replaced:
+            marks = bytearray((base.image.service_count + 7) // 8)
+            for number in self.image.replaced:
+                marks[number >> 3] |= 1 << (number & 7)
+            self.replaced_marks = bytes(marks)
+            self.replaced = <const uint8_t*>PyBytes_AS_STRING(self.replaced_marks)
+        self.totals.generations_live += 1
+
+    def __dealloc__(self):
+        if self.totals != NULL:
+            self.totals.generations_live -= 1
+
+    cdef RouteEntry entry(self, uint32_t route):
+        """Return the entry of route number *route*, decoded on first use."""
+        cdef RouteEntry entry
+        if route < self.table.base_routes:
+            entry = self.base.entry(route)
+            if self.replaced == NULL or entry.service_number < 0 or not is_marked(
+                self.replaced, <uint32_t>entry.service_number
+            ):
+                return entry
+        cached = self.routes.get(route)
+        if cached is None:
+            record = self.image.route(route)
+            cached = make_entry(record, self.service(record.service), self.metrics)
+            self.routes[route] = cached
+        return <RouteEntry>cached
+
+    cdef ServiceEntry service(self, int64_t number):
+        if number < self.base.image.service_count:
+            return self.base.service(number)
+        cached = self.services.get(number)
+        if cached is None:
+            try:
+                cached = ServiceEntry(self.image.service(number))
+            except IndexError as exc:
+                raise ImageError(f"a route names the service {number}: {exc}") from exc
+            self.services[number] = cached
+        return <ServiceEntry>cached

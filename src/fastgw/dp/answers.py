@@ -92,23 +92,27 @@ def render(
     response_ms: int,
     proxy_ms: int | None,
     upstream_ms: int | None,
+    fields: bytes = b"",
 ) -> bytes:
     """Return a whole answer, head and body, as bytes.
 
     Args:
+        message: empty for an answer without a body.
+        fields: more header fields, each with its CRLF; Upgrade among them is named in Connection.
         headers: lower-case names of the fields that the `headers` setting lets through.
         proxy_ms: set when the request got as far as an upstream: the proxy's latencies then replace
             X-Kong-Response-Latency, and Via is shown.
     """
     media_type = choose_type(accept, is_error_page=is_error_page)
     identity = request_id.decode("ascii")
-    body = make_body(media_type, message, identity).encode()
+    body = make_body(media_type, message, identity).encode() if message else b""
     lines = [
         f"HTTP/1.1 {status} {_phrase(status)}",
         f"Date: {formatdate(time.time(), usegmt=True)}",
-        f"Content-Type: {media_type}; charset=utf-8",
         f"Content-Length: {len(body)}",
     ]
+    if message:
+        lines.append(f"Content-Type: {media_type}; charset=utf-8")
     if "server" in headers:
         lines.append(f"Server: {_SERVER}")
     if proxy_ms is not None and "via" in headers:
@@ -123,8 +127,11 @@ def render(
             lines.append(f"X-Kong-Proxy-Latency: {proxy_ms}")
     if "x-kong-request-id" in headers:
         lines.append(f"X-Kong-Request-Id: {identity}")
-    lines.append("Connection: close" if closes else "Connection: keep-alive")
-    head = "\r\n".join(lines).encode("ascii") + b"\r\n\r\n"
+    connection = "close" if closes else "keep-alive"
+    if fields.startswith(b"Upgrade:"):
+        connection = "Upgrade, close" if closes else "Upgrade"
+    lines.append(f"Connection: {connection}")
+    head = "\r\n".join(lines).encode("ascii") + b"\r\n" + fields + b"\r\n"
     return head if is_head else head + body
 
 

@@ -6,6 +6,9 @@
 
 Storing is the decision: what is on disk was prepared whole, and nothing after it can refuse. Applies run
 one at a time; one that has begun goes on to its end even when the link that brought the snapshot breaks.
+
+A generation is a base and at most one overlay. When the overlay has grown, a new base is made and brought to
+disk and workers ahead of need, beside whatever is applied meanwhile: the next generation then lies on it.
 """
 
 from __future__ import annotations
@@ -22,10 +25,12 @@ from fastgw.dp.sync import Applied, AppliedState, IncomingSnapshot, Refused
 from fastgw.dp.workers import Deadlines, Worker, WorkerDied, WorkerFailed, WorkerState
 from fastgw.errors import CompileError, FastgwError
 from fastgw.obs import logs
-from fastgw.routing.compile_process import CompileProcess
+from fastgw.routing.compile_process import CompileProcess, CompileResult
 
 _log: Final = logs.get_logger("supervisor")
 
+MERGE_INTERVAL_S: Final = 10.0
+"""At most one merge begins in this time: each writes a whole base to disk."""
 LOGGED_FAULTS: Final = 5
 """Reasons of a refusal that the log tells; the control plane is told all."""
 
@@ -48,6 +53,9 @@ class Applier:
         self._compiler = compiler
         self._deadlines = deadlines
         self._number = 0
+        self._next_base: ImageFile | None = None
+        """Ready for generations to lie on; None: that of `decided` is the newest."""
+        self._merged_at = -MERGE_INTERVAL_S
         self._one_at_a_time = asyncio.Lock()
         self._running: set[asyncio.Task[Any]] = set()
 
@@ -61,15 +69,15 @@ class Applier:
         """Take a generation from disk as the decided one, before any worker is started."""
         assert self.decided is None
         self._number += 1
-        self.decided = Generation(self._number, stored.version, stored.digest, stored.counts, stored.image)
+        self.decided = Generation(
+            self._number, stored.version, stored.digest, stored.counts, stored.image, stored.overlay
+        )
         self.applied_at = time.time()
 
     async def recompile(self, stored: StoredSnapshot) -> None:
         """The same from an image of another format; one that does not compile is set aside."""
         try:
-            result = await self._compiler.compile(
-                stored.compressed, version=stored.version, digest=stored.digest
-            )
+            result = await self._compiler.compile(stored.packed, version=stored.version, digest=stored.digest)
             image = ImageFile(result.fd)
             await asyncio.to_thread(self._store.save, image)
         except (FastgwError, OSError) as error:
@@ -97,18 +105,21 @@ class Applier:
             if self.decided is not None and self.decided.digest == incoming.digest:
                 self.decided = dataclasses.replace(self.decided, version=incoming.version)
                 return Applied(incoming.version, incoming.digest, 0.0, 0.0, 0.0, 0.0)
+            base = self._base()
             try:
                 result = await self._compiler.compile(
-                    incoming.compressed, version=incoming.version, digest=incoming.digest
+                    incoming.compressed,
+                    version=incoming.version,
+                    digest=incoming.digest,
+                    base=base.checksum if base is not None else "",
+                    base_fd=base.fd if base is not None else -1,
                 )
             except CompileError as error:
                 return self._refuse(incoming, error.faults)
             except (FastgwError, OSError) as error:
                 return self._refuse(incoming, [{"reason": str(error)}])
             self._number += 1
-            generation = Generation(
-                self._number, incoming.version, incoming.digest, dict(result.counts), ImageFile(result.fd)
-            )
+            generation = _make_generation(self._number, incoming, result, base)
             prepared, faults, prepare_ms = await self._prepare(generation)
             store_ms = 0.0
             if not faults:
@@ -119,20 +130,27 @@ class Applier:
                         self._in_background(worker.abandon(generation))
                 return self._refuse(incoming, faults)
             commit_ms = await self._commit(generation)
+            if generation.image is not base or base is self._next_base:
+                self._next_base = None
+            if result.wants_merge:
+                self._merge_if_due(generation)
             self.applied_total += 1
             self.applied_at = time.time()
             _log.notice(
-                "applied version %d, digest %s: %s; decode %.1f ms, compile %.1f ms, prepare %.1f ms, "
+                "applied version %d, digest %s: %s; %s; decode %.1f ms, compile %.1f ms, prepare %.1f ms, "
                 "store %.1f ms, commit %.1f ms",
                 generation.version,
                 short_digest(generation.digest),
                 describe_counts(generation.counts),
+                "whole" if generation.overlay is None else "overlay",
                 result.decode_ms,
                 result.compile_ms,
                 prepare_ms,
                 store_ms,
                 commit_ms,
             )
+            for warning in result.warnings:
+                _log.warning("version %d: %s", generation.version, warning)
             return Applied(
                 version=generation.version,
                 digest=generation.digest,
@@ -140,6 +158,7 @@ class Applier:
                 compile_ms=result.compile_ms,
                 commit_ms=commit_ms,
                 store_ms=store_ms,
+                warnings=result.warnings,
             )
 
     async def _prepare(self, generation: Generation) -> tuple[list[Worker], Faults, float]:
@@ -169,13 +188,43 @@ class Applier:
     async def _decide(self, generation: Generation) -> tuple[Faults, float]:
         begun = time.monotonic()
         try:
-            await asyncio.to_thread(self._store.save, generation.image)
+            await asyncio.to_thread(self._store.save, generation.image, generation.overlay)
         except OSError as error:
             return [
                 {"reason": f"cannot store the configuration in {self._store.directory}: {error.strerror}"}
             ], 0.0
         self.decided = generation
         return [], _ms_since(begun)
+
+    def _base(self) -> ImageFile | None:
+        """The base that the next generation is to lie on."""
+        if self._next_base is not None:
+            return self._next_base
+        return self.decided.image if self.decided is not None else None
+
+    def _merge_if_due(self, generation: Generation) -> None:
+        now = time.monotonic()
+        if self._next_base is None and now - self._merged_at >= MERGE_INTERVAL_S:
+            self._merged_at = now
+            self._in_background(self._merge(generation))
+
+    async def _merge(self, generation: Generation) -> None:
+        """Have a base made of what *generation* is, and bring it to where it will be needed."""
+        begun = time.monotonic()
+        fd = await self._compiler.merge(generation.digest)
+        if fd < 0:
+            _log.info("version %d was not merged into a new base", generation.version)
+            return
+        base = ImageFile(fd)
+        # One that fails here fails when a generation on it is prepared, and is dealt with there.
+        await self._on_each(self._running_workers(), lambda worker: worker.stage(base))
+        try:
+            await asyncio.to_thread(self._store.save_base, base)
+        except OSError as error:
+            _log.error("cannot store a new base in %s: %s", self._store.directory, error.strerror)
+            return
+        self._next_base = base
+        _log.info("version %d is merged into a new base, in %.0f ms", generation.version, _ms_since(begun))
 
     async def _commit(self, generation: Generation) -> float:
         """Commit on every worker that runs; one that fails is replaced, and its replacement waited for."""
@@ -235,6 +284,15 @@ class Applier:
 def short_digest(digest: str) -> str:
     """Return the part of a digest that Kong's tools show as the configuration's hash."""
     return digest[:32]
+
+
+def _make_generation(
+    number: int, incoming: IncomingSnapshot, result: CompileResult, base: ImageFile | None
+) -> Generation:
+    overlay = ImageFile(result.overlay_fd) if result.overlay_fd >= 0 else None
+    image = ImageFile(result.fd) if result.fd >= 0 else base
+    assert image is not None
+    return Generation(number, incoming.version, incoming.digest, dict(result.counts), image, overlay)
 
 
 async def _commit_or_kill(worker: Worker, generation: Generation) -> None:

@@ -5,7 +5,8 @@ A `SOCK_SEQPACKET` socket pair: one packet is one message, in msgpack, with its 
 
     supervisor                     worker
     Configure (+ sockets, memfd)   Ready
-    Prepare   (+ image)            Prepared | Refused
+    Stage     (+ base)             Staged
+    Prepare   (+ base, overlay)    Prepared | Refused
     Abandon                        Abandoned
     Commit                         Committed
     Listen                         Listening
@@ -63,12 +64,22 @@ class Configure(msgspec.Struct, frozen=True, tag=True):
     """Paths; None is stderr for the error log and off for the access log."""
 
 
+class Stage(msgspec.Struct, frozen=True, tag=True):
+    """Begin to map and check a base for generations to come; nothing waits for it. Descriptor: it."""
+
+    base: str
+    """Its checksum."""
+
+
 class Prepare(msgspec.Struct, frozen=True, tag=True):
-    """Map and check a generation beside the live one. Descriptor: the image."""
+    """Map and check a generation beside the live one. Descriptors: its base, then its overlay, if any."""
 
     generation: int
     version: int
     digest: str
+    base: str
+    """Checksum of its base: one that is mapped already is not mapped again."""
+    has_overlay: bool
 
 
 class Commit(msgspec.Struct, frozen=True, tag=True):
@@ -102,6 +113,10 @@ class Certify(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
+    pass
+
+
+class Staged(msgspec.Struct, frozen=True, tag=True):
     pass
 
 
@@ -140,8 +155,10 @@ class Certified(msgspec.Struct, frozen=True, tag=True):
     pass
 
 
-ToWorker = Configure | Prepare | Commit | Abandon | Listen | Drain | Reopen | Certify
-ToSupervisor = Ready | Prepared | Refused | Abandoned | Committed | Listening | Drained | Reopened | Certified
+ToWorker = Configure | Stage | Prepare | Commit | Abandon | Listen | Drain | Reopen | Certify
+ToSupervisor = (
+    Ready | Staged | Prepared | Refused | Abandoned | Committed | Listening | Drained | Reopened | Certified
+)
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -267,7 +284,9 @@ class Channel(Generic[_In, _Out]):
 def _count_fds(message: object) -> int:
     if isinstance(message, Configure):
         return len(message.listeners) + 2
-    return 1 if isinstance(message, Prepare | Certify) else 0
+    if isinstance(message, Prepare):
+        return 2 if message.has_overlay else 1
+    return 1 if isinstance(message, Stage | Certify) else 0
 
 
 def make_pair() -> tuple[socket.socket, socket.socket]:

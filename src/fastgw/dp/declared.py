@@ -10,7 +10,7 @@ from typing import Final
 from fastgw.dp.sync import Applied, IncomingSnapshot, Refused
 from fastgw.errors import DeclarativeError
 from fastgw.model.declarative import load_declarative
-from fastgw.model.snapshot import Snapshot, compress
+from fastgw.model.snapshot import Snapshot
 from fastgw.obs import logs
 
 _log: Final = logs.get_logger("supervisor")
@@ -60,4 +60,4 @@ class DeclaredSource:
 
 def _read(path: Path, version: int) -> IncomingSnapshot:
     snapshot = Snapshot.from_rows(version, load_declarative(path))
-    return IncomingSnapshot(version, snapshot.digest, compress(snapshot.encode()))
+    return IncomingSnapshot(version, snapshot.digest, snapshot.pack())

@@ -1,4 +1,4 @@
-"""A generation as the supervisor holds it: numbers, and the image that every worker maps."""
+"""A generation as the supervisor holds it: numbers, and the images that every worker maps."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from fastgw.routing.image import read_checksum
+
 
 class ImageFile:
     """An open image; the descriptor closes with its last holder.
@@ -16,12 +18,18 @@ class ImageFile:
     holder knows when the descriptor is free.
     """
 
-    __slots__ = ("__weakref__", "fd")
+    __slots__ = ("__weakref__", "checksum", "fd")
 
     def __init__(self, fd: int) -> None:
-        """Take over *fd*."""
-        self.fd: Final = fd
+        """Take over *fd*.
+
+        Raises:
+            ImageError: it is not that of an image.
+        """
         weakref.finalize(self, os.close, fd)
+        self.fd: Final = fd
+        self.checksum: Final = read_checksum(fd)
+        """The image's name for its overlays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +43,9 @@ class Generation:
     digest: str
     counts: Mapping[str, int]
     image: ImageFile
+    """Its base: the same for many generations."""
+    overlay: ImageFile | None = None
+    """None: the base is all."""
 
 
 def describe_counts(counts: Mapping[str, int]) -> str:

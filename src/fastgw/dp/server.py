@@ -1,8 +1,9 @@
 """One worker's proxy: options in, connections served, generations swapped.
 
-`prepare` maps and checks a generation beside the live one, `commit` swaps one reference; requests in progress
-end on the generation that they began with. Everything that is dear to rebuild (pools, counters) lives here,
-outside the generation.
+`prepare` maps and checks a generation beside the live one, `commit` swaps one reference; requests in
+progress end on the generation that they began with. A base that several generations lie on is mapped once,
+and unmapped with the last of them. Everything that is dear to rebuild (pools, counters) lives here, outside
+the generation.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import functools
 import socket
 import struct
 import time
+import weakref
 from collections.abc import Sequence
 from typing import Final
 
@@ -21,7 +23,7 @@ import msgspec
 from fastgw.dp._core import Listener, ProxyCore
 from fastgw.dp._downstream import Downstream
 from fastgw.dp._metrics import MetricsSegment
-from fastgw.dp._runtime import Runtime
+from fastgw.dp._runtime import BaseRuntime, Runtime
 from fastgw.dp._upstream import Pool
 from fastgw.dp._wheel import TimerWheel
 from fastgw.dp.accepting import Acceptor
@@ -29,6 +31,7 @@ from fastgw.dp.control import ListenerKind
 from fastgw.dp.upstream.connector import Connector
 from fastgw.dp.upstream.dns import NameServers
 from fastgw.dp.upstream.resolver import Resolver, ResolverOptions
+from fastgw.errors import ImageError
 from fastgw.obs.accesslog import AccessLog
 from fastgw.obs.logs import get_logger
 from fastgw.settings import Settings
@@ -49,6 +52,7 @@ class ProxyOptions(msgspec.Struct, frozen=True):
 
     headers: frozenset[str]
     upstream_request_id: bool = True
+    debug_fields: bool = False
     head_bytes: int = 32768
     request_line_bytes: int = 8192
     head_fields: int = 100
@@ -77,6 +81,7 @@ class ProxyOptions(msgspec.Struct, frozen=True):
     def from_settings(cls, settings: Settings) -> ProxyOptions:
         return cls(
             headers=settings.headers,
+            debug_fields=settings.allow_debug_header,
             upstream_request_id="x-kong-request-id" in settings.headers_upstream,
             head_bytes=settings.proxy_head_bytes,
             request_line_bytes=settings.proxy_request_line_bytes,
@@ -145,21 +150,35 @@ class ProxyServer:
             verify_depth=options.upstream_verify_depth,
         )
         self._core.set_connector(self._connector)
+        self._bases: weakref.WeakValueDictionary[str, BaseRuntime] = weakref.WeakValueDictionary()
+        self._staged: BaseRuntime | None = None
         self._acceptor = Acceptor(loop, _log)
         self._core.set_room_hooks(self._on_full, self._on_room)
         self._tick_handle: asyncio.TimerHandle | None = None
 
-    def prepare(self, image_fd: int) -> Runtime:
-        """Map and check the image beside the live one; *image_fd* stays the caller's.
+    def stage(self, base_fd: int, checksum: str) -> None:
+        """Map and check a base ahead of the generations on it; *base_fd* stays the caller's.
 
-        Raises:
-            ImageError: the image is damaged or of another format.
+        It is kept until a generation on it is committed, or another is staged.
         """
-        return Runtime(image_fd, self._metrics)
+        self._staged = self._base(base_fd, checksum)
+
+    def prepare(self, base_fd: int, overlay_fd: int = -1, *, checksum: str = "") -> Runtime:
+        """Map and check a generation beside the live one; the descriptors stay the caller's.
+
+        Args:
+            overlay_fd: -1: the base is all.
+            checksum: of the base: one that is mapped already is used again. Empty: it is not known.
+        Raises:
+            ImageError: an image is damaged, of another format, or another than was named.
+        """
+        return Runtime(self._base(base_fd, checksum), overlay_fd)
 
     def commit(self, runtime: Runtime) -> None:
         """Give *runtime* to all requests that begin from now on."""
         self._core.swap(runtime)
+        if self._staged is runtime.base:
+            self._staged = None
 
     @property
     def current(self) -> Runtime | None:
@@ -204,6 +223,15 @@ class ProxyServer:
         await self._name_servers.close()
         if self._tick_handle is not None:
             self._tick_handle.cancel()
+
+    def _base(self, fd: int, checksum: str) -> BaseRuntime:
+        base = self._bases.get(checksum)
+        if base is None:
+            base = BaseRuntime(fd, self._metrics)
+            if checksum and base.checksum != checksum:
+                raise ImageError(f"the base is {base.checksum}, not {checksum}")
+            self._bases[base.checksum] = base
+        return base
 
     def _on_full(self) -> None:
         """Leave new clients in the backlog, and close what is idle to make room for them."""

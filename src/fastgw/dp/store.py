@@ -1,13 +1,16 @@
 """The decided generation on disk: what a data plane starts from with no control plane in sight.
 
-    PREFIX/dp/current.image    the generation that was decided last
-    PREFIX/dp/previous.image   the one before it
-    PREFIX/dp/lock             held by the one data plane of this prefix
+    PREFIX/dp/current.image      the generation that was decided last: whole, or the overlay of a base
+    PREFIX/dp/previous.image     the one before it
+    PREFIX/dp/base-*.image       whole images that overlays lie on, named by their checksum
+    PREFIX/dp/lock               held by the one data plane of this prefix
 
-Replacing `current.image` is the moment of decision, so at every step of `save` a whole image stands under
-that name: the new one is written beside it and synced, the old one gets its second name by a hard link, and
-renames do the rest. A file that cannot be used is set aside under another name, for people to look at; it
-never stops the start.
+Replacing `current.image` is the moment of decision, so at every step of `save` a whole state stands under
+that name: base and overlay are written beside it and synced, the old one gets its second name by a hard link,
+and renames do the rest. A whole generation is its base under a second name, so nothing is written twice.
+
+A file that cannot be used is set aside under another name, for people to look at; it never stops the start.
+Then the next best state is taken: the generation before, or a base alone, which is an older generation.
 """
 
 from __future__ import annotations
@@ -15,44 +18,59 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
+from fastgw._router import Flavor
 from fastgw.dp.generation import ImageFile
-from fastgw.errors import ImageError, SettingsError
+from fastgw.errors import ImageError, SettingsError, SnapshotError
 from fastgw.obs import logs
-from fastgw.routing.image import FORMAT_VERSION, Image, read_format_version, snapshot_section_of
+from fastgw.routing.image import (
+    FORMAT_VERSION,
+    Image,
+    read_format_version,
+    snapshot_of,
+    snapshot_section_of,
+)
+from fastgw.routing.overlay import LayeredImage
 
 CURRENT: Final = "current.image"
 PREVIOUS: Final = "previous.image"
 LOCK: Final = "lock"
+BASES_KEPT: Final = 3
+"""One that generations are to lie on next, that of the current generation, and that of the one before."""
 DAMAGED_KEPT: Final = 3
 """Files set aside beyond this number are deleted, oldest first."""
 
+_BASES: Final = "base-*.image"
+_NAME_DIGITS: Final = 32
 _COPY_BYTES: Final = 1 << 30
+_T = TypeVar("_T")
 _log: Final = logs.get_logger("supervisor")
 
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
-    """A whole, checked image of this format, in memory of its own."""
+    """A checked generation of this format, in memory of its own."""
 
     version: int
     digest: str
     counts: Mapping[str, int]
     image: ImageFile
+    overlay: ImageFile | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StoredSnapshot:
-    """What an image of another format still tells: compile it anew."""
+    """What a generation of another format, or of another flavor, still tells: compile it anew."""
 
     version: int
     digest: str
-    compressed: bytes
+    packed: bytes
 
 
 class Store:
@@ -72,42 +90,70 @@ class Store:
         except OSError as error:
             raise SettingsError(f"prefix {prefix}: cannot write {error.filename}: {error.strerror}") from None
         self._lock()
+        for path in self.directory.glob("*.new"):
+            path.unlink()  # left behind by a process that was killed
+        self._in_order = threading.Lock()
+        """Held while names change: a base may be written in one thread and a generation saved in another."""
+        self._bases = [path.name for path in sorted(self.directory.glob(_BASES), key=_written_at)]
+        """Those on disk, by their last use."""
+        self._whole: set[str] = set()
+        """Those that are whole, as this process knows: it wrote them, or read them."""
 
     def close(self) -> None:
         """Give the prefix to whoever comes next."""
         os.close(self._lock_fd)
 
-    def save(self, image: ImageFile) -> None:
-        """Make *image* the current one; when this returns, it survives a loss of power.
+    def save(self, image: ImageFile, overlay: ImageFile | None = None) -> None:
+        """Make a generation the current one; when this returns, it survives a loss of power.
 
         Raises:
             OSError: nothing changed.
         """
-        fresh = self.directory / f"{CURRENT}.new"
-        with contextlib.suppress(FileNotFoundError):
-            fresh.unlink()  # left behind by a process that was killed
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            _copy(image.fd, fd)
-            os.fsync(fd)
-        except OSError:
-            fresh.unlink()  # the disk may be full: leave what room there is
-            raise
-        finally:
-            os.close(fd)
+        base = self.save_base(image)
+        fresh = self._fresh(CURRENT)
+        if overlay is None:
+            os.link(base, fresh)
+        else:
+            _write(overlay, fresh)
         self._keep_previous()
-        os.rename(fresh, self.directory / CURRENT)
+        _rename(fresh, self.directory / CURRENT)
         self._sync_directory()
+        with self._in_order:
+            self._forget_bases()
 
-    def load(self) -> StoredImage | StoredSnapshot | None:
-        """Read the current generation, or the previous one where the current is damaged; None is neither."""
-        for name in (CURRENT, PREVIOUS):
-            path = self.directory / name
+    def save_base(self, image: ImageFile) -> Path:
+        """Write a whole image that generations will lie on, if it is not there; returns where it stands.
+
+        Raises:
+            OSError: nothing changed.
+        """
+        path = self._base_path(image.checksum)
+        is_new = path.name not in self._whole
+        if is_new:
+            fresh = self._fresh(path.name)
+            _write(image, fresh)
+        with self._in_order:
+            if is_new:
+                os.rename(fresh, path)
+            self._whole.add(path.name)
+            self._bases = [*(name for name in self._bases if name != path.name), path.name]
+        if is_new:
+            self._sync_directory()
+        return path
+
+    def load(self, flavor: Flavor = Flavor.FLAVOR_COMPATIBLE) -> StoredImage | StoredSnapshot | None:
+        """Read the newest generation that is whole; None: there is none.
+
+        Args:
+            flavor: that its route table must have to be served as it is.
+        """
+        newest_first = [self.directory / name for name in reversed(self._bases)]
+        for path in (self.directory / CURRENT, self.directory / PREVIOUS, *newest_first):
             try:
-                return _read(path)
+                return self._read(path, flavor)
             except FileNotFoundError:
                 continue
-            except (ImageError, OSError) as error:
+            except (ImageError, SnapshotError, OSError) as error:
                 self._set_aside(path, str(error))
         return None
 
@@ -128,15 +174,31 @@ class Store:
         os.ftruncate(self._lock_fd, 0)
         os.pwrite(self._lock_fd, f"{os.getpid()}\n".encode(), 0)
 
-    def _keep_previous(self) -> None:
-        second = self.directory / f"{PREVIOUS}.new"
+    def _base_path(self, checksum: str) -> Path:
+        return self.directory / f"base-{checksum[:_NAME_DIGITS]}.image"
+
+    def _fresh(self, name: str) -> Path:
+        """Where the file of this name is made, before it gets it."""
+        fresh = self.directory / f"{name}.new"
         with contextlib.suppress(FileNotFoundError):
-            second.unlink()
+            fresh.unlink()  # left behind by a process that was killed
+        return fresh
+
+    def _forget_bases(self) -> None:
+        kept = self._bases[-BASES_KEPT:]
+        for path in self.directory.glob(_BASES):
+            if path.name not in kept:
+                path.unlink()
+        self._bases = kept
+        self._whole.intersection_update(kept)
+
+    def _keep_previous(self) -> None:
+        second = self._fresh(PREVIOUS)
         try:
             os.link(self.directory / CURRENT, second)
         except FileNotFoundError:
             return  # the first generation of this prefix
-        os.rename(second, self.directory / PREVIOUS)
+        _rename(second, self.directory / PREVIOUS)
 
     def _sync_directory(self) -> None:
         fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -144,6 +206,40 @@ class Store:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+    def _read(self, path: Path, flavor: Flavor) -> StoredImage | StoredSnapshot:
+        if read_format_version(path) != FORMAT_VERSION:
+            return self._read_snapshot(path)
+        file, image = _open_copy(path)
+        if image.table().flavor != flavor:
+            return self._read_snapshot(path)
+        if not image.meta.base:
+            self._whole.add(self._base_path(image.checksum).name)
+            base_file, overlay_file = file, None
+        else:
+            base_file, base = self._read_base(image.meta.base, _open_copy)
+            LayeredImage(base, image)
+            overlay_file = file
+        meta = image.meta
+        return StoredImage(meta.version, meta.digest, dict(meta.counts), base_file, overlay_file)
+
+    def _read_snapshot(self, path: Path) -> StoredSnapshot:
+        meta, packed = snapshot_section_of(path)
+        if meta.base:
+            base_meta, base_packed = self._read_base(meta.base, snapshot_section_of)
+            packed = snapshot_of(meta, packed, snapshot_of(base_meta, base_packed, None)).pack()
+        return StoredSnapshot(meta.version, meta.digest, packed)
+
+    def _read_base(self, checksum: str, read: Callable[[Path], _T]) -> _T:
+        """Have the base with this checksum read; one that cannot be is set aside, and so is its overlay."""
+        path = self._base_path(checksum)
+        try:
+            return read(path)
+        except FileNotFoundError:
+            raise ImageError(f"its base {path.name} is not there") from None
+        except (ImageError, OSError) as error:
+            self._set_aside(path, str(error))
+            raise ImageError(f"its base {path.name} cannot be used") from None
 
     def _set_aside(self, path: Path, reason: str) -> None:
         aside = path.with_name(f"{path.name}.damaged-{time.time_ns() // 1_000_000}")
@@ -157,24 +253,38 @@ class Store:
             _log.error("%s cannot be used: %s; set aside as %s", path, reason, aside.name)
 
 
-def _read(path: Path) -> StoredImage | StoredSnapshot:
-    if read_format_version(path) != FORMAT_VERSION:
-        meta, compressed = snapshot_section_of(path)
-        return StoredSnapshot(meta.version, meta.digest, compressed)
-    # Checked and served from a sealed copy: whatever happens to the file later, no worker maps it.
+def _open_copy(path: Path) -> tuple[ImageFile, Image]:
+    """A sealed copy of an image, and that opened: whatever happens to the file later, no worker maps it."""
     with open(path, "rb") as file:
-        image = ImageFile(os.memfd_create("fastgw-image", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
-        _copy(file.fileno(), image.fd)
+        fd = os.memfd_create("fastgw-image", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            _copy(file.fileno(), fd)
+            copy = ImageFile(os.dup(fd))
+        finally:
+            os.close(fd)
     fcntl.fcntl(
-        image.fd,
+        copy.fd,
         fcntl.F_ADD_SEALS,
         fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL,
     )
-    opened = Image.open(image.fd)
+    return copy, Image.open(copy.fd)
+
+
+def _rename(source: Path, target: Path) -> None:
+    os.rename(source, target)
+    source.unlink(missing_ok=True)  # still there when both were names of one file: then rename does nothing
+
+
+def _write(image: ImageFile, path: Path) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        return StoredImage(opened.meta.version, opened.meta.digest, dict(opened.meta.counts), image)
+        _copy(image.fd, fd)
+        os.fsync(fd)
+    except OSError:
+        path.unlink()  # the disk may be full: leave what room there is
+        raise
     finally:
-        opened.close()
+        os.close(fd)
 
 
 def _copy(source_fd: int, target_fd: int) -> None:
@@ -186,3 +296,7 @@ def _copy(source_fd: int, target_fd: int) -> None:
 def _stamp_of(path: Path) -> int:
     stamp = path.name.rpartition("-")[2]
     return int(stamp) if stamp.isdigit() else 0
+
+
+def _written_at(path: Path) -> int:
+    return path.stat().st_mtime_ns

@@ -31,6 +31,7 @@ from fastgw.errors import CertificateError
 from fastgw.listening import address_of, open_listener
 from fastgw.obs import logs
 from fastgw.routing.compile_process import CompileProcess
+from fastgw.routing.routes import FLAVORS
 from fastgw.settings import Listen, Settings
 from fastgw.tls.proxy_pairs import load_proxy_tls
 
@@ -50,7 +51,7 @@ class Supervisor:
         self.is_draining = False
         self._settings = settings
         self._deadlines = deadlines or Deadlines()
-        self._compiler = CompileProcess()
+        self._compiler = CompileProcess(flavor=settings.router_flavor)
         self._compiler_start: asyncio.Task[None] | None = None
         self._store = store
         self._tls_file = SharedFile("fastgw-tls", b"")
@@ -196,7 +197,7 @@ class Supervisor:
 
     async def _restore(self) -> None:
         begun = time.monotonic()
-        stored = await asyncio.to_thread(self._store.load)
+        stored = await asyncio.to_thread(self._store.load, FLAVORS[self._settings.router_flavor])
         match stored:
             case StoredImage():
                 self.applier.restore(stored)

@@ -57,6 +57,7 @@ class _Worker:
         )
         os.close(metrics_fd)
         self._prepared: tuple[int, Runtime] | None = None
+        self._staging: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Answer until drained."""
@@ -75,8 +76,11 @@ class _Worker:
 
     async def _answer(self, message: control.ToWorker, fds: Sequence[int]) -> control.ToSupervisor:
         match message:
+            case control.Stage():
+                self._staging = asyncio.create_task(self._do_stage(message, fds[0]))
+                return control.Staged()
             case control.Prepare():
-                return await self._do_prepare(message, fds[0])
+                return await self._do_prepare(message, fds)
             case control.Commit():
                 return self._do_commit(message.generation)
             case control.Abandon():
@@ -98,15 +102,28 @@ class _Worker:
             case control.Configure():
                 raise control.ChannelError("Configure came twice")
 
-    async def _do_prepare(self, message: control.Prepare, image_fd: int) -> control.ToSupervisor:
+    async def _do_stage(self, message: control.Stage, base_fd: int) -> None:
+        try:
+            await asyncio.to_thread(self._server.stage, base_fd, message.base)
+        except ImageError as error:
+            # Whatever needs it will be refused for the same reason.
+            _log.error("a base that was to be mapped ahead: %s", error)
+        finally:
+            os.close(base_fd)
+
+    async def _do_prepare(self, message: control.Prepare, fds: Sequence[int]) -> control.ToSupervisor:
         begun = time.monotonic()
         try:
+            if self._staging is not None:
+                await self._staging
+                self._staging = None
             # In a thread: the checksum of a large image takes longer than the loop may be held.
-            runtime = await asyncio.to_thread(self._server.prepare, image_fd)
+            runtime = await asyncio.to_thread(self._server.prepare, *fds, checksum=message.base)
         except ImageError as error:
             return control.Refused(message.generation, str(error))
         finally:
-            os.close(image_fd)
+            for fd in fds:
+                os.close(fd)
         if runtime.digest != message.digest:
             return control.Refused(
                 message.generation, f"the image holds {runtime.digest}, not {message.digest}"

@@ -31,7 +31,7 @@ import msgspec
 
 from fastgw.dp import control
 from fastgw.dp._metrics import SEGMENT_BYTES
-from fastgw.dp.generation import Generation
+from fastgw.dp.generation import Generation, ImageFile
 from fastgw.errors import FastgwError
 from fastgw.obs import logs
 
@@ -46,8 +46,9 @@ START_ATTEMPTS: Final = 3
 EXIT_DEADLINE_S: Final = 2.0
 """From the last word on the channel to the end of the process: it flushes its logs."""
 
-_Reply = TypeVar("_Reply", control.Ready, control.Prepared, control.Committed, control.Abandoned,
-                 control.Listening, control.Drained, control.Reopened, control.Certified)  # fmt: skip
+_Reply = TypeVar("_Reply", control.Ready, control.Staged, control.Prepared, control.Committed,
+                 control.Abandoned, control.Listening, control.Drained, control.Reopened,
+                 control.Certified)  # fmt: skip
 
 
 class SharedFile:
@@ -214,16 +215,32 @@ class Worker:
             pass
         return self.state is WorkerState.RUNNING and self.pid != pid
 
+    async def stage(self, base: ImageFile) -> None:
+        """Have the process begin to map *base*, so that the first generation on it need not wait for that.
+
+        Raises:
+            WorkerFailed: it is late, or died.
+        """
+        await self._ask(
+            control.Stage(base.checksum), control.Staged, [base.fd], deadline_s=self._deadlines.prepare_s
+        )
+
     async def prepare(self, generation: Generation) -> None:
         """Have the process map and check *generation* beside the live one.
 
         Raises:
             WorkerFailed: it refused, is late, or died.
         """
-        message = control.Prepare(generation.number, generation.version, generation.digest)
-        await self._ask(
-            message, control.Prepared, [generation.image.fd], deadline_s=self._deadlines.prepare_s
+        overlay = generation.overlay
+        message = control.Prepare(
+            generation.number,
+            generation.version,
+            generation.digest,
+            generation.image.checksum,
+            overlay is not None,
         )
+        fds = [file.fd for file in (generation.image, overlay) if file is not None]
+        await self._ask(message, control.Prepared, fds, deadline_s=self._deadlines.prepare_s)
         self._prepared = generation.number
 
     async def commit(self, generation: Generation) -> None:

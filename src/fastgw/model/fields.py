@@ -11,13 +11,13 @@ A *variant* is Kong's sub-schema: a route's first known protocol chooses other d
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from enum import Enum
 from typing import Any, Final, Literal
 
 FieldType = Literal[
-    "any", "string", "integer", "number", "boolean", "array", "set", "map", "record", "foreign"
+    "any", "string", "integer", "number", "boolean", "array", "set", "map", "record", "foreign", "json"
 ]  # fmt: skip
 
 
@@ -57,10 +57,16 @@ class Field:
     #: False for the few fields that are not required of the user and yet never null (id, timestamps).
     nullable: bool = True
     default: Any = UNSET
-    #: Filled by the server when omitted: id, created_at, updated_at.
+    #: Filled by the server when omitted: ids, timestamps, and other strings at random.
     auto: bool = False
     #: At most one row holds a value.
     unique: bool = False
+    #: Takes `{vault://...}` in place of a value; such a value is passed on unchecked.
+    referenceable: bool = False
+    #: A secret: masked wherever rows are shown for any purpose but their own use.
+    encrypted: bool = False
+    #: Written and read through the Admin API, but kept elsewhere than in the row.
+    transient: bool = False
 
     must_be: Any = UNSET
     must_not_be: Any = UNSET
@@ -68,7 +74,9 @@ class Field:
     one_of: tuple[Any, ...] | None = None
     timestamp: bool = False
     uuid: bool = False
-    between: tuple[int, int] | None = None
+    between: tuple[float, float] | None = None
+    #: The value has to be greater.
+    gt: float | None = None
     len_eq: int | None = None
     len_min: int | None = None
     len_max: int | None = None
@@ -122,6 +130,17 @@ class AtLeastOneOf:
     when_field: str | None = None
     when: Field | None = None
     message: str | None = None
+    #: A field in place of all of them.
+    unless: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Excluding:
+    """Where `field` holds something, none of `fields` does; null, 0, `""`, `[]` and `{}` are nothing."""
+
+    field: str
+    fields: tuple[str, ...]
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +154,52 @@ class Conditional:
     message: str | None = None
 
 
-Check = AtLeastOneOf | Conditional
+@dataclass(frozen=True, slots=True)
+class OnlyOneOf:
+    """Not more than one of the fields holds something; with `exactly`, not fewer either."""
+
+    fields: tuple[str, ...]
+    _: KW_ONLY
+    exactly: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Distinct:
+    """The fields do not hold one and the same value."""
+
+    fields: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AllOrNone:
+    """All of the fields hold something, or none.
+
+    With `in_patch` it concerns what a PATCH sends rather than what the row then holds; a dotted name is one
+    inside a field.
+    """
+
+    fields: tuple[str, ...]
+    _: KW_ONLY
+    in_patch: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """`judge` takes the values of the fields, in order, and returns what is wrong with them together.
+
+    It is asked only when all of them are present and faultless. With `on_field` the message is of that field,
+    else of the whole.
+    """
+
+    fields: tuple[str, ...]
+    judge: Callable[..., str | None]
+    _: KW_ONLY
+    on_field: str | None = None
+    #: Ask also where some of the fields are null.
+    with_nulls: bool = False
+
+
+Check = AtLeastOneOf | Conditional | OnlyOneOf | Distinct | AllOrNone | Judged | Excluding
 
 
 @dataclass(frozen=True, slots=True)

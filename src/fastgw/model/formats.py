@@ -10,8 +10,11 @@ import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from typing import Final, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from fastgw._uri import normalise
+from fastgw.model import pem
+from fastgw.model.expressions import ExpressionError, parse_expression
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
 _UTF8_NAME = re.compile(r"[A-Za-z0-9._~\-\u0080-\U0010FFFF]+")
@@ -22,6 +25,8 @@ _PORT_AT_END = re.compile(r":([0-9]+)\Z")
 _PATH = re.compile(r"/[A-Za-z0-9.\-_~/%:@!$&'()*+,;=]*")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2}).{0,2}", re.DOTALL)
 _TAG = re.compile(r"[ -+\-.0-~\u0080-\U0010FFFF]+")
+_COOKIE_NAME = re.compile(r"[^\x00-\x20\x7f()<>@,;:\\\"/?={}\[\]]+")
+_DEFAULT_TARGET_PORT: Final = 8000
 _HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -173,6 +178,14 @@ def _header_name(value: str) -> str | None:
     return f"bad header name '{value}', allowed characters are A-Z, a-z, 0-9, '_', and '-'"
 
 
+def _expression(value: str) -> str | None:
+    try:
+        parse_expression(value)
+    except ExpressionError as error:
+        return f"Router Expression failed validation: {error}"
+    return None
+
+
 def _ip_or_cidr(value: str) -> str | None:
     address, slash, prefix = value.partition("/")
     if _is_ip(address) and (not slash or _is_prefix_length(prefix, 128 if ":" in address else 32)):
@@ -182,6 +195,67 @@ def _ip_or_cidr(value: str) -> str | None:
 
 def _is_prefix_length(text: str, most: int) -> bool:
     return re.fullmatch(r"[0-9]{1,3}", text) is not None and int(text) <= most
+
+
+def _upstream_name(value: str) -> str | None:
+    host = _parse_host(value)
+    if host.port is not None or host.error == "invalid port number":
+        return f"Invalid name ('{value}'); no port allowed"
+    if host.kind != "name":
+        return f"Invalid name ('{value}'); no ip addresses allowed"
+    return f"Invalid name ('{value}'); must be a valid hostname" if host.error else None
+
+
+def normal_target(value: str) -> str | None:
+    """Write a target's address as it is stored: with its port, IPv6 in full and in brackets.
+
+    Returns:
+        None for what is no address.
+    """
+    host = _parse_host(value)
+    if host.error:
+        return None
+    port = _DEFAULT_TARGET_PORT if host.port is None else host.port
+    if host.kind == "ipv6":
+        address = value.partition("]")[0].removeprefix("[")
+        return f"[{ipaddress.IPv6Address(address).exploded}]:{port}"
+    name = value.rpartition(":")[0] if host.port is not None else value
+    return f"{name}:{port}"
+
+
+def _target_address(value: str) -> str | None:
+    if normal_target(value) is not None:
+        return None
+    return f"Invalid target ('{value}'); not a valid hostname or ip address"
+
+
+def _cookie_name(value: str) -> str | None:
+    if _COOKIE_NAME.fullmatch(value):
+        return None
+    return (
+        "contains one or more invalid characters. ASCII control characters (0-31;127), space, tab and the "
+        'characters ()<>@,;:\\"/?={}[] are not allowed.'
+    )
+
+
+def _url(value: str) -> str | None:
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError:
+        return f"missing host in url: '{value}'"
+    if not parts.scheme or not parts.hostname:
+        return "missing host in url"
+    return None
+
+
+def _lua_regex(value: str) -> str | None:
+    """Whether a regular expression compiles; Kong's are PCRE, whose common part is Python's."""
+    try:
+        re.compile(value)
+    except (re.error, OverflowError, RecursionError):
+        return f"not a valid regex: {value}"
+    return None
 
 
 FORMATS: Final[Mapping[str, Callable[[str], str | None]]] = {
@@ -195,4 +269,13 @@ FORMATS: Final[Mapping[str, Callable[[str], str | None]]] = {
     "tag": _tag,
     "header_name": _header_name,
     "ip_or_cidr": _ip_or_cidr,
+    "expression": _expression,
+    "sni": _sni,
+    "upstream_name": _upstream_name,
+    "target_address": _target_address,
+    "cookie_name": _cookie_name,
+    "url": _url,
+    "regex": _lua_regex,
+    "pem_certificate": pem.certificate_fault,
+    "pem_key": pem.key_fault,
 }

@@ -40,11 +40,16 @@ class _Node:
     entries: dict[_Step, _Node] = field(default_factory=dict)
 
 
-def decode_form(pairs: Iterable[tuple[str, FormValue]], entity: Entity) -> dict[str, Any]:
+def decode_form(
+    pairs: Iterable[tuple[str, FormValue]], entity: Entity, stored: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Make the arguments of a form into data for `make_row` or `merge_row`.
 
     An empty string is null. Strings become numbers and booleans only where the field is one; fields unknown
     to *entity* stay strings.
+
+    Args:
+        stored: the row that is to be changed: it tells the variant where the form does not.
     """
     root = _Node()
     for name, value in pairs:
@@ -53,7 +58,13 @@ def decode_form(pairs: Iterable[tuple[str, FormValue]], entity: Entity) -> dict[
             node = node.entries.setdefault(step, _Node())
         node.values.append(value)
     shorthands = {name: shorthand.field for name, shorthand in entity.shorthands.items()}
-    return _record({**entity.fields, **shorthands}, root)
+    variant: dict[str, Any] = dict(stored or {})
+    if entity.variant_key is not None and entity.variant_key in root.entries:
+        variant[entity.variant_key] = _value(
+            entity.fields[entity.variant_key], root.entries[entity.variant_key]
+        )
+    options = {"ttl": Field("ttl", "integer")} if entity.ttl else {}
+    return _record({**entity.fields_of(variant), **entity.optional, **shorthands, **options}, root)
 
 
 def _steps(name: str) -> list[_Step]:

@@ -11,7 +11,18 @@ from typing import Any, Final
 
 from fastgw.model.entities import ENTITIES
 from fastgw.model.faults import Fault, Faults
-from fastgw.model.fields import UNSET, AtLeastOneOf, Check, Conditional, Field
+from fastgw.model.fields import (
+    UNSET,
+    AllOrNone,
+    AtLeastOneOf,
+    Check,
+    Conditional,
+    Distinct,
+    Excluding,
+    Field,
+    Judged,
+    OnlyOneOf,
+)
 from fastgw.model.formats import FORMATS, is_uuid
 from fastgw.model.served import trimmed
 
@@ -57,26 +68,94 @@ def _check_several(
     *,
     is_update: bool,
 ) -> str | None:
-    """The message of a broken check, or None. A broken condition adds its fault to *faults* too."""
+    """The message of a broken check, or None. A check of one field's value adds to *faults* instead."""
+    if isinstance(check, Excluding):
+        is_broken = value.get(check.field) and any(value.get(name) for name in check.fields)
+        return check.message if is_broken else None
     if isinstance(check, Conditional):
         concerned: tuple[str, ...] = (check.if_field, check.then_field)
+    elif isinstance(check, AtLeastOneOf) and check.when_field is not None:
+        concerned = (check.when_field, *check.fields)
     else:
-        concerned = check.fields if check.when_field is None else (check.when_field, *check.fields)
-    if any(name in faults or name in known_faults for name in concerned):
+        concerned = check.fields
+    if any(
+        name in faults or name in known_faults or is_vault_reference(value.get(name)) for name in concerned
+    ):
         return None
-
-    if isinstance(check, AtLeastOneOf):
-        if check.when_field is not None and check.when is not None:
-            if check_value(check.when, value.get(check.when_field), is_update=is_update) is not None:
+    match check:
+        case Conditional():
+            return _check_condition(check, value, faults, is_update=is_update)
+        case AtLeastOneOf():
+            return _check_at_least_one(check, value, is_update=is_update)
+        case OnlyOneOf():
+            held = sum(_holds(value.get(name)) for name in check.fields)
+            if held == 1 or (held == 0 and not check.exactly):
                 return None
-        if any(value.get(name) not in (None, "", [], {}) for name in check.fields):
-            return None
-        if check.message is not None:
-            return check.message
-        listed = ", ".join(f"'{name}'" for name in check.fields)
-        prefix = "when updating, " if is_update else ""
-        return f"{prefix}at least one of these fields must be non-empty: {listed}"
+            what = "exactly one" if check.exactly else "only one or none"
+            verb = "be non-empty" if check.exactly else "be set"
+            return f"{what} of these fields must {verb}: {_quoted(check.fields)}"
+        case Distinct():
+            held_values = [value.get(name) for name in check.fields if value.get(name) is not None]
+            if all(one != other for n, one in enumerate(held_values) for other in held_values[n + 1 :]):
+                return None
+            return f"values of these fields must be distinct: {_quoted(check.fields)}"
+        case AllOrNone():
+            if len({_holds(_at(value, name)) for name in check.fields}) < 2:
+                return None
+            return f"all or none of these fields must be set: {_quoted(check.fields)}"
+        case Judged():
+            values = [value.get(name) for name in check.fields]
+            if None in values and not check.with_nulls:
+                return None
+            fault = check.judge(*values)
+            if fault is not None and check.on_field is not None:
+                faults[check.on_field] = fault
+                return None
+            return fault
 
+
+def check_patch(checks: Sequence[AllOrNone], patch: Mapping[str, Any]) -> list[str]:
+    """The messages of checks over what a PATCH sends."""
+    messages = (_check_several(check, patch, {}, {}, is_update=True) for check in checks)
+    return [message for message in messages if message is not None]
+
+
+def is_vault_reference(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith("{vault://") and value.endswith("}")
+
+
+def _holds(value: Any) -> bool:
+    return value not in (None, "", [], {})
+
+
+def _at(value: Mapping[str, Any], dotted: str) -> Any:
+    found: Any = value
+    for name in dotted.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
+
+
+def _check_at_least_one(check: AtLeastOneOf, value: Mapping[str, Any], *, is_update: bool) -> str | None:
+    if check.when_field is not None and check.when is not None:
+        if check_value(check.when, value.get(check.when_field), is_update=is_update) is not None:
+            return None
+    if any(_holds(value.get(name)) for name in check.fields):
+        return None
+    if check.unless is not None and value.get(check.unless):
+        return None
+    if check.message is not None:
+        return check.message
+    prefix = "when updating, " if is_update else ""
+    return f"{prefix}at least one of these fields must be non-empty: {_quoted(check.fields)}"
+
+
+def _check_condition(
+    check: Conditional, value: Mapping[str, Any], faults: Faults, *, is_update: bool
+) -> str | None:
     if check_value(check.if_rule, value.get(check.if_field), is_update=is_update) is not None:
         return None
     fault = check_value(check.then_rule, value.get(check.then_field), is_update=is_update)
@@ -101,6 +180,8 @@ def check_value(field: Field, value: Any, *, is_update: bool = False) -> Fault |
     if field.must_be is None:
         return field.message or "value must be null"
     fault: Fault | None = check_type(field, value)
+    if fault is None and field.referenceable and is_vault_reference(value):
+        return None
     if fault is None:
         fault = _check_structure(field, value, is_update=is_update)
     if fault is None:
@@ -206,6 +287,8 @@ def _broken_rule(field: Field, value: Any) -> str | None:
         return "expected a valid UUID"
     if field.between is not None and not field.between[0] <= value <= field.between[1]:
         return f"value should be between {field.between[0]} and {field.between[1]}"
+    if field.gt is not None and not value > field.gt:
+        return f"value must be greater than {field.gt}"
     if isinstance(value, str):
         return _broken_length(field, value) or _broken_text_rule(field, value)
     if isinstance(value, Mapping | list):

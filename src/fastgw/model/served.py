@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from fastgw.model.faults import Fault, Faults
+from fastgw.model.regexes import regex_fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +37,27 @@ def _unserved_protocols(protocols: list[str]) -> Fault | None:
         None if protocol in ("http", "https") else f"fastgw does not serve '{protocol}' routes yet: use http"
         for protocol in protocols
     ]
-    if any(faults):
-        return faults
-    if "http" not in protocols:
-        return "fastgw does not serve routes for https alone yet: add http"
+    return faults if any(faults) else None
+
+
+def _unserved_headers(headers: Mapping[str, list[str]]) -> str | None:
+    """A name without values could never match; a regex must be one."""
+    for name, values in headers.items():
+        if not values:
+            return f"header '{name}' needs at least one value"
+        for value in values:
+            fault = regex_fault(value[2:]) if value.startswith("~*") else None
+            if fault is not None:
+                return f"invalid regex: '{value[2:]}' ({fault})"
+            if len(name) + 1 + len(value.encode()) > _LONGEST_BYTES:
+                return f"fastgw does not serve values longer than {_LONGEST_BYTES - len(name) - 1} bytes"
     return None
 
 
 def _unserved_path(path: str) -> str | None:
-    if path.startswith("~"):
-        return "fastgw does not serve regex paths yet: use a prefix"
+    fault = regex_fault(path[1:]) if path.startswith("~") else None
+    if fault is not None:
+        return f"invalid regex: '{path[1:]}' ({fault})"
     return _too_long(path, _LONGEST_BYTES)
 
 
@@ -76,6 +88,9 @@ _LONGEST_BYTES: Final = 0xFFFF
 # The longest name that DNS can resolve, with its final dot; an IPv6 address is shorter.
 _LONGEST_HOST_BYTES: Final = 254
 
+#: Plugins whose behaviour a data plane of this version has. On routes with any other it answers 503.
+SERVED_PLUGINS: Final[frozenset[str]] = frozenset()
+
 UNSERVED: Final[Mapping[str, tuple[Unserved, ...]]] = {
     "services": (
         Unserved("protocol", _unserved_protocol),
@@ -86,8 +101,7 @@ UNSERVED: Final[Mapping[str, tuple[Unserved, ...]]] = {
     ),
     "routes": (
         Unserved("protocols", _unserved_protocols),
-        Unserved("headers", _whole("matching by headers")),
-        Unserved("snis", _whole("matching by SNI")),
+        Unserved("headers", _unserved_headers),
         Unserved("sources", _whole("matching by source address")),
         Unserved("destinations", _whole("matching by destination address")),
         Unserved("methods", _each(lambda method: _too_long(method, _LONGEST_BYTES))),

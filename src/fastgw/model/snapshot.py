@@ -6,53 +6,49 @@ document and the same digest on every machine; any difference in any field of an
 Canonical forms::
 
     entity    the row as JSON, keys sorted, no white space
-    line      kind SP entity LF
-    document  the lines, by kind and then by id
-    hash      sha256(line without its LF)
-    digest    root of a 16-ary Merkle tree of depth 4; an entity hangs at the leaf that the first four
-              hex digits of sha256(kind SP id) name. Leaf: sha256 over its entities' hashes in order of
-              kind and id; inner node: sha256 over its 16 children's hashes, 32 zero bytes for an
-              empty one. The empty tree is 32 zero bytes.
+    line      kind SP id SP entity LF
+    shard     number: the low 8 bits of crc32(kind SP id); its lines, sorted as bytes, which is by kind and id
+    document  the 256 shards in order
+    digest    sha256 over the 256 hashes of the shards: sha256 of its lines, 32 zero bytes for an empty one;
+              without any entity the digest itself is 32 zero bytes
+    packed    the document as it travels and is stored: u32 parts (1, 16 or 256: more for a larger document),
+              u32 length of each, then the parts: zlib of as many shards in a row, nothing for empty ones
 
-The one complication: the tree is also where the entities live, and nodes are shared between snapshots. So one
-change costs one path from leaf to root whatever the size of the configuration, and `diff` walks only where
-hashes differ. Entities are held as lines; a row is decoded afresh at each access, so nobody can alter a
-snapshot through a row that it handed out.
+The one complication: one change in a large configuration must not cost a walk over all of it, on either side
+of the link. So snapshots share the shards and packed parts that are equal, and `unpack` inflates only parts
+that differ from those of the snapshot before. Which shard an entity is in is no secret and no proof: whoever
+chooses ids so that they gather in one shard slows down changes there, and the sha256 over the lines stays.
+Entities are held as lines; a row is decoded afresh at each access, so nobody can alter a snapshot through it.
 """
 
 from __future__ import annotations
 
 import hmac
+import struct
 import zlib
-from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
+from bisect import bisect_left
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from hashlib import sha256
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
 from fastgw.errors import SnapshotError
 
 Row = dict[str, Any]
+Delta = Mapping[bytes, bytes | None]
+"""Line by key (`kind SP id`); None: the entity is gone. Lines are without their LF."""
 
-DIGEST_HEX_LENGTH = 64
-CONFIG_HASH_HEX_LENGTH = 32
-DOCUMENT_LIMIT_BYTES = 256 * 1024 * 1024
-_DEPTH = 4
-_FANOUT = 16
-_HASH_BYTES = 32
-_EMPTY_HASH = bytes(_HASH_BYTES)
+DIGEST_HEX_LENGTH: Final = 64
+CONFIG_HASH_HEX_LENGTH: Final = 32
+DOCUMENT_LIMIT_BYTES: Final = 256 * 1024 * 1024
+SHARDS: Final = 256
+_EMPTY_HASH: Final = bytes(32)
+_PARTS: Final = ((256 * 1024, 1), (4 * 1024 * 1024, 16), (DOCUMENT_LIMIT_BYTES, SHARDS))
+"""(largest document in bytes, packed parts): few for a small one, whose lines compress better together."""
 
 _row_decoder = msgspec.json.Decoder(dict[str, Any])
 _encode_row = msgspec.json.Encoder(order="sorted").encode
-
-
-class _Identified(msgspec.Struct):
-    """The one field that decoding a document needs to see of a row."""
-
-    id: str
-
-
-_id_decoder = msgspec.json.Decoder(_Identified)
 
 
 class ChangeLike(Protocol):
@@ -77,47 +73,57 @@ class EntityChange(NamedTuple):
     after: Row | None
 
 
-class _Entry(NamedTuple):
-    kind: str
-    id: str
-    line: bytes
+class _Shard(NamedTuple):
+    data: bytes
     hash: bytes
-
-    def row(self) -> Row:
-        return _row_decoder.decode(self.line[len(self.kind) + 1 :])
-
-
-class _Node(NamedTuple):
-    """A leaf holds entries, in order; an inner node holds 16 places for children."""
-
-    hash: bytes
-    children: tuple[_Node | None, ...]
-    entries: tuple[_Entry, ...]
+    counts: Mapping[str, int]
+    """Of its entities, by kind."""
 
 
-_NO_CHILDREN: tuple[_Node | None, ...] = (None,) * _FANOUT
+_EMPTY: Final = _Shard(b"", _EMPTY_HASH, {})
+_NO_SHARDS: Final = (_EMPTY,) * SHARDS
 
 
 class Snapshot:
     """A version and its entities; see the module for what is canonical."""
 
-    __slots__ = ("_counts", "_document", "_root", "digest", "version")
+    __slots__ = ("_counts", "_parts", "_shards", "digest", "version")
 
-    def __init__(self, version: int, root: _Node | None, counts: Mapping[str, int]) -> None:
-        """Internal: use `from_rows`, `decode` or `apply`."""
+    def __init__(self, version: int, shards: Sequence[_Shard], parts: Sequence[bytes | None] = ()) -> None:
+        """Internal: use `from_rows`, `decode`, `unpack`, `apply` or `patch`.
+
+        Args:
+            parts: those of the packed form that are known.
+        """
         self.version = version
-        self.digest = (root.hash if root is not None else _EMPTY_HASH).hex()
-        """64 hex digits; all zeros if and only if there are no entities."""
-        self._root = root
+        self._shards = tuple(shards)
+        self._parts: Sequence[bytes | None] = parts
+        counts: dict[str, int] = {}
+        for shard in self._shards:
+            for kind, count in shard.counts.items():
+                counts[kind] = counts.get(kind, 0) + count
         self._counts = {kind: count for kind, count in sorted(counts.items()) if count}
-        self._document: bytes | None = None
+        self.digest = (
+            sha256(b"".join([shard.hash for shard in self._shards])).hexdigest()
+            if self._counts
+            else _EMPTY_HASH.hex()
+        )
+        """64 hex digits; all zeros if and only if there are no entities."""
 
     @classmethod
     def from_rows(cls, version: int, rows: Mapping[str, Iterable[Row]]) -> Snapshot:
         """Make the snapshot that holds *rows*, given by kind; a repeated id is an error."""
-        return cls._from_entries(
-            version, (_make_entry(kind, row["id"], row) for kind, of_kind in rows.items() for row in of_kind)
-        )
+        lines: list[list[bytes]] = [[] for _ in range(SHARDS)]
+        for kind, of_kind in rows.items():
+            for row in of_kind:
+                key = _make_key(kind, row["id"])
+                lines[_shard_of(key)].append(_make_line(key, row))
+        shards = [_EMPTY] * SHARDS
+        for number, found in enumerate(lines):
+            if found:
+                found.sort()
+                shards[number] = _make_shard(found, version)
+        return cls(version, shards)
 
     @classmethod
     def decode(cls, version: int, document: bytes, digest: str | None = None) -> Snapshot:
@@ -126,35 +132,41 @@ class Snapshot:
         Raises:
             SnapshotError: a line is not one, is out of order, or the digest differs.
         """
-        snapshot = cls._from_entries(
-            version,
-            (_Entry(kind, id_, line, sha256(line).digest()) for kind, id_, line in _lines_of(document)),
-        )
-        if digest is not None:
-            _compare(version, snapshot.digest, digest)
-        snapshot._document = document
-        return snapshot
+        return cls(version, _cut(document, range(SHARDS), version))._checked(digest)
 
     @classmethod
-    def _from_entries(cls, version: int, entries: Iterable[_Entry]) -> Snapshot:
-        buckets: dict[int, list[_Entry]] = {}
-        counts: dict[str, int] = {}
-        for entry in entries:
-            buckets.setdefault(_place(entry.kind, entry.id), []).append(entry)
-            counts[entry.kind] = counts.get(entry.kind, 0) + 1
-        level: dict[int, _Node] = {}
-        for place, found in buckets.items():
-            found.sort()
-            for before, after in zip(found, found[1:], strict=False):
-                if before[:2] == after[:2]:
-                    raise SnapshotError(f"snapshot {version}: {after.kind} {after.id} stands twice")
-            level[place] = _make_leaf(tuple(found))
-        for _ in range(_DEPTH):
-            parents: dict[int, list[_Node | None]] = {}
-            for place, node in level.items():
-                parents.setdefault(place >> 4, [None] * _FANOUT)[place & 15] = node
-            level = {place: _make_inner(tuple(children)) for place, children in parents.items()}
-        return cls(version, level.get(0), counts)
+    def unpack(
+        cls,
+        version: int,
+        packed: bytes,
+        digest: str | None = None,
+        *,
+        like: Snapshot | None = None,
+        limit_bytes: int = DOCUMENT_LIMIT_BYTES,
+    ) -> Snapshot:
+        """Read what `pack` made, never inflating more than *limit_bytes*.
+
+        Args:
+            digest: insist that it is this one.
+            like: the snapshot before: parts that are equal byte by byte are taken from it.
+        Raises:
+            SnapshotError: damaged, above the limit, not canonical, or the digest differs.
+        """
+        parts = _split_parts(packed)
+        known = like._parts if like is not None and len(like._parts) == len(parts) else (None,) * len(parts)
+        width = SHARDS // len(parts)
+        shards: list[_Shard] = []
+        room = limit_bytes
+        for number, part in enumerate(parts):
+            if like is not None and part == known[number]:
+                shards += like._shards[number * width : (number + 1) * width]
+            elif part:
+                data = _inflate(part, room, limit_bytes)
+                room -= len(data)
+                shards += _cut(data, range(number * width, (number + 1) * width), version)
+            else:
+                shards += _NO_SHARDS[:width]
+        return cls(version, shards, parts)._checked(digest)
 
     @property
     def config_hash(self) -> str:
@@ -167,14 +179,43 @@ class Snapshot:
 
     def rows(self, kind: str) -> Mapping[str, Row]:
         """A read-only view of the entities of one kind by id, in the order of ids; each access decodes."""
-        return _Rows(self._root, kind, self._counts.get(kind, 0))
+        return _Rows(self, kind, self._counts.get(kind, 0))
+
+    def line(self, key: bytes) -> bytes | None:
+        """The line of the entity with this key (`kind SP id`), without its LF."""
+        return _find_line(self._shards[_shard_of(key)].data, key)
+
+    def lines(self) -> list[bytes]:
+        """All lines by kind and id, without their LF."""
+        return sorted([line for shard in self._shards for line in _lines_of(shard.data)])
+
+    def lines_with(self, text: bytes) -> list[bytes]:
+        """The lines that contain *text* anywhere."""
+        return [
+            line
+            for shard in self._shards
+            if text in shard.data
+            for line in _lines_of(shard.data)
+            if text in line
+        ]
 
     def encode(self) -> bytes:
-        """The canonical document; made once, then kept."""
-        if self._document is None:
-            entries = sorted(_walk(self._root))
-            self._document = b"".join([part for entry in entries for part in (entry.line, b"\n")])
-        return self._document
+        """The canonical document."""
+        return b"".join([shard.data for shard in self._shards])
+
+    def pack(self) -> bytes:
+        """The document as it travels; what was compressed for the snapshot before is not compressed again."""
+        size = sum([len(shard.data) for shard in self._shards])
+        count = next((count for limit, count in _PARTS if size <= limit), SHARDS)
+        parts: list[bytes | None] = list(self._parts) if len(self._parts) == count else [None] * count
+        width = SHARDS // count
+        for number, part in enumerate(parts):
+            if part is None:
+                data = b"".join([shard.data for shard in self._shards[number * width : (number + 1) * width]])
+                # Level 1, since a change waits for it.
+                parts[number] = zlib.compress(data, 1) if data else b""
+        self._parts = parts
+        return _join_parts([part for part in parts if part is not None])
 
     def apply(self, changes: Iterable[ChangeLike], *, version: int | None = None) -> Snapshot:
         """The snapshot after *changes*, in their order; the cost is in proportion to them.
@@ -184,27 +225,59 @@ class Snapshot:
         Args:
             version: of the result; the highest of the changes' by default.
         """
-        net: dict[tuple[str, str], Row | None] = {}
+        delta: dict[bytes, bytes | None] = {}
         reached = self.version
         for change in changes:
-            net[change.entity, change.id] = change.after
+            key = _make_key(change.entity, change.id)
+            delta[key] = None if change.after is None else _make_line(key, change.after)
             reached = max(reached, change.version)
-        root = self._root
-        counts = dict(self._counts)
-        for (kind, id_), row in net.items():
-            entry = _make_entry(kind, id_, row) if row is not None else None
-            root, grown = _replace(root, kind, id_, entry)
-            counts[kind] = counts.get(kind, 0) + grown
-        return Snapshot(reached if version is None else version, root, counts)
+        return self.patch(delta, version=reached if version is None else version)
+
+    def patch(self, delta: Delta, *, version: int) -> Snapshot:
+        """The same from lines."""
+        touched: dict[int, list[bytes]] = {}
+        for key in delta:
+            touched.setdefault(_shard_of(key), []).append(key)
+        shards = list(self._shards)
+        parts = list(self._parts)
+        for number, keys in touched.items():
+            lines = _lines_of(shards[number].data)
+            for key in keys:
+                line, place = delta[key], bisect_left(lines, key + b" ")
+                if place < len(lines) and lines[place].startswith(key + b" "):
+                    del lines[place]
+                if line is not None:
+                    lines.insert(place, line)
+            shards[number] = _make_shard(lines, version) if lines else _EMPTY
+            if parts:
+                parts[number * len(parts) // SHARDS] = None
+        return Snapshot(version, shards, parts)
+
+    def delta(self, other: Snapshot) -> dict[bytes, bytes | None]:
+        """What leads from this snapshot to *other*; looks only into shards that differ."""
+        found: dict[bytes, bytes | None] = {}
+        for old, new in zip(self._shards, other._shards, strict=True):
+            if old is new or old.hash == new.hash:
+                continue
+            before, after = set(_lines_of(old.data)), set(_lines_of(new.data))
+            found.update((key_of(line), None) for line in before - after)
+            found.update((key_of(line), line) for line in after - before)
+        return found
 
     def diff(self, other: Snapshot) -> list[EntityChange]:
         """The changes that lead from this snapshot to *other*, by kind and id."""
-        changes = [
-            EntityChange(other.version, kind, id_, after.row() if after is not None else None)
-            for kind, id_, after in _differences(self._root, other._root)
-        ]
-        changes.sort(key=lambda change: (change.entity, change.id))
+        changes = []
+        for key, line in sorted(self.delta(other).items()):
+            kind, _, id_ = key.decode().partition(" ")
+            changes.append(EntityChange(other.version, kind, id_, None if line is None else _row_of(line)))
         return changes
+
+    def _checked(self, digest: str | None) -> Snapshot:
+        if digest is not None and not hmac.compare_digest(self.digest.encode(), digest.encode()):
+            raise SnapshotError(
+                f"snapshot {self.version}: its digest is {self.digest}, not {digest} as announced"
+            )
+        return self
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Snapshot):
@@ -219,34 +292,28 @@ class Snapshot:
 
 
 class _Rows(Mapping[str, Row]):
-    __slots__ = ("_count", "_kind", "_root")
+    __slots__ = ("_count", "_kind", "_snapshot")
 
-    def __init__(self, root: _Node | None, kind: str, count: int) -> None:
-        self._root = root
+    def __init__(self, snapshot: Snapshot, kind: str, count: int) -> None:
+        self._snapshot = snapshot
         self._kind = kind
         self._count = count
 
     def __getitem__(self, id_: str) -> Row:
-        node = self._root
-        place = _place(self._kind, id_)
-        for shift in (12, 8, 4, 0):
-            if node is None:
-                raise KeyError(id_)
-            node = node.children[place >> shift & 15]
-        if node is not None:
-            for entry in node.entries:
-                if entry.id == id_ and entry.kind == self._kind:
-                    return entry.row()
-        raise KeyError(id_)
+        line = self._snapshot.line(f"{self._kind} {id_}".encode())
+        if line is None:
+            raise KeyError(id_)
+        return _row_of(line)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(entry.id for entry in _walk(self._root) if entry.kind == self._kind))
+        return (key_of(line).decode().partition(" ")[2] for line in self.lines())
 
     def __len__(self) -> int:
         return self._count
 
-    def entries(self) -> list[_Entry]:
-        return sorted(entry for entry in _walk(self._root) if entry.kind == self._kind)
+    def lines(self) -> list[bytes]:
+        start = self._kind.encode() + b" "
+        return [line for line in self._snapshot.lines() if line.startswith(start)]
 
     # The two that Mapping would make of one look-up per id: one walk is several times cheaper.
 
@@ -262,7 +329,7 @@ class _RowItems(ItemsView[str, Row]):
     _mapping: _Rows
 
     def __iter__(self) -> Iterator[tuple[str, Row]]:
-        return ((entry.id, entry.row()) for entry in self._mapping.entries())
+        return ((row["id"], row) for row in map(_row_of, self._mapping.lines()))
 
 
 class _RowValues(ValuesView[Row]):
@@ -270,153 +337,166 @@ class _RowValues(ValuesView[Row]):
     _mapping: _Rows
 
     def __iter__(self) -> Iterator[Row]:
-        return (entry.row() for entry in self._mapping.entries())
+        return map(_row_of, self._mapping.lines())
 
 
-def check_document(version: int, document: bytes, digest: str) -> dict[str, int]:
-    """Check all that `Snapshot.decode` checks, at a third of its cost; return the counts by kind.
-
-    Raises:
-        SnapshotError: as `Snapshot.decode`.
-    """
-    counts: dict[str, int] = {}
-    joined: dict[int, bytes] = {}
-    for kind, id_, line in _lines_of(document):
-        place = _place(kind, id_)
-        joined[place] = joined.get(place, b"") + sha256(line).digest()
-        counts[kind] = counts.get(kind, 0) + 1
-    hashes = {place: sha256(entries).digest() for place, entries in joined.items()}
-    for _ in range(_DEPTH):
-        parents: dict[int, bytearray] = {}
-        for place, hash_ in hashes.items():
-            children = parents.get(place >> 4)
-            if children is None:
-                children = parents[place >> 4] = bytearray(_FANOUT * _HASH_BYTES)
-            start = (place & 15) * _HASH_BYTES
-            children[start : start + _HASH_BYTES] = hash_
-        hashes = {place: sha256(children).digest() for place, children in parents.items()}
-    _compare(version, hashes.get(0, _EMPTY_HASH).hex(), digest)
-    return counts
+def key_of(line: bytes) -> bytes:
+    """The key (`kind SP id`) of a line."""
+    return line[: line.index(b" ", line.index(b" ") + 1)]
 
 
-def compress(document: bytes) -> bytes:
-    """The document as it travels and is stored: zlib, level 1, since a change waits for it."""
-    return zlib.compress(document, 1)
+def pack_delta(delta: Delta) -> bytes:
+    """*delta* as it is stored: zlib of its lines by key; a key alone is an entity that is gone."""
+    parts = [part for key in sorted(delta) for part in (delta[key] or key, b"\n")]
+    return zlib.compress(b"".join(parts), 1)
 
 
-def decompress(data: bytes, limit_bytes: int = DOCUMENT_LIMIT_BYTES) -> bytes:
-    """Undo `compress`, never making more than *limit_bytes*.
+def unpack_delta(packed: bytes, limit_bytes: int = DOCUMENT_LIMIT_BYTES) -> dict[bytes, bytes | None]:
+    """Undo `pack_delta`, never inflating more than *limit_bytes*.
 
     Raises:
-        SnapshotError: not zlib, cut short, followed by something else, or above the limit.
+        SnapshotError: damaged, or above the limit.
     """
+    delta: dict[bytes, bytes | None] = {}
+    for line in _lines_of(_inflate(packed, limit_bytes, limit_bytes)):
+        fields = line.split(b" ", 2)
+        if len(fields) < 2:
+            raise SnapshotError("a line of the changes is neither an entity nor a key")
+        delta[b" ".join(fields[:2])] = line if len(fields) == 3 else None
+    return delta
+
+
+def _split_parts(packed: bytes) -> list[bytes]:
+    count = int.from_bytes(packed[:4], "little")
+    at = 4 * (count + 1)
+    if count not in (1, 16, SHARDS) or len(packed) < at:
+        raise SnapshotError("the packed document is damaged: it does not begin like one")
+    parts = []
+    for length in struct.unpack_from(f"<{count}I", packed, 4):
+        parts.append(packed[at : at + length])
+        at += length
+    if at > len(packed):
+        raise SnapshotError("the packed document is cut short")
+    if at < len(packed):
+        raise SnapshotError("something follows the packed document")
+    return parts
+
+
+def _join_parts(parts: list[bytes]) -> bytes:
+    return b"".join([struct.pack(f"<{len(parts) + 1}I", len(parts), *map(len, parts)), *parts])
+
+
+def _inflate(data: bytes, room: int, limit_bytes: int) -> bytes:
+    """Undo zlib's compression, never making more than *room* bytes."""
     inflater = zlib.decompressobj()
     try:
-        document = inflater.decompress(data, limit_bytes + 1)
+        document = inflater.decompress(data, room + 1)
     except zlib.error as exc:
-        raise SnapshotError(f"the compressed document is damaged: {exc}") from exc
-    if len(document) > limit_bytes:
+        raise SnapshotError(f"the packed document is damaged: {exc}") from exc
+    if len(document) > room:
         raise SnapshotError(f"the document is larger than {limit_bytes} bytes")
-    if not inflater.eof:
-        raise SnapshotError("the compressed document is cut short")
-    if inflater.unused_data:
-        raise SnapshotError("something follows the compressed document")
+    if not inflater.eof or inflater.unused_data:
+        raise SnapshotError("the packed document is damaged: a part has another length")
     return document
 
 
-def _place(kind: str, id_: str) -> int:
-    return int.from_bytes(sha256(f"{kind} {id_}".encode()).digest()[:2])
+def _lines_of(data: bytes) -> list[bytes]:
+    lines = data.split(b"\n")
+    lines.pop()  # what follows the last LF: nothing
+    return lines
 
 
-def _make_entry(kind: str, id_: str, row: Row) -> _Entry:
-    if row["id"] != id_:
-        raise SnapshotError(f"{kind}: a row with the id {row['id']} was given as {id_}")
-    line = b"%b %b" % (kind.encode(), _encode_row(row))
-    return _Entry(kind, id_, line, sha256(line).digest())
+def _shard_of(key: bytes) -> int:
+    return zlib.crc32(key) & (SHARDS - 1)
 
 
-def _compare(version: int, found: str, announced: str) -> None:
-    if not hmac.compare_digest(found.encode(), announced.encode()):
-        raise SnapshotError(f"snapshot {version}: its digest is {found}, not {announced} as announced")
+def _make_key(kind: str, id_: str) -> bytes:
+    key = f"{kind} {id_}".encode()
+    if len(key.split()) != 2:
+        raise SnapshotError(f"{kind}: {id_!r} is no id")
+    return key
 
 
-def _lines_of(document: bytes) -> Iterator[tuple[str, str, bytes]]:
-    """Kind, id and line (without its LF) of each entity, all in order."""
-    if document and not document.endswith(b"\n"):
+def _make_line(key: bytes, row: Row) -> bytes:
+    if key.partition(b" ")[2] != row["id"].encode():
+        raise SnapshotError(f"a row with the id {row['id']} was given as {key.decode()}")
+    return b"%b %b" % (key, _encode_row(row))
+
+
+def _row_of(line: bytes) -> Row:
+    return _row_decoder.decode(line.split(b" ", 2)[2])
+
+
+def _find_line(data: bytes, key: bytes) -> bytes | None:
+    start = 0
+    if not data.startswith(key + b" "):
+        start = data.find(b"\n" + key + b" ") + 1
+        if start == 0:
+            return None
+    return data[start : data.index(b"\n", start)]
+
+
+def _make_shard(lines: list[bytes], version: int) -> _Shard:
+    """The shard of sorted lines."""
+    counts: dict[str, int] = {}
+    last = b""
+    for line in lines:
+        kind, id_, _ = line.split(b" ", 2)
+        name = kind.decode()
+        counts[name] = counts.get(name, 0) + 1
+        if line.startswith(last) and last:
+            raise SnapshotError(f"snapshot {version}: {name} {id_.decode()} stands twice")
+        last = b"%b %b " % (kind, id_)
+    data = b"\n".join([*lines, b""])
+    return _Shard(data, sha256(data).digest(), counts)
+
+
+class _Seeds(dict[bytes, int]):
+    """crc32 of a kind and its space, from which that of the id goes on."""
+
+    def __missing__(self, kind: bytes) -> int:
+        if not kind or not kind.isascii():
+            raise ValueError("not a kind")
+        self[kind] = seed = zlib.crc32(kind + b" ")
+        return seed
+
+
+def _cut(data: bytes, numbers: range, version: int) -> list[_Shard]:
+    """The shards with these *numbers* that *data* holds, in canonical order."""
+    if data and not data.endswith(b"\n"):
         raise SnapshotError("the document does not end with a whole line")
-    last = ("", "")
-    for number, line in enumerate(document.split(b"\n")[:-1], 1):
-        kind_bytes, space, body = line.partition(b" ")
-        if not space or not kind_bytes.isascii():
-            raise SnapshotError(f"line {number} of the document is not a kind and an entity")
+    shards = [_EMPTY] * len(numbers)
+    seeds = _Seeds()
+    lines = _lines_of(data)
+    last, begins, at = numbers.start, 0, 0
+    last_key = (b"", b"")
+    counts: dict[bytes, int] = {}
+
+    def close() -> None:
+        if at > begins:
+            named = {kind.decode(): count for kind, count in counts.items()}
+            held = data[begins:at]
+            shards[last - numbers.start] = _Shard(held, sha256(held).digest(), named)
+
+    for place, line in enumerate(lines, 1):
         try:
-            id_ = _id_decoder.decode(body).id
-        except msgspec.DecodeError as exc:
-            raise SnapshotError(f"line {number} of the document is not an entity: {exc}") from exc
-        kind = kind_bytes.decode("ascii")
-        if (kind, id_) <= last:
-            raise SnapshotError(f"line {number} of the document is out of order: {kind} {id_}")
-        last = (kind, id_)
-        yield kind, id_, line
-
-
-def _make_leaf(entries: tuple[_Entry, ...]) -> _Node:
-    return _Node(sha256(b"".join([entry.hash for entry in entries])).digest(), (), entries)
-
-
-def _make_inner(children: tuple[_Node | None, ...]) -> _Node:
-    hashes = [child.hash if child is not None else _EMPTY_HASH for child in children]
-    return _Node(sha256(b"".join(hashes)).digest(), children, ())
-
-
-def _replace(root: _Node | None, kind: str, id_: str, entry: _Entry | None) -> tuple[_Node | None, int]:
-    """A tree like *root* with *entry* in place of what bears this kind and id, and by how many it grew."""
-    place = _place(kind, id_)
-    path: list[_Node | None] = [root]
-    for shift in (12, 8, 4, 0):
-        above = path[-1]
-        path.append(above.children[place >> shift & 15] if above is not None else None)
-
-    leaf = path.pop()
-    old = leaf.entries if leaf is not None else ()
-    kept = [other for other in old if (other.kind, other.id) != (kind, id_)]
-    if entry is not None:
-        kept.append(entry)
-        kept.sort()
-    node = _make_leaf(tuple(kept)) if kept else None
-
-    for shift in (0, 4, 8, 12):
-        above = path.pop()
-        children = list(above.children if above is not None else _NO_CHILDREN)
-        children[place >> shift & 15] = node
-        node = _make_inner(tuple(children)) if any(child is not None for child in children) else None
-    return node, len(kept) - len(old)
-
-
-def _walk(node: _Node | None) -> Iterator[_Entry]:
-    """Every entry below *node*, in the order of places."""
-    pending = [node]
-    while pending:
-        here = pending.pop()
-        if here is not None:
-            yield from here.entries
-            pending.extend(reversed(here.children))
-
-
-def _differences(old: _Node | None, new: _Node | None) -> Iterator[tuple[str, str, _Entry | None]]:
-    pending = [(old, new)]
-    while pending:
-        left, right = pending.pop()
-        if left is right or (left is not None and right is not None and left.hash == right.hash):
-            continue
-        below_left = left.children if left is not None else ()
-        below_right = right.children if right is not None else ()
-        if below_left or below_right:
-            pending.extend(zip(below_left or _NO_CHILDREN, below_right or _NO_CHILDREN, strict=True))
-            continue
-        before = {(entry.kind, entry.id): entry for entry in (left.entries if left is not None else ())}
-        after = {(entry.kind, entry.id): entry for entry in (right.entries if right is not None else ())}
-        for key in before.keys() | after.keys():
-            was, becomes = before.get(key), after.get(key)
-            if was is None or becomes is None or was.hash != becomes.hash:
-                yield (*key, becomes)
+            kind, id_, _ = line.split(b" ", 2)
+            number = zlib.crc32(id_, seeds[kind]) & (SHARDS - 1)
+        except ValueError:
+            raise SnapshotError(
+                f"snapshot {version}: line {place} of its document is not a kind, an id and an entity"
+            ) from None
+        if number != last:
+            close()
+            begins, counts, last_key = at, {}, (b"", b"")
+        key = (kind, id_)
+        if number < last or key <= last_key or number >= numbers.stop:
+            raise SnapshotError(
+                f"snapshot {version}: line {place} of its document is out of order: "
+                f"{kind.decode()} {id_.decode(errors='replace')}"
+            )
+        last, last_key = number, key
+        counts[kind] = counts.get(kind, 0) + 1
+        at += len(line) + 1
+    close()
+    return shards

@@ -1,44 +1,47 @@
-"""From a snapshot's canonical document to an image.
+"""From a snapshot's lines to route table and records: a whole image, or the layer of an overlay.
 
-Contract. A snapshot is compiled whole or refused whole, with every reason. Routes of a disabled service are
-left out, as Kong does. What this version cannot serve is refused here too, not only by the Admin API: a
-control plane may be newer than its data planes.
+Contract. Lines are compiled all or refused all, with every reason. Routes of a disabled service are left out,
+as Kong does. What this version cannot serve is refused here too, not only by the Admin API: a control plane
+may be newer than its data planes.
 
-The one complication is size: 100,000 routes are to take about a second, so lines are decoded in place into
-structs of the fields that matter, and nothing is kept that the image does not need.
+The one complication is size: 100,000 routes are to take about a second, so lines are decoded into structs of
+the fields that matter, and nothing is kept that the image does not need.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, Final, TypeVar
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
 from fastgw._router_build import TableBuilder
 from fastgw.errors import CompileError
-from fastgw.model.served import UNSERVED, Unserved
-from fastgw.model.snapshot import compress
-from fastgw.routing.image import Protocols, Records, RouteRecord, ServiceRecord, pack_image
+from fastgw.model.entities import ENTITIES
+from fastgw.model.served import UNSERVED
+from fastgw.model.snapshot import Snapshot
+from fastgw.routing.image import Records, ServiceRecord, pack_image
+from fastgw.routing.routes import (
+    FLAVORS,
+    RouteRefused,
+    RouteRow,
+    add_route,
+    record_of,
+    refusals,
+)
+from fastgw.routing.surroundings import Surroundings
 
 FAULTS_LIMIT: Final = 1000
 """Reasons beyond this number are counted, not told."""
 
-_PROTOCOL_BITS: Final = {name.lower(): int(bit) for name, bit in Protocols.__members__.items()}
 _RETRIES: Final = 5
 _TIMEOUT_MS: Final = 60000
-_TABLE_FIELDS: Final = {"hosts", "paths", "methods"}
-"""The route table refuses what it cannot serve of these by itself; `UNSERVED` then says it better."""
-
-_LEFT_OUT: Final = -2
+LEFT_OUT: Final = -2
 """In place of a service's number: it is disabled, or its fault is already told."""
 
 
 _Int = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-
-
-class _Reference(msgspec.Struct, gc=False):
-    id: str
 
 
 class _ServiceRow(msgspec.Struct, gc=False):
@@ -60,26 +63,7 @@ class _ServiceRow(msgspec.Struct, gc=False):
     ca_certificates: Any = None
 
 
-class _RouteRow(msgspec.Struct, gc=False):
-    id: str
-    name: str | None
-    created_at: _Int
-    protocols: list[str]
-    strip_path: bool
-    preserve_host: bool
-    https_redirect_status_code: _Int
-    service: _Reference | None = None
-    methods: list[str] | None = None
-    hosts: list[str] | None = None
-    paths: list[str] | None = None
-    # Never served so far: looked at by the table of what is not.
-    headers: Any = None
-    snis: Any = None
-    sources: Any = None
-    destinations: Any = None
-
-
-_Row = TypeVar("_Row", _ServiceRow, _RouteRow)
+_Row = TypeVar("_Row", _ServiceRow, RouteRow)
 
 
 class _Faults:
@@ -103,94 +87,122 @@ class _Faults:
             raise CompileError(self._told)
 
 
-def compile_snapshot(document: bytes, *, version: int, digest: str, compressed: bytes | None = None) -> bytes:
-    """The image of a snapshot.
+class Layer(NamedTuple):
+    """What came of some lines."""
+
+    table: bytes
+    """Numbers count the records of `routes`."""
+    routes: Records
+    services: Records
+    service_numbers: dict[str, int]
+    """By id, of each service among the lines; `LEFT_OUT` of those that are not served."""
+
+
+def compile_snapshot(snapshot: Snapshot, *, flavor: str = "traditional_compatible") -> bytes:
+    """The image of a snapshot, whole; its routes and services are numbered in the order of their ids.
 
     Args:
-        document: canonical, its digest already checked.
-        compressed: the same from `compress`, when it is at hand.
+        flavor: Kong's `router_flavor`.
+    Raises:
+        CompileError: with all reasons, each {entity, id, field, reason}.
+    """
+    layer = compile_layer(snapshot.lines(), around=Surroundings(snapshot), flavor=flavor)
+    return pack_image(
+        version=snapshot.version,
+        digest=snapshot.digest,
+        counts=snapshot.counts(),
+        table=layer.table,
+        routes=layer.routes,
+        services=layer.services,
+        packed=snapshot.pack(),
+    )
+
+
+def compile_layer(
+    lines: Sequence[bytes],
+    *,
+    around: Surroundings,
+    base_service: Callable[[str], int | None] = lambda id_: None,
+    first_service: int = 0,
+    flavor: str = "traditional_compatible",
+) -> Layer:
+    """Table and records of *lines*, which are sorted.
+
+    Args:
+        around: of the whole snapshot.
+        base_service: the number (or `LEFT_OUT`) of a service that is not among the lines, by its id; None
+            where there is none.
+        first_service: the number that the first service among the lines gets.
+        flavor: Kong's `router_flavor`; the same for all layers of one table.
     Raises:
         CompileError: with all reasons, each {entity, id, field, reason}.
     """
     faults = _Faults()
-    spans, counts = _spans_of(document, faults)
-    services, numbers = _compile_services(document, spans.get("services", []), faults)
-    table, routes = _compile_routes(document, spans.get("routes", []), numbers, faults)
+    by_kind = dict(_kinds_of(lines))
+    for kind in by_kind.keys() - ENTITIES.keys():
+        faults.add(kind, "", "", f"this version of fastgw does not know {kind}")
+    services, numbers = _compile_services(by_kind.get("services", []), first_service, around, faults)
+
+    def number_of(id_: str) -> int | None:
+        found = numbers.get(id_)
+        return base_service(id_) if found is None else found
+
+    table, routes = _compile_routes(by_kind.get("routes", []), number_of, around, flavor, faults)
     faults.check()
     try:
         block = table.freeze()
     except ValueError as exc:
         faults.add("routes", "", "", exc)
         faults.check()
-    return pack_image(
-        version=version,
-        digest=digest,
-        counts=counts,
-        table=block,
-        routes=routes,
-        services=services,
-        compressed=compress(document) if compressed is None else compressed,
-    )
+    return Layer(block, routes, services, numbers)
 
 
-_Span = tuple[int, int]
-
-
-def _spans_of(document: bytes, faults: _Faults) -> tuple[dict[str, list[_Span]], dict[str, int]]:
-    """Where the JSON of each entity lies, by kind; and how many there are of each."""
-    spans: dict[bytes, list[_Span]] = {}
-    start = 0
-    while (end := document.find(b"\n", start)) >= 0:
-        space = document.find(b" ", start, end)
-        spans.setdefault(document[start:space], []).append((space + 1, end))
-        start = end + 1
-    named = {kind.decode(): found for kind, found in spans.items()}
-    for kind in named.keys() - UNSERVED.keys():
-        faults.add(kind, "", "", f"this version of fastgw does not serve {kind}")
-    return named, {kind: len(found) for kind, found in named.items()}
+def _kinds_of(lines: Sequence[bytes]) -> Iterator[tuple[str, Sequence[bytes]]]:
+    """The lines of each kind."""
+    at = 0
+    while at < len(lines):
+        kind = lines[at].partition(b" ")[0]
+        end = bisect_left(lines, kind + b"!", at)  # the byte after the space
+        yield kind.decode(), lines[at:end]
+        at = end
 
 
 def _rows(
-    document: bytes, spans: list[_Span], entity: str, row_type: type[_Row], faults: _Faults
+    lines: Sequence[bytes], entity: str, row_type: type[_Row], faults: _Faults
 ) -> Iterator[tuple[str, _Row | None]]:
     """Each row by its id; None for one that cannot be served, once its faults are told."""
-    view = memoryview(document)
     decode = msgspec.json.Decoder(row_type).decode
-    uses = [use for use in UNSERVED[entity] if use.field not in _TABLE_FIELDS]
-    for start, end in spans:
+    # Of routes, the table and its translation refuse what they cannot hold.
+    uses = UNSERVED[entity] if entity == "services" else ()
+    for line in lines:
+        _, id_bytes, body = line.split(b" ", 2)
+        id_ = id_bytes.decode(errors="replace")
         try:
-            row = decode(view[start:end])
+            row = decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-            id_ = _id_of(view[start:end])
             faults.add(entity, id_, "", exc)
             yield id_, None
             continue
-        is_served = True
-        for field, reason in _refusals(row, uses):
+        is_served = row.id == id_
+        if not is_served:
+            faults.add(entity, id_, "id", f"its row says {row.id}")
+        for field, reason in refusals(row, uses):
             faults.add(entity, row.id, field, reason)
             is_served = False
         yield row.id, row if is_served else None
 
 
-def _refusals(row: _ServiceRow | _RouteRow, uses: Iterable[Unserved]) -> Iterator[tuple[str, str]]:
-    """(field, reason) for each of *uses* that *row* makes."""
-    for use in uses:
-        value = getattr(row, use.field)
-        fault = None if value is None else use.refuse(value)
-        if fault is not None:
-            # A list has a place for each element; the first that is not empty will do.
-            yield use.field, next(str(one) for one in (fault if isinstance(fault, list) else [fault]) if one)
-
-
-def _compile_services(document: bytes, spans: list[_Span], faults: _Faults) -> tuple[Records, dict[str, int]]:
+def _compile_services(
+    lines: Sequence[bytes], first: int, around: Surroundings, faults: _Faults
+) -> tuple[Records, dict[str, int]]:
     """Their records, and the number of each by id."""
     records = Records()
     numbers: dict[str, int] = {}
-    for id_, row in _rows(document, spans, "services", _ServiceRow, faults):
+    for id_, row in _rows(lines, "services", _ServiceRow, faults):
         if row is None or not row.enabled:
-            numbers[id_] = _LEFT_OUT
+            numbers[id_] = LEFT_OUT
             continue
-        numbers[id_] = records.add(
+        numbers[id_] = first + records.add(
             ServiceRecord(
                 id=row.id,
                 name=row.name,
@@ -203,7 +215,7 @@ def _compile_services(document: bytes, spans: list[_Span], faults: _Faults) -> t
                 connect_timeout_ms=row.connect_timeout or _TIMEOUT_MS,
                 write_timeout_ms=row.write_timeout or _TIMEOUT_MS,
                 read_timeout_ms=row.read_timeout or _TIMEOUT_MS,
-                is_upstream_name=False,
+                is_upstream_name=row.host in around.upstreams,
                 tls_verify=row.tls_verify,
                 tls_verify_depth=row.tls_verify_depth,
             )
@@ -212,55 +224,34 @@ def _compile_services(document: bytes, spans: list[_Span], faults: _Faults) -> t
 
 
 def _compile_routes(
-    document: bytes, spans: list[_Span], services: dict[str, int], faults: _Faults
+    lines: Sequence[bytes],
+    service_number: Callable[[str], int | None],
+    around: Surroundings,
+    flavor: str,
+    faults: _Faults,
 ) -> tuple[TableBuilder, Records]:
     records = Records()
-    table = TableBuilder()
+    table = TableBuilder(FLAVORS[flavor])
     number = 0
-    for id_, row in _rows(document, spans, "routes", _RouteRow, faults):
+    for id_, row in _rows(lines, "routes", RouteRow, faults):
         if row is None:
             continue
         service = -1
         if row.service is not None:
-            found = services.get(row.service.id)
+            found = service_number(row.service.id)
             if found is None:
                 faults.add("routes", id_, "service", f"there is no service {row.service.id}")
                 continue
-            if found == _LEFT_OUT:
+            if found == LEFT_OUT:
                 continue
             service = found
         try:
-            table.add(
-                number,
-                hosts=[host.lower().encode() for host in row.hosts or ()],
-                paths=[path.encode() for path in row.paths or ()],
-                methods=[method.encode() for method in row.methods or ()],
-                created_at=row.created_at,
-                key=bytes.fromhex(row.id.replace("-", "")),
-            )
-        except ValueError as exc:
-            uses = [use for use in UNSERVED["routes"] if use.field in _TABLE_FIELDS]
-            for field, reason in list(_refusals(row, uses)) or [("", str(exc))]:
+            add_route(table, number, row)
+        except RouteRefused as refused:
+            for field, reason in refused.faults:
                 faults.add("routes", id_, field, reason)
             continue
-        records.add(
-            RouteRecord(
-                id=row.id,
-                name=row.name,
-                service=service,
-                strip_path=row.strip_path,
-                preserve_host=row.preserve_host,
-                protocols=sum(_PROTOCOL_BITS[protocol] for protocol in set(row.protocols)),
-                https_redirect_status_code=row.https_redirect_status_code,
-            )
-        )
+        missing = around.missing_plugin(row.id, None if row.service is None else row.service.id)
+        records.add(record_of(row, service, flavor, missing))
         number += 1
     return table, records
-
-
-def _id_of(line: memoryview) -> str:
-    """The id of a row that cannot be read otherwise; empty if not even that can."""
-    try:
-        return msgspec.json.decode(line, type=_Reference).id
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return ""

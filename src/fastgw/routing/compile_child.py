@@ -1,91 +1,191 @@
 """The compile process itself: answers jobs on a socket until it closes.
 
-    python -m fastgw.routing.compile_child --fd N
+    python -m fastgw.routing.compile_child --fd N --flavor NAME
 
-The only place where a data plane parses configuration. It imports little, so that it is there soon, and
-gives memory back after a large job, since it then waits for the next one for a long time.
+The only place where a data plane parses configuration. It imports little, so that it is there soon. It keeps
+the last snapshot and its base (`Compiler`), and gives back what else a large job took.
+
+A merge is made by a fork of it, which shares all that is needed and writes to memory that was made before: so
+nothing has to be handed over but the exit status. The fork has no thread and no loop to inherit.
 """
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import os
+import select
 import signal
 import socket
 import sys
-import time
-from typing import Final
+from typing import Final, NamedTuple, NoReturn
 
 import msgspec
 
 from fastgw.errors import CompileError, SnapshotError
-from fastgw.model.snapshot import check_document, decompress
+from fastgw.model.snapshot import Snapshot
 from fastgw.routing.compile import compile_snapshot
+from fastgw.routing.compiler import Compiler
+from fastgw.routing.image import Image
 from fastgw.routing.jobs import (
     Answer,
     Done,
     Job,
+    Merge,
+    Merged,
+    Question,
     Ready,
     Refusal,
     Refused,
+    fill_memfd,
+    make_memfd,
     make_sealed_memfd,
     read_memfd,
     receive,
 )
 
-_LARGE_BYTES: Final = 4 * 1024 * 1024
-"""A document beyond this size leaves enough behind to be worth giving back."""
+_LARGE_BYTES: Final = 1024 * 1024
+"""A new base beyond this size left enough behind to be worth giving back."""
+_MERGE_NICENESS: Final = 10
+_PR_SET_PDEATHSIG: Final = 1
 
-_jobs = msgspec.msgpack.Decoder(Job)
+_questions: Final = msgspec.msgpack.Decoder(Question)
+_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
-def serve(channel: socket.socket) -> None:
-    """Answer jobs until the parent closes its end, or is gone."""
-    _send(channel, Ready(), None)
-    while True:
-        packet, fd = receive(channel)
-        if not packet:
+class _Fork(NamedTuple):
+    """A merge at work."""
+
+    pid: int
+    pidfd: int
+    fd: int
+    """The memory that it fills."""
+    snapshot: Snapshot
+
+
+class _Child:
+    def __init__(self, channel: socket.socket, flavor: str) -> None:
+        self._channel = channel
+        self._compiler = Compiler(flavor)
+        self._fork: _Fork | None = None
+
+    def serve(self) -> None:
+        """Answer until the parent closes its end, or is gone."""
+        self._send(Ready())
+        while True:
+            waiting = [self._channel.fileno()] + ([self._fork.pidfd] if self._fork is not None else [])
+            readable, _, _ = select.select(waiting, [], [])
+            if self._fork is not None and self._fork.pidfd in readable:
+                self._end_merge(self._fork)
+            if self._channel.fileno() in readable:
+                packet, fds = receive(self._channel)
+                if not packet:
+                    return
+                match _questions.decode(packet):
+                    case Job() as job:
+                        self._answer(job, fds)
+                    case Merge(digest):
+                        self._begin_merge(digest)
+
+    def _answer(self, job: Job, fds: list[int]) -> None:
+        packed, base_fd = read_memfd(fds[0]), fds[1] if len(fds) > 1 else -1
+        try:
+            compiled = self._compiler.compile(
+                packed,
+                version=job.version,
+                digest=job.digest,
+                base=job.base,
+                open_base=lambda: Image.open(base_fd),
+            )
+        except CompileError as exc:
+            self._refuse(Refusal(str(exc), exc.faults))
+        except SnapshotError as exc:
+            self._refuse(Refusal(str(exc), []))
+        else:
+            done = Done(
+                counts=compiled.counts,
+                has_base=compiled.base is not None,
+                has_overlay=compiled.overlay is not None,
+                wants_merge=compiled.wants_merge and self._fork is None,
+                decode_ms=compiled.decode_ms,
+                compile_ms=compiled.compile_ms,
+                warnings=compiled.warnings,
+            )
+            made = [
+                make_sealed_memfd(f"fastgw-{name}", data)
+                for name, data in (("base", compiled.base), ("overlay", compiled.overlay))
+                if data is not None
+            ]
+            # Known by the time it is named: a small one is named at once.
+            if compiled.base is not None:
+                self._compiler.take_base(Image.open(made[0]))
+            self._send(done, *made)
+            if compiled.base is not None and len(compiled.base) > _LARGE_BYTES:
+                del compiled
+                _give_memory_back()
+        finally:
+            if base_fd >= 0:
+                os.close(base_fd)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self._send(Refused(), make_sealed_memfd("fastgw-refusal", msgspec.msgpack.encode(refusal)))
+
+    def _begin_merge(self, digest: str) -> None:
+        snapshot = self._compiler.last
+        if self._fork is not None or snapshot is None or snapshot.digest != digest:
+            self._send(Merged())
             return
-        document_bytes = _answer(channel, _jobs.decode(packet), read_memfd(fd))
-        if document_bytes > _LARGE_BYTES:
-            _give_memory_back()
+        fd = make_memfd("fastgw-base")
+        pid = os.fork()
+        if pid == 0:
+            _merge(self._channel, snapshot, self._compiler.flavor, fd)
+        self._fork = _Fork(pid, os.pidfd_open(pid), fd, snapshot)
+
+    def _end_merge(self, fork: _Fork) -> None:
+        _, status = os.waitpid(fork.pid, 0)
+        os.close(fork.pidfd)
+        self._fork = None
+        if status == 0:
+            self._compiler.take_merged(Image.open(fork.fd), fork.snapshot)
+            self._send(Merged(), fork.fd)
+        else:
+            os.close(fork.fd)
+            self._send(Merged())
+
+    def _send(self, answer: Answer, *fds: int) -> None:
+        """Send it and close *fds*."""
+        try:
+            packet = msgspec.msgpack.encode(answer)
+            if fds:
+                socket.send_fds(self._channel, [packet], fds)
+            else:
+                self._channel.sendall(packet)
+        finally:
+            for fd in fds:
+                os.close(fd)
 
 
-def _answer(channel: socket.socket, job: Job, compressed: bytes) -> int:
-    """Do one job and send its answer; returns the size of the document, 0 if there is none."""
-    document = b""
-    begun = time.perf_counter()
+def _merge(channel: socket.socket, snapshot: Snapshot, flavor: str, fd: int) -> NoReturn:
+    """Be the fork: nothing of the parent's may be ended, flushed or answered from here."""
+    status = 1
     try:
-        document = decompress(compressed)
-        counts = check_document(job.version, document, job.digest)
-        decoded = time.perf_counter()
-        image = compile_snapshot(document, version=job.version, digest=job.digest, compressed=compressed)
-    except CompileError as exc:
-        refusal = Refusal(str(exc), exc.faults)
-    except SnapshotError as exc:
-        refusal = Refusal(str(exc), [])
-    else:
-        done = Done(counts, (decoded - begun) * 1e3, (time.perf_counter() - decoded) * 1e3)
-        _send(channel, done, make_sealed_memfd("fastgw-image", image))
-        return len(document)
-    _send(channel, Refused(), make_sealed_memfd("fastgw-refusal", msgspec.msgpack.encode(refusal)))
-    return len(document)
+        channel.close()
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.nice(_MERGE_NICENESS)
+        fill_memfd(fd, compile_snapshot(snapshot, flavor=flavor))
+        status = 0
+    finally:
+        os._exit(status)
 
 
 def _give_memory_back() -> None:
     gc.collect()
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):  # glibc's; musl keeps little by itself
-        libc.malloc_trim(0)
+    if hasattr(_libc, "malloc_trim"):  # glibc's; musl keeps little by itself
+        _libc.malloc_trim(0)
 
 
-def _send(channel: socket.socket, answer: Answer, fd: int | None) -> None:
-    packet = msgspec.msgpack.encode(answer)
-    if fd is None:
-        channel.sendall(packet)
-        return
-    with open(fd, "rb", buffering=0):  # closes it
-        socket.send_fds(channel, [packet], [fd])
+def _argument(name: str) -> str:
+    return sys.argv[sys.argv.index(name) + 1]
 
 
 def main() -> None:
@@ -93,10 +193,10 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     gc.disable()  # decoded rows make no cycles
-    fd = int(sys.argv[sys.argv.index("--fd") + 1])
+    fd, flavor = int(_argument("--fd")), _argument("--flavor")
     try:
         with socket.socket(fileno=fd) as channel:
-            serve(channel)
+            _Child(channel, flavor).serve()
     except (BrokenPipeError, ConnectionResetError):
         pass  # the parent is gone, and nobody waits for the answer
 

@@ -2,7 +2,8 @@
 
 Contract. The process is there from `start` to `close` and waits between jobs. Should it die, another takes
 its place, after a delay that doubles up to `RESTART_DELAY_LIMIT_S` and is spread by chance; a job that it
-died of is tried once more, then refused. It ends with its parent, whose end of the socket closes then.
+died of is tried once more, then refused. It ends with its parent, whose end of the socket closes then. It
+remembers nothing that a job does not bring along: whoever compiles names the base that is in force.
 
 The one complication: a job cannot be called back. Whoever stops waiting for one ends the process with it.
 """
@@ -27,6 +28,8 @@ from fastgw.routing.jobs import (
     Answer,
     Done,
     Job,
+    Merge,
+    Merged,
     Ready,
     Refusal,
     make_sealed_memfd,
@@ -35,6 +38,7 @@ from fastgw.routing.jobs import (
 )
 
 JOB_DEADLINE_S: Final = 60.0
+MERGE_DEADLINE_S: Final = 120.0
 START_DEADLINE_S: Final = 15.0
 END_DEADLINE_S: Final = 2.0
 RESTART_DELAY_S: Final = 0.1
@@ -50,12 +54,29 @@ _refusals: Final = msgspec.msgpack.Decoder(Refusal)
 
 
 class CompileResult(NamedTuple):
+    """Descriptors are of sealed memory, and the receiver's to close."""
+
     fd: int
-    """Sealed memory that holds the image; the receiver's to close."""
+    """A whole image: the new base. -1: the base that was named stays."""
+    overlay_fd: int
+    """What changes the base that was named. -1: nothing does."""
     counts: dict[str, int]
     """Entities of the snapshot by kind."""
+    wants_merge: bool
+    """The overlay has grown: call `merge` once this is in force."""
     decode_ms: float
     compile_ms: float
+    warnings: tuple[str, ...] = ()
+    """What is served otherwise than the snapshot says, one line each."""
+
+    def close(self) -> None:
+        """Close both descriptors, where there are any."""
+        for fd in (self.fd, self.overlay_fd):
+            if fd >= 0:
+                os.close(fd)
+
+
+_Received = tuple[Answer, list[int]]
 
 
 class _Gone(Exception):
@@ -69,11 +90,12 @@ class _Child:
         self.process = process
         self._channel = channel
         self._loop = asyncio.get_running_loop()
-        self._answer: asyncio.Future[tuple[Answer, int]] = self._loop.create_future()
+        self._answer: asyncio.Future[_Received] = self._loop.create_future()
+        self._merged: asyncio.Future[_Received] | None = None
         self._loop.add_reader(channel, self._on_readable)
 
-    async def answer(self) -> tuple[Answer, int]:
-        """The next message and its descriptor, which is -1 or the caller's to close.
+    async def answer(self) -> _Received:
+        """The next answer to a job and its descriptors, which are the caller's to close.
 
         Raises:
             _Gone: there will be none.
@@ -92,41 +114,59 @@ class _Child:
             made.add_done_callback(lambda made: os.close(made.result()))
             raise
 
-    async def run(self, job: Job, compressed: bytes) -> tuple[Answer, int]:
+    async def run(self, job: Job, packed: bytes, base_fd: int) -> _Received:
         """Hand over a job and wait for its answer, as `answer` does."""
-        fd = await self._make_memfd(compressed)
+        fd = await self._make_memfd(packed)
         try:
-            socket.send_fds(self._channel, [msgspec.msgpack.encode(job)], [fd])
+            fds = [fd] if base_fd < 0 else [fd, base_fd]
+            socket.send_fds(self._channel, [msgspec.msgpack.encode(job)], fds)
         except OSError as exc:
             raise _Gone from exc
         finally:
             os.close(fd)
         return await self.answer()
 
+    async def merge(self, question: Merge) -> list[int]:
+        """Have a base made, beside the jobs, and wait for its descriptor; none: it was not made."""
+        self._merged = self._loop.create_future()
+        try:
+            self._channel.sendall(msgspec.msgpack.encode(question))
+            return (await self._merged)[1]
+        except (OSError, _Gone):
+            return []
+        finally:
+            self._merged = None
+
     def close(self) -> None:
         """Hang up, which ends the process once it is idle."""
         if self._channel.fileno() >= 0:
             self._loop.remove_reader(self._channel)
             self._channel.close()
-        if not self._answer.done():
-            self._answer.set_exception(_Gone())
-            self._answer.exception()  # nobody may be waiting for it
+        for waited in (self._answer, self._merged):
+            if waited is not None and not waited.done():
+                waited.set_exception(_Gone())
+                waited.exception()  # nobody may be waiting for it
 
     def _on_readable(self) -> None:
         try:
-            packet, fd = receive(self._channel)
+            packet, fds = receive(self._channel)
         except OSError:
-            packet, fd = b"", -1
+            packet, fds = b"", []
         if not packet:
             self.close()
-        elif not self._answer.done():
-            self._answer.set_result((_answers.decode(packet), fd))
-        elif fd >= 0:
-            os.close(fd)  # whoever asked has stopped waiting
+            return
+        answer = _answers.decode(packet)
+        waited = self._merged if isinstance(answer, Merged) else self._answer
+        if waited is not None and not waited.done():
+            waited.set_result((answer, fds))
+        else:
+            _close_all(fds)  # whoever asked has stopped waiting
 
 
 class CompileProcess:
-    def __init__(self) -> None:
+    def __init__(self, *, flavor: str = "traditional_compatible") -> None:
+        """*flavor* is Kong's `router_flavor`."""
+        self._flavor = flavor
         self._keeper: asyncio.Task[None] | None = None
         self._child: _Child | None = None
         self._is_ready = asyncio.Event()
@@ -163,24 +203,33 @@ class CompileProcess:
         return self._child.process.pid if self._child is not None else None
 
     async def compile(
-        self, compressed: bytes, *, version: int, digest: str, deadline_s: float = JOB_DEADLINE_S
+        self,
+        packed: bytes,
+        *,
+        version: int,
+        digest: str,
+        base: str = "",
+        base_fd: int = -1,
+        deadline_s: float = JOB_DEADLINE_S,
     ) -> CompileResult:
         """Compile a snapshot; jobs wait for one another.
 
         Args:
-            compressed: its document, from `model.snapshot.compress`.
+            packed: it, from `Snapshot.pack`.
+            base: the checksum of the whole image behind *base_fd*, which the result is to change; it stays
+                the caller's. Without one, the result is whole.
             deadline_s: for all of it, waiting included.
         Raises:
             CompileError: it cannot be served, with all reasons; or could not be compiled in time.
             SnapshotError: it is damaged, or its digest is another.
         """
-        job = Job(version, digest)
+        job = Job(version, digest, base)
         try:
             async with asyncio.timeout(deadline_s), self._one_at_a_time:
                 for _ in range(ATTEMPTS):
                     child = await self._ready_child()
                     try:
-                        return _result_of(*await child.run(job, compressed))
+                        return _result_of(*await child.run(job, packed, base_fd))
                     except _Gone:
                         self._is_ready.clear()
                     except asyncio.CancelledError:
@@ -190,6 +239,24 @@ class CompileProcess:
         except TimeoutError:
             raise _failed(f"it was not compiled within {deadline_s:g} s") from None
         raise _failed(f"the compile process died of it, {ATTEMPTS} times")
+
+    async def merge(self, digest: str, *, deadline_s: float = MERGE_DEADLINE_S) -> int:
+        """Make a new base of what the last job led to, beside the jobs that come meanwhile.
+
+        Args:
+            digest: which that was; nothing is made if another has come since.
+        Returns:
+            Its descriptor, the caller's to close; -1: there is none, and it may be tried again later.
+        """
+        child = self._child
+        if child is None or not self._is_ready.is_set():
+            return -1
+        try:
+            async with asyncio.timeout(deadline_s):
+                fds = await child.merge(Merge(digest))
+        except TimeoutError:
+            return -1
+        return fds[0] if fds else -1
 
     async def _ready_child(self) -> _Child:
         while not self._is_closed:
@@ -223,6 +290,8 @@ class CompileProcess:
                     "fastgw.routing.compile_child",
                     "--fd",
                     str(theirs.fileno()),
+                    "--flavor",
+                    self._flavor,
                     stdin=DEVNULL,
                     pass_fds=[theirs.fileno()],
                 )
@@ -263,10 +332,23 @@ def _kill(process: Process) -> None:
         process.kill()
 
 
-def _result_of(answer: Answer, fd: int) -> CompileResult:
+def _close_all(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def _result_of(answer: Answer, fds: list[int]) -> CompileResult:
     if isinstance(answer, Done):
-        return CompileResult(fd, answer.counts, answer.decode_ms, answer.compile_ms)
-    refusal = _refusals.decode(read_memfd(fd))
+        return CompileResult(
+            fd=fds[0] if answer.has_base else -1,
+            overlay_fd=fds[-1] if answer.has_overlay else -1,
+            counts=answer.counts,
+            wants_merge=answer.wants_merge,
+            decode_ms=answer.decode_ms,
+            compile_ms=answer.compile_ms,
+            warnings=tuple(answer.warnings),
+        )
+    refusal = _refusals.decode(read_memfd(fds[0]))
     if refusal.faults:
         raise CompileError(refusal.faults)
     raise SnapshotError(refusal.reason)

@@ -1,4 +1,7 @@
-"""The image: one file that holds all a data plane serves, read in place by every worker.
+"""The image: one file that holds what a data plane serves, read in place by every worker.
+
+An image is whole, or the overlay of a whole one, its base: what changed since the base was compiled. See
+`overlay.py` for how the two are read as one.
 
 Layout, little-endian::
 
@@ -10,10 +13,15 @@ Layout, little-endian::
     TABLE     the block of `_router.Table`; its route numbers count the records of ROUTES
     ROUTES    u32 count, u32 offsets[count + 1], then that many `RouteRecord` in msgpack, back to back
     SERVICES  the same of `ServiceRecord`
-    SNAPSHOT  the compressed canonical document that all of it was made from
+    SNAPSHOT  the packed snapshot that all of it was made from; of an overlay: the packed delta from the
+              base's snapshot to its own
+    PATCH     overlays only: u32 removed, u32 replaced, then u32 for each route of the base that it removes,
+              then u32 pairs: a service of the base, and the service of the overlay that replaces it
 
-Contract. `Image.open` believes nothing before it has checked all of it. Header, directory, META and SNAPSHOT
-keep their form for ever: whatever the format version, a data plane can compile its last configuration anew.
+Numbers go on from the base to its overlay: the first record of the overlay bears the number that follows the
+base's last. Contract. `Image.open` believes nothing before it has checked all of it. Header, directory, META
+and SNAPSHOT keep their form for ever: whatever the format version, a data plane can compile its last
+configuration anew.
 
 The one complication is how long the file stays mapped: as long as the `Image`, or a `Table` that it handed
 out, is referred to. Opening takes time in proportion to the size, nearly all of it with the GIL released.
@@ -24,7 +32,7 @@ from __future__ import annotations
 import mmap
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import IntEnum, IntFlag
 from hashlib import sha256
 from pathlib import Path
@@ -34,10 +42,10 @@ from typing import Final, Generic, NamedTuple, TypeVar
 import msgspec
 
 from fastgw._router import Table
-from fastgw.errors import ImageError
-from fastgw.model.snapshot import decompress
+from fastgw.errors import ImageError, SnapshotError
+from fastgw.model.snapshot import Snapshot, unpack_delta
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 3
 
 _MAGIC: Final = b"FGWIMAGE"
 _HEADER: Final = Struct("<8sIIQ32s")
@@ -52,6 +60,7 @@ class Section(IntEnum):
     ROUTES = 3
     SERVICES = 4
     SNAPSHOT = 5
+    PATCH = 6
 
 
 class Protocols(IntFlag):
@@ -68,6 +77,17 @@ class ImageMeta(msgspec.Struct, frozen=True):
     """Entities of the snapshot by kind, those that are not served (disabled) included."""
     compiled_at: float
     """Wall time, seconds."""
+    base: str = ""
+    """Checksum of the base that it is the overlay of; empty: it is whole."""
+
+
+class Patch(NamedTuple):
+    """What an overlay takes away from its base."""
+
+    removed: Sequence[int]
+    """Routes of the base that are gone, or stand in the overlay instead."""
+    replaced: Mapping[int, int]
+    """Services of the base by number, with the number of the service of the overlay instead."""
 
 
 class RouteRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -82,6 +102,10 @@ class RouteRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
     protocols: int
     """`Protocols`."""
     https_redirect_status_code: int
+    is_v1: bool = False
+    """Whether paths are joined by `path_handling` v1, which only the `traditional` flavor obeys."""
+    missing_plugin: str | None = None
+    """A plugin that its requests would have to pass and that is not here: they are answered 503."""
 
 
 class ServiceRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -129,17 +153,44 @@ def pack_image(
     table: bytes,
     routes: Records,
     services: Records,
-    compressed: bytes,
+    packed: bytes,
 ) -> bytes:
-    """The bytes of an image; *compressed* is the snapshot's document from `compress`."""
-    meta = ImageMeta(version, digest, dict(counts), time.time())
+    """The bytes of an image; *packed* is the snapshot from `Snapshot.pack`."""
+    return _assemble(
+        {
+            Section.META: msgspec.json.encode(ImageMeta(version, digest, dict(counts), time.time())),
+            Section.TABLE: table,
+            Section.ROUTES: routes.pack(),
+            Section.SERVICES: services.pack(),
+            Section.SNAPSHOT: packed,
+        }
+    )
+
+
+def pack_overlay(
+    *,
+    base: str,
+    version: int,
+    digest: str,
+    counts: Mapping[str, int],
+    table: bytes,
+    routes: Records,
+    services: Records,
+    patch: Patch,
+    packed_delta: bytes,
+) -> bytes:
+    """The bytes of an overlay of the image with the checksum *base*."""
+    meta = ImageMeta(version, digest, dict(counts), time.time(), base)
+    pairs = [number for pair in sorted(patch.replaced.items()) for number in pair]
+    numbers = (len(patch.removed), len(patch.replaced), *sorted(patch.removed), *pairs)
     return _assemble(
         {
             Section.META: msgspec.json.encode(meta),
             Section.TABLE: table,
             Section.ROUTES: routes.pack(),
             Section.SERVICES: services.pack(),
-            Section.SNAPSHOT: compressed,
+            Section.SNAPSHOT: packed_delta,
+            Section.PATCH: Struct(f"<{len(numbers)}I").pack(*numbers),
         }
     )
 
@@ -163,9 +214,13 @@ def _assemble(sections: Mapping[Section, bytes]) -> bytes:
 class Image:
     """An open image; see the module."""
 
-    def __init__(self, sections: Mapping[int, memoryview], meta: ImageMeta) -> None:
+    def __init__(self, sections: Mapping[int, memoryview], meta: ImageMeta, checksum: str) -> None:
         """Internal: use `open`."""
         self.meta: Final = meta
+        self.checksum: Final = checksum
+        """64 hex digits over all its bytes: its name for overlays."""
+        self.patch: Final = _patch_of(_section(sections, Section.PATCH)) if meta.base else None
+        """What it takes away from its base; None: it is whole."""
         try:
             table = Table(_section(sections, Section.TABLE))
         except ValueError as exc:
@@ -184,10 +239,10 @@ class Image:
             ImageError: not an image of this format, or damaged: says which.
             OSError: *source* cannot be read.
         """
-        format_version, sections = _map(source)
+        format_version, checksum, sections = _map(source)
         if format_version != FORMAT_VERSION:
             raise ImageError(f"its format version is {format_version}, not {FORMAT_VERSION}")
-        return cls(sections, _meta_of(sections))
+        return cls(sections, _meta_of(sections), checksum)
 
     @property
     def route_count(self) -> int:
@@ -202,9 +257,9 @@ class Image:
         return self._open.table
 
     def route(self, number: int) -> RouteRecord:
-        """The record of one route, decoded afresh; its service exists."""
+        """The record of one route, decoded afresh; of a whole image its service exists."""
         record = self._open.routes[number]
-        if not -1 <= record.service < self.service_count:
+        if record.service < -1 or (record.service >= self.service_count and not self.meta.base):
             raise ImageError(
                 f"its route {record.id} names the service {record.service}, which does not exist"
             )
@@ -214,9 +269,13 @@ class Image:
         """The record of one service, decoded afresh."""
         return self._open.services[number]
 
-    def snapshot_document(self) -> bytes:
-        """The canonical document that the image was made from."""
-        return decompress(bytes(self._open.snapshot))
+    def snapshot(self, base: Snapshot | None = None) -> Snapshot:
+        """The snapshot that the image was made from; of an overlay, *base* is that of its base.
+
+        Raises:
+            SnapshotError: it is not what the image says of it.
+        """
+        return snapshot_of(self.meta, bytes(self._open.snapshot), base)
 
     def close(self) -> None:
         """Let go of the mapping; it ends when tables that were handed out are gone as well."""
@@ -227,6 +286,23 @@ class Image:
         if self._mapped is None:
             raise ValueError("the image is closed")
         return self._mapped
+
+
+def snapshot_of(meta: ImageMeta, packed: bytes, base: Snapshot | None) -> Snapshot:
+    """The snapshot of an image of any format version, from its META and SNAPSHOT.
+
+    Args:
+        base: that of its base, if it is an overlay.
+    Raises:
+        SnapshotError: damaged, or another than META says.
+    """
+    if not meta.base:
+        return Snapshot.unpack(meta.version, packed, meta.digest)
+    assert base is not None
+    made = base.patch(unpack_delta(packed), version=meta.version)
+    if made.digest != meta.digest:
+        raise SnapshotError(f"an overlay leads to the digest {made.digest}, not {meta.digest}")
+    return made
 
 
 def read_format_version(path: str | Path) -> int:
@@ -241,13 +317,13 @@ def read_format_version(path: str | Path) -> int:
 
 
 def snapshot_section_of(path: str | Path) -> tuple[ImageMeta, bytes]:
-    """Meta and compressed snapshot of an image of any format version.
+    """META and SNAPSHOT of an image of any format version, for `snapshot_of`.
 
     Raises:
         ImageError: not an image, or damaged.
         OSError: the file cannot be read.
     """
-    _, sections = _map(path)
+    _, _, sections = _map(path)
     return _meta_of(sections), bytes(_section(sections, Section.SNAPSHOT))
 
 
@@ -300,8 +376,8 @@ def _unpack_header(header: bytes) -> tuple[int, int, int, bytes]:
     return format_version, sections, length, checksum
 
 
-def _map(source: int | str | Path) -> tuple[int, dict[int, memoryview]]:
-    """(format version, sections by id) of a file, checked against its checksum."""
+def _map(source: int | str | Path) -> tuple[int, str, dict[int, memoryview]]:
+    """(format version, checksum, sections by id) of a file, checked against its checksum."""
     fd = source if isinstance(source, int) else os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     try:
         size = os.fstat(fd).st_size
@@ -327,7 +403,7 @@ def _map(source: int | str | Path) -> tuple[int, dict[int, memoryview]]:
         if offset % _ALIGNMENT or offset + section_length > size:
             raise ImageError(f"its section {id_} lies outside")
         sections[id_] = view[offset : offset + section_length]
-    return format_version, sections
+    return format_version, checksum.hex(), sections
 
 
 def _section(sections: Mapping[int, memoryview], section: Section) -> memoryview:
@@ -342,3 +418,23 @@ def _meta_of(sections: Mapping[int, memoryview]) -> ImageMeta:
         return msgspec.json.decode(_section(sections, Section.META), type=ImageMeta)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise ImageError(f"its META section cannot be read: {exc}") from exc
+
+
+def _patch_of(section: memoryview) -> Patch:
+    if len(section) < 8 or len(section) % 4:
+        raise ImageError("its PATCH section is cut short")
+    numbers = section.cast("I")
+    removed, replaced = numbers[0], numbers[1]
+    if len(numbers) != 2 + removed + 2 * replaced:
+        raise ImageError("its PATCH section has another length than it says")
+    pairs = numbers[2 + removed :]
+    return Patch(numbers[2 : 2 + removed].tolist(), dict(zip(pairs[::2], pairs[1::2], strict=True)))
+
+
+def read_checksum(fd: int) -> str:
+    """The checksum that the image behind *fd* claims: its name, unchecked.
+
+    Raises:
+        ImageError: not an image.
+    """
+    return _unpack_header(os.pread(fd, _HEADER.size, 0))[3].hex()

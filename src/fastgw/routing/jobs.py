@@ -3,32 +3,43 @@
 A `SOCK_SEQPACKET` socket pair: one packet is one message in msgpack. Everything large travels as a sealed
 memfd beside it (SCM_RIGHTS), mapped by whoever needs it and never copied through the socket::
 
-    parent                             child
-                                       Ready
-    Job      (+ compressed document)   Done     (+ image)
-                                       Refused  (+ `Refusal` in msgpack)
+    parent                                   child
+                                             Ready
+    Job    (+ packed snapshot, base)         Done      (+ new base, overlay)
+                                             Refused   (+ `Refusal` in msgpack)
+    Merge                                    Merged    (+ new base), whenever it is done
 
-One job at a time. A closed socket ends the child.
+One job at a time, and one merge beside it. A closed socket ends the child.
 """
 
 from __future__ import annotations
 
+import array
 import fcntl
 import os
 import socket
-from struct import Struct
 from typing import Final
 
 import msgspec
 
 MESSAGE_LIMIT_BYTES: Final = 65536
+FDS_LIMIT: Final = 2
 
-_FD: Final = Struct("i")
+_ANCILLARY_BYTES: Final = socket.CMSG_SPACE(FDS_LIMIT * array.array("i").itemsize)
 
 
 class Job(msgspec.Struct, frozen=True, tag=True):
     version: int
     digest: str
+    base: str
+    """Checksum of the base that its sender has, which then comes second; empty: none."""
+
+
+class Merge(msgspec.Struct, frozen=True, tag=True):
+    """Make a new base of what the last job led to."""
+
+    digest: str
+    """Which that was."""
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -38,47 +49,68 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 class Done(msgspec.Struct, frozen=True, tag=True):
     counts: dict[str, int]
     """Entities of the snapshot by kind."""
+    has_base: bool
+    """Whether a new base comes with it; else the one of the job stays."""
+    has_overlay: bool
+    wants_merge: bool
+    """The overlay has grown: answer it with Merge once it is in force."""
     decode_ms: float
     compile_ms: float
+    warnings: list[str]
+    """What is served otherwise than the snapshot says, one line each."""
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
     pass
 
 
+class Merged(msgspec.Struct, frozen=True, tag=True):
+    """Without a descriptor: there is no such base, and no reason to wait for it."""
+
+
 class Refusal(msgspec.Struct, frozen=True):
-    """Why a snapshot is refused: `faults` of a CompileError, or the one `reason` of a SnapshotError."""
+    """Why a snapshot is refused: `faults` of a CompileError, or the one `reason` of another error."""
 
     reason: str
     faults: list[dict[str, str]]
 
 
-Answer = Ready | Done | Refused
+Question = Job | Merge
+Answer = Ready | Done | Refused | Merged
 
 
-def receive(channel: socket.socket) -> tuple[bytes, int]:
-    """The next packet, empty at the end, and its descriptor (the caller's to close) or -1.
+def receive(channel: socket.socket) -> tuple[bytes, list[int]]:
+    """The next packet, empty at the end, and its descriptors, which are the caller's to close.
 
-    Not `socket.recv_fds`, which drops its flags: the descriptor would stay open across exec.
+    Not `socket.recv_fds`, which drops its flags: the descriptors would stay open across exec.
     """
-    packet, ancillary, _, _ = channel.recvmsg(
-        MESSAGE_LIMIT_BYTES, socket.CMSG_SPACE(_FD.size), socket.MSG_CMSG_CLOEXEC
-    )
+    packet, ancillary, _, _ = channel.recvmsg(MESSAGE_LIMIT_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+    fds = array.array("i")
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            return packet, _FD.unpack_from(data)[0]
-    return packet, -1
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return packet, fds.tolist()
+
+
+def make_memfd(name: str) -> int:
+    """An empty descriptor of memory, to be filled with `fill_memfd`; the caller's to close."""
+    return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+
+def fill_memfd(fd: int, data: bytes) -> None:
+    """Write *data*; nobody can change it any more."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
 
 
 def make_sealed_memfd(name: str, data: bytes) -> int:
     """A descriptor of memory that holds *data* and that nobody can change any more; the caller's to close."""
-    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    fd = make_memfd(name)
     try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(fd, rest) :]
-        seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+        fill_memfd(fd, data)
     except BaseException:
         os.close(fd)
         raise

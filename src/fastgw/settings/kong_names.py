@@ -49,7 +49,7 @@ _FAMILIES: Final = (
 _NAMES: Final = frozenset(
     """
     admin_api_uri admin_approved_email admin_emails_from admin_emails_reply_to admin_invitation_expiry
-    allow_debug_header allow_inconsistent_data_plane_plugins anonymous_reports client_body_buffer_size
+    allow_inconsistent_data_plane_plugins anonymous_reports client_body_buffer_size
     client_max_body_size cluster_allowed_common_names cluster_ca_cert cluster_cjson
     cluster_incremental_sync cluster_ocsp cluster_rpc cluster_rpc_sync cluster_server_name
     cluster_use_proxy cluster_v2 concurrency_timeout
@@ -60,10 +60,10 @@ _NAMES: Final = frozenset(
     mem_cache_size new_dns_client node_id pg_backlog pg_iam_auth
     pg_iam_auth_assume_role_arn pg_iam_auth_role_session_name pg_iam_auth_sts_endpoint_url
     pg_keepalive_timeout pg_max_concurrent_queries pg_pool_size pg_schema pg_semaphore_timeout pg_ssl_cert
-    pg_ssl_cert_key pg_ssl_required pg_ssl_version plugins port_maps privileged_agent privileged_worker
+    pg_ssl_cert_key pg_ssl_required pg_ssl_version port_maps privileged_agent privileged_worker
     proxy_server proxy_server_ssl_verify proxy_url
     request_debug request_debug_token route_validation_strategy
-    router_consistency router_flavor stream_listen
+    router_consistency stream_listen
     vaults worker_consistency worker_events_max_payload worker_state_update_frequency
     feature_conf_path
     """.split()

@@ -115,6 +115,7 @@ def _parse(gathered: Gathered) -> dict[str, Any]:
 
 
 _EMPTY: Final[Mapping[str, Any]] = {
+    "admin_token_file": None,
     "admin_cors_origins": (),
     "ssl_cert": (),
     "ssl_cert_key": (),
@@ -177,11 +178,13 @@ def _check_listens(
     if left_out:
         warnings.append(f"no TLS at these doors in this version, left out: {_listed(left_out)}")
     if role == "control_plane":
-        exposed = [str(listen) for listen in values["admin_listen"] if not listen.is_loopback]
+        listens = () if values["admin_token_file"] is not None else values["admin_listen"]
+        exposed = [str(listen) for listen in listens if not listen.is_loopback]
         if exposed:
             warnings.append(
                 f"the Admin API on {_listed(exposed)} is reachable from other machines and asks for no "
-                "credentials: keep it behind a firewall, or set admin_listen to 127.0.0.1:8001"
+                "credentials: set admin_token_file, keep it behind a firewall, or set admin_listen to "
+                "127.0.0.1:8001"
             )
 
 

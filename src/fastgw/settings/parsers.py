@@ -44,6 +44,17 @@ def boolean(value: str) -> bool:
     raise ValueError(f"{value!r} is neither 'on' nor 'off'")
 
 
+def plugins(value: str) -> frozenset[str]:
+    """Names separated by commas; `bundled` stands among them for all that come with the program."""
+    if value.lower() == "off":
+        return frozenset()
+    names = frozenset(name.strip() for name in value.split(","))
+    for name in sorted(names):
+        if not re.fullmatch(r"[A-Za-z0-9-]+", name):
+            raise ValueError(f"{name!r} is no name of a plugin")
+    return names
+
+
 def integer(low: int, high: int) -> Callable[[str], int]:
     """Make a parser of whole numbers from *low* to *high*."""
 

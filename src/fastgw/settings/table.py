@@ -88,6 +88,21 @@ class Settings:
     admin_cors_origins: tuple[str, ...] = _property(
         "", parsers.origins, "origins of pages that may read and write through the Admin API", CP
     )
+    plugins: frozenset[str] = _property(
+        "bundled", parsers.plugins, "plugins that may be configured: names, bundled, or off", CP
+    )
+    missing_plugins: str = _property(
+        "fail_closed",
+        parsers.one_of("fail_closed", "refuse"),
+        "plugins that data planes do not have: their routes answer 503, or the Admin API refuses them",
+        CP,
+    )
+    admin_token_file: Path | None = _property(
+        "", parsers.path, "file of tokens that callers of the Admin API need: `name:token[:read]` a line", CP
+    )
+    admin_rate_limit: int = _property(
+        "0", parsers.integer(0, _WHOLE), "writes per second and caller of the Admin API; 0 is unlimited", CP
+    )
     proxy_access_log: str = _property("logs/access.log", parsers.access_log, "path, or off", DP)
     proxy_error_log: str = _property("logs/error.log", parsers.error_log, "the data plane's log", DP)
 
@@ -120,6 +135,11 @@ class Settings:
     cluster_data_plane_purge_delay: int = _property(
         "1209600", parsers.integer(60, _WHOLE), "seconds until a data plane not seen is forgotten", CP
     )
+    router_flavor: str = _property(
+        "traditional_compatible",
+        parsers.one_of("traditional_compatible", "traditional", "expressions"),
+        "how routes match and which one wins; the same on both sides",
+    )
     declarative_config: Path | None = _property(
         "", parsers.path, "serve this file and connect to no control plane", DP
     )
@@ -151,6 +171,9 @@ class Settings:
         "server_tokens, latency_tokens, x-kong-request-id",
         parsers.header_tokens,
         "headers that are added to answers, or off",
+    )
+    allow_debug_header: bool = _property(
+        "off", parsers.boolean, "a request header Kong-Debug has route and service named in the answer", DP
     )
     headers_upstream: frozenset[str] = _property(
         "x-kong-request-id", parsers.upstream_header_tokens, "headers that are added to requests, or off", DP

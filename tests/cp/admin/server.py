@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import threading
 from pathlib import Path
@@ -15,6 +16,11 @@ from starlette.applications import Starlette
 
 from fastgw.cp.admin import make_admin_app
 from fastgw.cp.storage import Storage, make_storage
+from fastgw.model.snapshot import Snapshot
+from fastgw.routing.compile import compile_snapshot
+from fastgw.routing.image import Image
+from fastgw.routing.jobs import make_sealed_memfd
+from fastgw.routing.overlay import LayeredImage
 from fastgw.settings import Settings, load_settings
 
 NODE_ID = "a08f5bf2-43b8-4f1c-bdf5-0a0ffb421c21"
@@ -26,10 +32,24 @@ class StoredDataPlanes:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
+        self._storage_loop = asyncio.get_running_loop()
 
     async def data_planes(self) -> list[dict[str, Any]]:
         rows, _ = await self._storage.list_data_planes(1000)
         return [msgspec.structs.asdict(row) for row in rows]
+
+    def open_image(self) -> LayeredImage | None:
+        """What a publisher would have compiled."""
+        version, rows = asyncio.run_coroutine_threadsafe(self._storage.load_all(), self._storage_loop).result(
+            DEADLINE_S
+        )
+        if not any(rows.values()):
+            return None
+        fd = make_sealed_memfd("image", compile_snapshot(Snapshot.from_rows(version, rows)))
+        try:
+            return LayeredImage(Image.open(fd))
+        finally:
+            os.close(fd)
 
     def publication(self) -> dict[str, Any]:
         return {"version": None, "config_hash": None, "published_at": None, "refused": None}

@@ -7,7 +7,7 @@ import pytest
 
 from fastgw.cp.admin import answers
 from fastgw.cp.admin.answers import Answer
-from fastgw.cp.admin.entities import RowKey, row_key
+from fastgw.cp.admin.rows import RowKey, row_key
 from fastgw.errors import UniqueViolation
 from fastgw.model.entities import SERVICES, Entity
 from fastgw.model.fields import by_name

@@ -21,7 +21,8 @@ def test_root(admin: httpx.Client) -> None:
     assert body["fastgw"]["version"] == __version__
     assert body["node_id"] == NODE_ID
     assert body["hostname"] == socket.gethostname()
-    assert body["plugins"] == {"available_on_server": {}, "enabled_in_cluster": []}
+    assert body["plugins"]["available_on_server"]["key-auth"] == {"version": "3.9.1", "priority": 1250}
+    assert body["plugins"]["enabled_in_cluster"] == []
     assert body["configuration"]["database"] == "sqlite"
     assert body["configuration"]["admin_listen"] == ["127.0.0.1:8001"]
     assert set(body["configuration"]) == {prop.name for prop in PROPERTIES}

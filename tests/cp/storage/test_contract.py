@@ -21,6 +21,7 @@ from tests.cp.storage.rows import (
     NOWHERE,
     WITH_LABELS,
     insert,
+    loaded,
     make_label,
     make_route,
     make_service,
@@ -160,7 +161,7 @@ async def test_a_row_that_is_referred_to_stays(storage: SqlStorage) -> None:
         assert await writer.get("services", service["id"]) == service
         assert await writer.delete("routes", route["id"])
         assert await writer.delete("services", service["id"])
-    assert await storage.load_all() == (3, {"services": [], "routes": []})
+    assert await loaded(storage) == (3, {"services": [], "routes": []})
 
 
 async def test_cascades_go_first_and_into_the_journal(empty: Database) -> None:
@@ -183,7 +184,7 @@ async def test_cascades_go_first_and_into_the_journal(empty: Database) -> None:
     assert (changes[-1].entity, changes[-1].id) == ("services", service["id"])
     assert {change.op for change in changes} == {"delete"}
     _, rows = await storage.load_all()
-    assert rows == {"services": [other], "routes": [route], "labels": []}
+    assert {kind: found for kind, found in rows.items() if found} == {"services": [other], "routes": [route]}
     async with storage.read() as reader:
         assert await reader.page("labels", size=9, tags=TagFilter(("x",), "all")) == ([], None)
 
@@ -212,7 +213,7 @@ async def test_a_row_may_point_to_itself(empty: Database) -> None:
     await insert(storage, "labels", label)
     async with storage.write("tests") as writer:
         assert await writer.delete("labels", label["id"])
-    assert await storage.load_all() == (2, {"services": [], "routes": [], "labels": []})
+    assert await loaded(storage) == (2, {"services": [], "routes": [], "labels": []})
 
 
 async def test_references_to_entities_that_do_not_exist_are_only_data(empty: Database) -> None:
@@ -324,7 +325,7 @@ async def test_an_exception_rolls_back(storage: SqlStorage) -> None:
 
     with pytest.raises(RuntimeError, match="no"):
         await fail()
-    assert await storage.load_all() == (0, {"services": [], "routes": []})
+    assert await loaded(storage) == (0, {"services": [], "routes": []})
     assert await storage.changes_since(0) == []
     # Nothing of it is in the way of the next.
     assert await insert(storage, "services", make_service("s", tags=["a"])) == 1
@@ -394,7 +395,7 @@ async def test_what_was_committed_is_there_after_reopening(database: Database) -
     cluster_id = await storage.cluster_id()
     await storage.close()
     storage = await database.open()
-    assert await storage.load_all() == (1, {"services": [service], "routes": []})
+    assert await loaded(storage) == (1, {"services": [service], "routes": []})
     assert await storage.wait_version_above(0, 0) == 1
     assert await storage.cluster_id() == cluster_id == str(uuid.UUID(cluster_id))
     await storage.ping()

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from fastgw.cp.storage.contract import TagRow
 from fastgw.cp.storage.migrations import MIGRATIONS, EntityTable, Migration, Sql
 from fastgw.cp.storage.schema import Schema
 from fastgw.errors import NeedsBootstrap, PendingMigrations, UniqueViolation
 from fastgw.model.entities import ENTITIES, Entity
 from fastgw.model.fields import by_name
+from fastgw.model.validate import make_row
 from tests.cp.storage.conftest import Database
-from tests.cp.storage.rows import LABELS, WITH_LABELS, insert, make_label, make_service
+from tests.cp.storage.rows import LABELS, WITH_LABELS, insert, loaded, make_label, make_service
 
 pytestmark = pytest.mark.anyio
 
-_SECOND = Migration(
-    2,
+_EXTRAS = Migration(
+    3,
     "extras",
     up=(Sql("CREATE TABLE extras (id {text} PRIMARY KEY, weight {real})"),),
     finish=(Sql("DROP TABLE extras"),),
 )
-_BOTH: dict[str, Any] = {"migrations": (*MIGRATIONS, _SECOND)}
+_BOTH: dict[str, Any] = {"migrations": (*MIGRATIONS, _EXTRAS)}
 
 
 def test_numbers_are_in_order_and_used_once() -> None:
@@ -44,10 +47,31 @@ def test_every_entity_table_is_in_a_migration_after_those_that_it_points_to() ->
 
 def test_what_the_last_migration_knows_is_what_the_entity_table_says() -> None:
     """A change of unique fields or references needs a migration: make it, then change this table."""
-    columns = {name: (table.unique, tuple(table.foreign)) for name, table in Schema(ENTITIES).tables.items()}
+    columns = {
+        name: (*table.unique, *table.foreign, *(["composite_key"] if table.entity.composite_key else []))
+        for name, table in Schema(ENTITIES).tables.items()
+    }
     assert (MIGRATIONS[-1].number, columns) == (
-        1,
-        {"services": (("name",), ()), "routes": (("name",), ("service",))},
+        2,
+        {
+            "certificates": (),
+            "ca_certificates": ("cert_digest",),
+            "snis": ("name", "certificate"),
+            "services": ("name", "client_certificate"),
+            "routes": ("name", "service"),
+            "consumers": ("username", "custom_id"),
+            "upstreams": ("name", "client_certificate"),
+            "targets": ("upstream", "composite_key"),
+            "plugins": ("instance_name", "route", "service", "consumer", "composite_key"),
+            "vaults": ("prefix",),
+            "key_sets": ("name",),
+            "keys": ("name", "set", "composite_key"),
+            "keyauth_credentials": ("key", "consumer"),
+            "basicauth_credentials": ("username", "consumer"),
+            "jwt_secrets": ("key", "consumer"),
+            "hmacauth_credentials": ("username", "consumer"),
+            "acls": ("consumer", "composite_key"),
+        },
     )
 
 
@@ -78,30 +102,56 @@ async def test_bootstrap_does_all_and_only_once(empty: Database) -> None:
 async def test_an_upgrade(empty: Database) -> None:
     await empty.make().migrator().bootstrap()
     migrator = empty.make(**_BOTH).migrator()
-    assert (await migrator.state()).new == (_SECOND,)
-    with pytest.raises(PendingMigrations, match=r"lacks 002_extras: run 'fastgw migrations up' first"):
+    assert (await migrator.state()).new == (_EXTRAS,)
+    with pytest.raises(PendingMigrations, match=r"lacks 003_extras: run 'fastgw migrations up' first"):
         await empty.make(**_BOTH).open()
     assert await migrator.finish() == []
 
-    assert await migrator.up() == [_SECOND]
+    assert await migrator.up() == [_EXTRAS]
     assert await migrator.up() == []
     state = await migrator.state()
-    assert (state.executed, state.pending, state.new) == (tuple(MIGRATIONS), (_SECOND,), ())
+    assert (state.executed, state.pending, state.new) == (tuple(MIGRATIONS), (_EXTRAS,), ())
     assert not state.is_up_to_date
     # Old and new may run side by side now.
     state.check_usable()
     old = empty.make().migrator()
     assert (await old.state()).is_up_to_date
 
-    assert await migrator.finish() == [_SECOND]
+    assert await migrator.finish() == [_EXTRAS]
     assert await migrator.finish() == []
     assert (await migrator.state()).is_up_to_date
     # And now the old one must keep away.
-    with pytest.raises(PendingMigrations, match=r"upgraded by a newer fastgw \(002_extras\)"):
+    with pytest.raises(PendingMigrations, match=r"upgraded by a newer fastgw \(003_extras\)"):
         await empty.make().open()
     for step in (old.up, old.finish):
         with pytest.raises(PendingMigrations):
             await step()
+
+
+async def test_the_first_database_becomes_the_second(empty: Database) -> None:
+    """Rows of a database that knew services and routes alone stay, and may then point to what is new."""
+    references = ("client_certificate",)
+    services = replace(
+        ENTITIES["services"],
+        fields={name: field for name, field in ENTITIES["services"].fields.items() if name not in references},
+    )
+    first = Migration(1, "base", up=tuple(step for step in MIGRATIONS[0].up if _is_of_the_first(step)))
+    old = await empty.open(entities={"services": services, "routes": ENTITIES["routes"]}, migrations=(first,))
+    service = make_service("kept", tags=["t"])
+    await insert(old, "services", service)
+    await old.close()
+
+    assert await empty.make().migrator().up() == [MIGRATIONS[1]]
+    storage = await empty.open()
+    assert (await loaded(storage))[1]["services"] == [service]
+    consumer = make_row(ENTITIES["consumers"], {"username": "bob"}, now_s=1)
+    assert await insert(storage, "consumers", consumer) == 2
+    async with storage.read() as reader:
+        assert await reader.list_tags(size=10) == ([TagRow("services", service["id"], "t")], None)
+
+
+def _is_of_the_first(step: object) -> bool:
+    return not isinstance(step, EntityTable) or step.entity != "certificates"
 
 
 async def test_reset_removes_everything(empty: Database) -> None:
@@ -113,25 +163,25 @@ async def test_reset_removes_everything(empty: Database) -> None:
     assert (await migrator.state()).needs_bootstrap
     assert not await migrator.reset()
     again = await empty.open()
-    assert await again.load_all() == (0, {"services": [], "routes": []})
+    assert await loaded(again) == (0, {"services": [], "routes": []})
     assert await again.cluster_id() != ""
 
 
 async def test_a_step_that_fails_leaves_nothing(empty: Database) -> None:
-    broken = Migration(2, "broken", up=(_SECOND.up[0], Sql("CREATE TABLE cluster (id INTEGER)")))
+    broken = Migration(3, "broken", up=(_EXTRAS.up[0], Sql("CREATE TABLE cluster (id INTEGER)")))
     await empty.make().migrator().bootstrap()
     migrator = empty.make(migrations=(*MIGRATIONS, broken)).migrator()
     with pytest.raises(Exception, match="already exists"):
         await migrator.up()
     assert (await migrator.state()).new == (broken,)
-    assert await empty.make(**_BOTH).migrator().up() == [_SECOND]
+    assert await empty.make(**_BOTH).migrator().up() == [_EXTRAS]
 
 
 async def test_several_at_once(empty: Database) -> None:
     async def bootstrap() -> int:
         return len(await empty.make().migrator().bootstrap())
 
-    assert sorted(await asyncio.gather(*(bootstrap() for _ in range(4)))) == [0, 0, 0, 1]
+    assert sorted(await asyncio.gather(*(bootstrap() for _ in range(4)))) == [0, 0, 0, len(MIGRATIONS)]
 
     async def up() -> int:
         return len(await empty.make(**_BOTH).migrator().up())
@@ -150,7 +200,7 @@ async def test_a_table_grows_with_its_entity(empty: Database) -> None:
     await insert(storage, "labels", label)
     await storage.close()
 
-    grown = Migration(3, "labels_grown", up=(EntityTable("labels"),))
+    grown = Migration(4, "labels_grown", up=(EntityTable("labels"),))
     arguments = {**WITH_LABELS, "migrations": (*WITH_LABELS["migrations"], grown)}
     assert await empty.make(**arguments).migrator().up() == [grown]
     storage = await empty.open(**arguments)

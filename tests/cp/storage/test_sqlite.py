@@ -18,7 +18,7 @@ from fastgw.cp.storage import file_lock, sqlite
 from fastgw.cp.storage.file_lock import FileLock
 from fastgw.cp.storage.sqlite import SqliteConnection, SqliteStorage
 from fastgw.errors import StorageUnavailable
-from tests.cp.storage.rows import insert, make_service
+from tests.cp.storage.rows import insert, loaded, make_service
 
 pytestmark = pytest.mark.anyio
 
@@ -42,7 +42,7 @@ asyncio.run(main())
 async def test_it_bootstraps_itself(tmp_path: Path) -> None:
     storage = SqliteStorage(tmp_path / "new" / "fastgw.db")
     await storage.open()
-    assert await storage.load_all() == (0, {"services": [], "routes": []})
+    assert await loaded(storage) == (0, {"services": [], "routes": []})
     await storage.close()
 
 
@@ -192,7 +192,7 @@ async def test_a_transaction_that_sqlite_gave_up_is_not_called_committed(tmp_pat
 
     with pytest.raises(StorageUnavailable, match="the transaction was given up"):
         await write()
-    assert await storage.load_all() == (0, {"services": [], "routes": []})
+    assert await loaded(storage) == (0, {"services": [], "routes": []})
     await storage.close()
 
 

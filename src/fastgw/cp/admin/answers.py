@@ -12,8 +12,15 @@ from typing import Any, Final
 import msgspec
 from starlette.responses import Response
 
-from fastgw.errors import ForeignViolation, ReferencedViolation, UniqueViolation, ValidationError
-from fastgw.model.faults import Fault, lua_table, summary
+from fastgw.errors import (
+    DeclarativeError,
+    ForeignViolation,
+    OptionsError,
+    ReferencedViolation,
+    UniqueViolation,
+    ValidationError,
+)
+from fastgw.model.faults import Fault, lua_literal, lua_table, summary
 
 JSON_TYPE: Final = "application/json; charset=utf-8"
 _encoder: Final = msgspec.json.Encoder()
@@ -77,7 +84,7 @@ def invalid_unique(field: str, fault: str) -> Answer:
     return _error(400, 10, f"invalid unique {field}", fault)
 
 
-def row_not_found(key: Mapping[str, str]) -> Answer:
+def row_not_found(key: Mapping[str, Any]) -> Answer:
     with_key = f"the entity with {'primary key ' if 'id' in key else ''}'{lua_table(key)}'"
     return _error(404, 6, "not found", f"could not find {with_key}", fields=key)
 
@@ -119,3 +126,47 @@ def invalid_option(name: str, text: str) -> Answer:
     options = {name: text}
     joined = summary(options, one="invalid option", many="option violations")
     return _error(400, 11, "invalid options", joined, options=options)
+
+
+def invalid_options(error: OptionsError) -> Answer:
+    joined = summary(error.options, one="invalid option", many="option violations")
+    return _error(400, 11, "invalid options", joined, options=error.options)
+
+
+def still_referenced(id: str, referrer: str, referrer_id: str) -> Answer:
+    text = f"ca certificate {id} is still referenced by {referrer} (id = {referrer_id})"
+    return _error(400, 19, "referenced by others", text)
+
+
+def precondition_failed(what: str) -> Answer:
+    return message(412, f"{what} has changed since it was read: read it again, then repeat the change")
+
+
+def invalid_declarative(error: DeclarativeError) -> Answer:
+    return _error(
+        400,
+        14,
+        "invalid declarative configuration",
+        f"declarative config is invalid: {lua_literal(error.fields)}",
+        fields=error.fields,
+    )
+
+
+def answer_of(error: Exception) -> Answer | None:
+    """The answer that an error of the layers below becomes; None for one that is nobody's business."""
+    match error:
+        case Answer():
+            return error
+        case ValidationError():
+            return schema_violation(error)
+        case OptionsError():
+            return invalid_options(error)
+        case UniqueViolation():
+            return unique_violation(error)
+        case ForeignViolation():
+            return foreign_violation(error)
+        case ReferencedViolation():
+            return referenced_violation(error)
+        case DeclarativeError():
+            return invalid_declarative(error)
+    return None

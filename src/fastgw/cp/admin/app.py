@@ -6,21 +6,37 @@ its own, and the address of the peer is what the socket says.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.routing import Mount
 
 from fastgw.cp.admin.access_log import AdminAccessLog
 from fastgw.cp.admin.clustering import ClusterView, clustering_resources
-from fastgw.cp.admin.dispatch import Dispatcher
+from fastgw.cp.admin.config import config_resources
+from fastgw.cp.admin.dispatch import Dispatcher, Resource
 from fastgw.cp.admin.entities import entity_resources
 from fastgw.cp.admin.guard import Guard, Requests
+from fastgw.cp.admin.history import history_resources
+from fastgw.cp.admin.hooks import make_hooks
 from fastgw.cp.admin.info import info_resources
+from fastgw.cp.admin.openapi import description_resources
+from fastgw.cp.admin.routes import route_resources
+from fastgw.cp.admin.schemas import schema_resources
+from fastgw.cp.admin.special import special_resources
+from fastgw.cp.admin.tags import tag_resources
+from fastgw.cp.admin.transaction import transaction_resources
 from fastgw.cp.storage.contract import Storage
+from fastgw.errors import StorageError
+from fastgw.obs.logs import get_logger
 from fastgw.settings import Settings
+
+log = get_logger(__name__)
+
+_EXPIRY_PERIOD_S: Final = 10.0
 
 
 def make_admin_app(
@@ -40,7 +56,10 @@ def make_admin_app(
         SettingsError: the access log cannot be opened.
     """
     requests = Requests()
+    hooks = make_hooks(settings)
     access_log = AdminAccessLog(settings.log_destination(settings.admin_access_log))
+    entities = [*entity_resources(storage, hooks), *special_resources(storage, hooks, node_id)]
+    resources: dict[str, Resource] = {}
     dispatcher = Dispatcher(
         [
             *info_resources(
@@ -52,18 +71,42 @@ def make_admin_app(
                 started_at=started_at,
             ),
             *clustering_resources(cluster_view),
-            *entity_resources(storage),
+            *route_resources(cluster_view),
+            *entities,
+            *schema_resources(hooks),
+            *tag_resources(storage),
+            *config_resources(storage, hooks),
+            *transaction_resources(storage, entities),
+            *history_resources(storage),
+            *description_resources(resources),
         ]
     )
+    resources.update(dispatcher.resources)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        purge = asyncio.create_task(_delete_expired(storage), name="expired rows")
         try:
             yield
         finally:
+            purge.cancel()
+            await asyncio.gather(purge, return_exceptions=True)
             access_log.close()
 
     guard = Middleware(Guard, settings=settings, requests=requests, access_log=access_log)
-    app = Starlette(routes=[Mount("/", app=dispatcher)], middleware=[guard], lifespan=lifespan)
+    app = Starlette(middleware=[guard], lifespan=lifespan)
+    # Not a route: a route's pattern would turn some paths away (those with a line break) by itself.
+    app.router.default = dispatcher
     app.state.access_log = access_log
     return app
+
+
+async def _delete_expired(storage: Storage) -> None:
+    """Delete rows whose time is over, every few seconds; data planes hear of it as of any change."""
+    while True:
+        await asyncio.sleep(_EXPIRY_PERIOD_S)
+        try:
+            async with storage.write("expiry") as writer:
+                await writer.delete_expired()
+        except StorageError as error:
+            log.warning("expired rows were not deleted: %s", error)

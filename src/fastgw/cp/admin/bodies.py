@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
@@ -39,18 +40,22 @@ class Body:
     json: dict[str, Any] | None = None
     pairs: tuple[tuple[str, FormValue], ...] = ()
 
-    def data_for(self, entity: Entity) -> dict[str, Any]:
-        return decode_form(self.pairs, entity) if self.json is None else self.json
+    #: A body of any other type, as it came.
+    raw: bytes | None = None
+
+    def data_for(self, entity: Entity, stored: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The data for *entity*; a form's may need what is *stored* to know its types."""
+        return decode_form(self.pairs, entity, stored) if self.json is None else self.json
 
 
-def check_content_type(request: Request) -> None:
+def check_content_type(request: Request, more: tuple[str, ...] = ()) -> None:
     """Refuse with 415 a type that is not read here, or a body without one."""
     content_type = request.headers.get("content-type")
     if content_type is None:
         if request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers:
             return
         raise message(415, "Unsupported Media Type: say which with a Content-Type header")
-    if not content_type.startswith((_JSON, _URLENCODED, _MULTIPART)):
+    if not content_type.startswith((_JSON, _URLENCODED, _MULTIPART, *more)):
         allowed = f"{_JSON}, {_URLENCODED} or {_MULTIPART}"
         raise message(415, f"Unsupported Media Type: send {allowed}")
 
@@ -63,6 +68,8 @@ async def read_body(request: Request) -> Body:
         return Body(json=_parse_json(data))
     if content_type.startswith(_MULTIPART):
         return Body(pairs=parse_multipart(content_type, data))
+    if content_type and not content_type.startswith(_URLENCODED):
+        return Body(raw=data)
     return Body(pairs=parse_urlencoded(data))
 
 

@@ -11,7 +11,8 @@ kong/api/init.lua.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,15 +21,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from fastgw.cp.admin import answers
-from fastgw.cp.admin.answers import Answer
 from fastgw.cp.admin.bodies import Body, check_content_type, parse_urlencoded, read_body, unescape
-from fastgw.errors import (
-    ForeignViolation,
-    ReferencedViolation,
-    StorageError,
-    UniqueViolation,
-    ValidationError,
-)
+from fastgw.cp.storage.contract import Reader, Storage, Writer
+from fastgw.errors import StorageError
 from fastgw.obs.logs import get_logger
 
 log = get_logger(__name__)
@@ -48,12 +43,37 @@ class Call:
     #: First value of each query argument.
     arguments: Mapping[str, Any]
     body: Body
+    #: The entity tag of `If-Match`, as it was sent.
+    if_match: str | None = None
+    #: The transaction that this request is a part of.
+    writer: Writer | None = None
 
     @property
     def actor(self) -> str:
-        """Who stands in the journal: the address of the peer."""
+        """Who stands in the journal: the name that a token gives, else the address of the peer."""
+        named: str | None = self.request.scope.get("fastgw.actor")
+        if named is not None:
+            return named
         client = self.request.client
         return client.host if client else "unknown"
+
+    @asynccontextmanager
+    async def reading(self, storage: Storage) -> AsyncIterator[Reader]:
+        """Open a view, or read in the transaction that this request is a part of."""
+        if self.writer is not None:
+            yield self.writer
+            return
+        async with storage.read() as reader:
+            yield reader
+
+    @asynccontextmanager
+    async def writing(self, storage: Storage) -> AsyncIterator[Writer]:
+        """Open a transaction, or go on in the one that this request is a part of."""
+        if self.writer is not None:
+            yield self.writer
+            return
+        async with storage.write(self.actor) as writer:
+            yield writer
 
 
 Endpoint = Callable[[Call], Awaitable[Response]]
@@ -65,6 +85,8 @@ class Resource:
 
     pattern: str
     endpoints: Mapping[str, Endpoint]
+    #: Taken beside JSON and forms.
+    content_types: tuple[str, ...] = ()
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -88,8 +110,10 @@ class Dispatcher:
     """The ASGI application over a table of resources."""
 
     def __init__(self, resources: Iterable[Resource]) -> None:
+        """Of two resources with one pattern, the later counts."""
         self._root = _Node()
-        for resource in resources:
+        self.resources = {resource.pattern: resource for resource in resources}
+        for resource in self.resources.values():
             node = self._root
             for segment in filter(None, resource.pattern.split("/")):
                 if segment.startswith("{"):
@@ -107,31 +131,23 @@ class Dispatcher:
     async def _respond(self, request: Request) -> Response:
         try:
             return await self._dispatch(request)
-        except Answer as answer:
-            found = answer
-        except ValidationError as error:
-            found = answers.schema_violation(error)
-        except UniqueViolation as error:
-            found = answers.unique_violation(error)
-        except ForeignViolation as error:
-            found = answers.foreign_violation(error)
-        except ReferencedViolation as error:
-            found = answers.referenced_violation(error)
-        except StorageError as error:
-            log.error("%s %s failed: %s", request.method, request.url.path, error)
-            found = answers.unexpected()
-        except Exception:
-            log.exception("%s %s failed", request.method, request.url.path)
-            found = answers.unexpected()
-        return answers.error_response(found)
+        except Exception as error:
+            found = answers.answer_of(error)
+            if found is None:
+                if isinstance(error, StorageError):
+                    log.error("%s %s failed: %s", request.method, request.url.path, error)
+                else:
+                    log.exception("%s %s failed", request.method, request.url.path)
+                found = answers.unexpected()
+            return answers.error_response(found)
 
     async def _dispatch(self, request: Request) -> Response:
-        resource, captured = self._find(request.scope["raw_path"])
+        resource, captured = self.find(request.scope["raw_path"])
         method = request.method
         if method == "OPTIONS":
             return _options(resource, request)
         if method in _WITH_BODY:
-            check_content_type(request)
+            check_content_type(request, resource.content_types)
         endpoint = resource.endpoints.get("GET" if method == "HEAD" else method)
         if endpoint is None:
             raise answers.message(405, "Method not allowed")
@@ -145,25 +161,34 @@ class Dispatcher:
                 raw_captured=tuple(raw.decode("latin-1") for raw in captured),
                 arguments=arguments,
                 body=await read_body(request) if method in _WITH_BODY else Body(),
+                if_match=request.headers.get("if-match"),
             )
         )
 
-    def _find(self, raw_path: bytes) -> tuple[Resource, list[bytes]]:
+    def find(self, raw_path: bytes) -> tuple[Resource, list[bytes]]:
         """The resource of a path and the segments in its places; a slash at the end does not count."""
-        node = self._root
-        captured = []
         path = raw_path.partition(b"?")[0].removeprefix(b"/").removesuffix(b"/")
-        for raw in path.split(b"/") if path else ():
-            following = node.named.get(unescape(raw))
-            if following is None and node.any is not None and raw:
-                following = node.any
-                captured.append(raw)
-            if following is None:
-                raise answers.not_found()
-            node = following
-        if node.resource is None:
+        found = _find(self._root, path.split(b"/") if path else [])
+        if found is None:
             raise answers.not_found()
-        return node.resource, captured
+        return found
+
+
+def _find(node: _Node, segments: list[bytes]) -> tuple[Resource, list[bytes]] | None:
+    """What a path leads to from *node*: by names where that leads anywhere, else by places.
+
+    No deeper than the patterns are, and of two ways at most at each step.
+    """
+    if not segments:
+        return None if node.resource is None else (node.resource, [])
+    first, *others = segments
+    named = node.named.get(unescape(first))
+    if named is not None and (found := _find(named, others)) is not None:
+        return found
+    if node.any is not None and first and (found := _find(node.any, others)) is not None:
+        resource, captured = found
+        return resource, [first, *captured]
+    return None
 
 
 def _options(resource: Resource, request: Request) -> Response:

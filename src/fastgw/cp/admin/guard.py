@@ -9,17 +9,20 @@ Without an `Origin` (curl, decK) the headers are Kong's.
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 import socket
 import time
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fastgw import __version__
 from fastgw.cp.admin.access_log import AdminAccessLog
 from fastgw.cp.admin.answers import json_response
+from fastgw.cp.admin.callers import RateLimit, Tokens
 from fastgw.settings import Settings
 
 _WRITES: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
@@ -47,6 +50,8 @@ class Guard:
         self._requests = requests
         self._access_log = access_log
         listened = {listen.host.lower() for listen in settings.admin_listen}
+        self._tokens = None if settings.admin_token_file is None else Tokens(settings.admin_token_file)
+        self._rate_limit = RateLimit(settings.admin_rate_limit)
         self._own_names = {"localhost", socket.gethostname().lower()} | listened
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,22 +78,44 @@ class Guard:
             if refusal is None:
                 await self._app(scope, receive, send_with_headers)
             else:
-                await json_response({"message": refusal[1]}, refusal[0])(scope, receive, send_with_headers)
+                await refusal(scope, receive, send_with_headers)
         finally:
             self._requests.active -= 1
             sent = 0 if scope["method"] == "HEAD" else sent_bytes
             self._access_log.write(scope, headers, status=status, sent_bytes=sent)
 
-    def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, str] | None:
+    def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
+        """The answer to who may not ask this; notes in *scope* who asks."""
         hosts = headers.getlist("host")
         match = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
         if match is None:
-            return 400, "The request needs one valid Host header"
+            return _refused(400, "The request needs one valid Host header")
         name = match[1].lower()
         if _is_loopback(scope) and not (_is_address(name) or name.rstrip(".") in self._own_names):
-            return 403, f"'{name}' is no name of this Admin API: use localhost, or name it in admin_listen"
-        if scope["method"] in _WRITES and not self._may_read(headers.get("origin")):
-            return 403, "This Origin may not write: add it to admin_cors_origins"
+            return _refused(
+                403, f"'{name}' is no name of this Admin API: use localhost, or name it in admin_listen"
+            )
+        writes = scope["method"] in _WRITES
+        if writes and not self._may_read(headers.get("origin")):
+            return _refused(403, "This Origin may not write: add it to admin_cors_origins")
+        if self._tokens is not None and scope["method"] != "OPTIONS":
+            caller = self._tokens.caller(headers)
+            if caller is None:
+                return _refused(
+                    401,
+                    "A token is needed: send it as 'Authorization: Bearer TOKEN' or 'Kong-Admin-Token'",
+                    {"WWW-Authenticate": "Bearer"},
+                )
+            if writes and not caller.may_write:
+                return _refused(403, f"The token of '{caller.name}' may read only")
+            scope["fastgw.actor"] = caller.name
+        if writes:
+            client = scope.get("client")
+            wait_s = self._rate_limit.take(scope.get("fastgw.actor") or (client[0] if client else ""))
+            if wait_s > 0:
+                return _refused(
+                    429, "Too many writes, see admin_rate_limit", {"Retry-After": str(math.ceil(wait_s))}
+                )
         return None
 
     def _may_read(self, origin: str | None) -> bool:
@@ -105,6 +132,10 @@ class Guard:
             headers["Access-Control-Allow-Credentials"] = "true"
         if self._settings.admin_cors_origins:
             headers.add_vary_header("Origin")
+
+
+def _refused(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
+    return json_response({"message": text}, status, headers)
 
 
 def _is_loopback(scope: Scope) -> bool:

@@ -21,8 +21,11 @@ from fastgw.cp.admin.answers import json_response, message
 from fastgw.cp.admin.clustering import ClusterView
 from fastgw.cp.admin.dispatch import Call, Resource
 from fastgw.cp.admin.guard import Requests
+from fastgw.cp.admin.hooks import loaded_plugins
+from fastgw.cp.admin.special import all_of
 from fastgw.cp.storage.contract import Storage
 from fastgw.errors import StorageError
+from fastgw.model.plugin_schemas import PLUGIN_SCHEMAS
 from fastgw.settings import PROPERTIES, Settings
 
 _UNITS: Final = {"b": (1, "B"), "k": (2**10, "KiB"), "m": (2**20, "MiB"), "g": (2**30, "GiB")}
@@ -40,6 +43,11 @@ def info_resources(
     info = _Info(storage, settings, requests, cluster_view, node_id, started_at)
     yield Resource("/", {"GET": info.root})
     yield Resource("/status", {"GET": info.status})
+    yield Resource("/status/ready", {"GET": info.ready})
+    yield Resource("/plugins/enabled", {"GET": info.plugins_enabled})
+    yield Resource("/debug/node/log-level", {"GET": info.log_level})
+    yield Resource("/timers", {"GET": info.timers})
+    yield Resource("/robots.txt", {"GET": info.robots})
 
 
 class _Info:
@@ -55,6 +63,7 @@ class _Info:
         self._storage = storage
         self._cluster_view = cluster_view
         self._requests = requests
+        self._plugins = loaded_plugins(settings)
         self._configuration = {
             prop.name: "******" if prop.secret and getattr(settings, prop.name) else _plain(value)
             for prop in PROPERTIES
@@ -79,12 +88,45 @@ class _Info:
                 "hostname": socket.gethostname(),
                 "node_id": self._node_id,
                 "timers": {"running": 0, "pending": 0},
-                "plugins": {"available_on_server": {}, "enabled_in_cluster": []},
+                "plugins": {
+                    "available_on_server": {
+                        name: {"version": KONG_VERSION, "priority": PLUGIN_SCHEMAS[name].priority}
+                        for name in sorted(self._plugins)
+                    },
+                    "enabled_in_cluster": await self._configured_plugins(),
+                },
                 "lua_version": f"none ({platform.python_implementation()} {platform.python_version()})",
                 "configuration": self._configuration,
                 "pids": {"master": os.getpid(), "workers": [os.getpid()]},
             }
         )
+
+    async def plugins_enabled(self, call: Call) -> Response:
+        return json_response({"enabled_plugins": sorted(self._plugins)})
+
+    async def ready(self, call: Call) -> Response:
+        try:
+            await self._storage.ping()
+        except StorageError:
+            raise message(503, "failed to connect to database") from None
+        return json_response({"message": "ready"})
+
+    async def log_level(self, call: Call) -> Response:
+        return json_response({"message": f"log level: {self._configuration['log_level']}"})
+
+    async def timers(self, call: Call) -> Response:
+        """Kong's timers; there are none of the kind here."""
+        counts = dict.fromkeys(("total", "runs", "running", "pending", "waiting"), 0)
+        graphs = dict.fromkeys(("running", "pending", "elapsed_time"), "")
+        stats = {"sys": counts, "timers": {}, "flamegraph": graphs}
+        return json_response({"worker": {"id": 0, "count": 1}, "stats": stats})
+
+    async def robots(self, call: Call) -> Response:
+        return Response("User-agent: *\nDisallow: /", media_type="text/plain")
+
+    async def _configured_plugins(self) -> list[str]:
+        async with self._storage.read() as reader:
+            return sorted({row["name"] for row in await all_of(reader, "plugins")})
 
     async def status(self, call: Call) -> Response:
         """How the node fares, and whether the newest configuration is published.

@@ -47,6 +47,21 @@ _FETCH_CHANGES: Final = (
     "WHERE version > $1 AND seq > $2 ORDER BY seq LIMIT $3"
 )
 
+_NO_SEQ: Final = 2**62
+_FETCH_HISTORY: Final = (
+    "SELECT version, seq, at, actor, entity, entity_id, op, after FROM journal "
+    "WHERE seq < $1 ORDER BY seq DESC LIMIT $2"
+)
+# The rows that changed after a version, and what was first done to them.
+_FETCH_TOUCHED: Final = (
+    "SELECT j.entity, j.entity_id, j.op FROM journal AS j JOIN (SELECT entity, entity_id, min(seq) AS seq "
+    "FROM journal WHERE version > $1 GROUP BY entity, entity_id) AS f ON f.seq = j.seq"
+)
+_FETCH_BEFORE: Final = (
+    "SELECT after FROM journal WHERE entity = $1 AND entity_id = $2 AND version <= $3 "
+    "ORDER BY seq DESC LIMIT 1"
+)
+
 _encode: Final = msgspec.json.Encoder().encode
 _decode_data_plane: Final = msgspec.json.Decoder(DataPlaneRow).decode
 
@@ -136,6 +151,40 @@ class SqlStorage(Storage):
         # One more than wanted was read: the version that it belongs to is left out, as a part is no use.
         cut = changes[-1].version
         return [change for change in changes if change.version < cut] or None
+
+    async def history(self, *, before: int | None, size: int) -> list[Change]:
+        async with self._view() as connection:
+            found = await connection.fetch(_FETCH_HISTORY, _NO_SEQ if before is None else before, size)
+        return [_change(record) for record in found]
+
+    async def rows_at(self, version: int) -> dict[str, list[Row]] | None:
+        async with self._view() as connection:
+            current, _, trimmed = await _read_state(connection)
+            if not trimmed <= version <= current:
+                return None
+            found = await connection.fetch(_FETCH_TOUCHED, version)
+            earlier: dict[tuple[str, str], Row | None] = {}
+            for entity, id_, first_op in found:
+                before = await connection.fetch(_FETCH_BEFORE, entity, id_, version)
+                if before:
+                    (document,) = before[0]
+                    earlier[entity, id_] = None if document is None else decode_row(document)
+                elif first_op == "create":
+                    earlier[entity, id_] = None
+                else:
+                    # What it was then is trimmed.
+                    return None
+            rows: dict[str, list[Row]] = {}
+            for name, table in self._schema.tables.items():
+                documents = await connection.fetch(f"SELECT doc FROM {table.name} ORDER BY id")
+                present = {row["id"]: row for row in (decode_row(document) for (document,) in documents)}
+                for (entity, id_), row in earlier.items():
+                    if entity == name and row is None:
+                        present.pop(id_, None)
+                    elif entity == name and row is not None:
+                        present[id_] = row
+                rows[name] = [present[id_] for id_ in sorted(present)]
+            return rows
 
     async def wait_version_above(self, version: int, timeout_s: float) -> int:
         return await self._signal.wait_above(version, timeout_s)

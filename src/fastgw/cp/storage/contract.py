@@ -13,7 +13,7 @@ Every method may raise `StorageUnavailable`: the database does not answer within
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -50,6 +50,28 @@ class TagFilter(NamedTuple):
     mode: Literal["all", "any"]
 
 
+class ImportCounts(NamedTuple):
+    """What an import did to rows."""
+
+    created: int
+    updated: int
+    deleted: int
+    unchanged: int
+
+
+class TagRow(NamedTuple):
+    """A tag and the row that carries it."""
+
+    entity: str
+    id: str
+    tag: str
+
+    @property
+    def token(self) -> str:
+        """What `list_tags` goes on after."""
+        return f"{self.id} {self.entity} {self.tag}"
+
+
 class DataPlaneRow(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a data plane; kept outside the journal, so that heartbeats make no versions."""
 
@@ -81,6 +103,20 @@ class Reader(ABC):
     @abstractmethod
     async def get_by(self, entity: str, field: str, value: str) -> Row | None:
         """Fetch the row that holds *value* in *field*, which is unique."""
+
+    @abstractmethod
+    async def get_by_key(self, entity: str, row: Mapping[str, Any]) -> Row | None:
+        """Fetch the row with the same composite key as *row*, which need not hold more than that."""
+
+    @abstractmethod
+    async def list_tags(
+        self, *, size: int, after: str | None = None, tag: str | None = None
+    ) -> tuple[list[TagRow], str | None]:
+        """Fetch up to *size* pairs of row and tag, by ascending id, and the `after` of the next page.
+
+        Args:
+            tag: only rows that carry it.
+        """
 
     @abstractmethod
     async def page(
@@ -140,6 +176,22 @@ class Writer(Reader):
         """
 
     @abstractmethod
+    async def import_rows(self, rows: Mapping[str, Sequence[Row]], *, replace: bool) -> ImportCounts:
+        """Store many rows at once, by entity; rows that differ only in their timestamps stay as they are.
+
+        The rows hold together among themselves: references and unique values were checked by the caller.
+
+        Args:
+            replace: remove every row that is not among them; else nothing is removed.
+        Raises:
+            UniqueViolation: a row that stays holds a value of one that comes. Nothing is written then.
+        """
+
+    @abstractmethod
+    async def delete_expired(self) -> int:
+        """Remove the rows whose time is over by now; return how many."""
+
+    @abstractmethod
     async def delete(self, entity: str, id_: str) -> bool:
         """Remove the row, and those that point to it by a cascading reference; False when there is none.
 
@@ -194,6 +246,18 @@ class Storage(ABC):
             None when the journal cannot tell: it is trimmed beyond *version*, the next version alone holds
             more than *limit* changes, or *version* lies in the future (the database was put back to an
             earlier state).
+        """
+
+    @abstractmethod
+    async def history(self, *, before: int | None, size: int) -> list[Change]:
+        """Load the newest changes, newest first, of those with a `seq` below *before*."""
+
+    @abstractmethod
+    async def rows_at(self, version: int) -> dict[str, list[Row]] | None:
+        """Load the configuration as it stood at *version*, by entity.
+
+        Returns:
+            None when the journal cannot tell: it is trimmed beyond what is needed, or *version* is unknown.
         """
 
     @abstractmethod

@@ -89,8 +89,27 @@ MIGRATIONS: Final[Sequence[Migration]] = (
                 "doc TEXT NOT NULL)"
             ),
             Sql("CREATE INDEX data_planes_last_seen ON data_planes (last_seen)"),
+            # Before services, which point to them.
+            EntityTable("certificates"),
             EntityTable("services"),
             EntityTable("routes"),
+        ),
+    ),
+    Migration(
+        2,
+        "all_entities",
+        up=(
+            Sql("CREATE INDEX journal_entity ON journal (entity, entity_id, seq)"),
+            Sql("CREATE INDEX entity_tags_by_id ON entity_tags (entity_id, entity, tag)"),
+            *map(
+                EntityTable,
+                (
+                    *("certificates", "ca_certificates", "snis", "services", "routes", "consumers"),
+                    *("upstreams", "targets", "plugins", "vaults", "key_sets", "keys"),
+                    *("keyauth_credentials", "basicauth_credentials", "jwt_secrets"),
+                    *("hmacauth_credentials", "acls"),
+                ),
+            ),
         ),
     ),
 )

@@ -1,8 +1,9 @@
 """Tables and statements for entities, derived from the entity table; the same SQL text for both databases.
 
 A table holds the whole row as JSON in `doc`. What the database itself must know has columns beside it: the
-id, unique fields, and references to entities that exist. The reserved `ws_id` and `expires_at` wait for
-workspaces and for rows that expire.
+id, unique fields, references to entities that exist, the time at which a row ends, and one text for a key of
+several fields (`composite_key`: null is a value in it, which a unique index over columns could not say). The
+reserved `ws_id` waits for workspaces.
 
 The one complication: a table has to grow with its entity. So DDL is convergent: `statements_to_reach` looks
 at the columns that are there and adds what is missing, with the values that the documents hold. A new table
@@ -31,6 +32,9 @@ DEFAULT_WORKSPACE_ID: Final = "0dc6f45b-8f8d-40d2-a504-473544ee190b"
 TEXT: Final[Mapping[Dialect, str]] = {"sqlite": "TEXT", "postgres": 'TEXT COLLATE "C"'}
 REAL: Final[Mapping[Dialect, str]] = {"sqlite": "REAL", "postgres": "DOUBLE PRECISION"}
 
+COMPOSITE_KEY: Final = "composite_key"
+"""The column, and the name under which `check` and `fetch_by` know it."""
+
 encode_row: Final = msgspec.json.Encoder().encode
 decode_row: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -38,7 +42,10 @@ decode_row: Final = msgspec.json.Decoder(dict[str, Any]).decode
 class Table:
     """One entity's table: its columns and the statements that use it."""
 
-    __slots__ = ("_columns", "delete", "entity", "fetch", "foreign", "insert", "name", "unique", "update")
+    __slots__ = (
+        *("_columns", "delete", "entity", "expired", "fetch", "foreign", "insert", "name", "release"),
+        *("unique", "update"),
+    )
 
     def __init__(self, entity: Entity, known: Collection[str]) -> None:
         """Derive the table of *entity*; references to entities outside *known* get no column."""
@@ -48,28 +55,49 @@ class Table:
         self.foreign: dict[str, Field] = {
             name: field for name, field in entity.foreign_fields.items() if field.reference in known
         }
-        self._columns = (*self.unique, *self.foreign)
-        given = ("id", "created_at", "doc", *self._columns)
+        composite = (COMPOSITE_KEY,) if entity.composite_key else ()
+        self._columns = (*self.unique, *self.foreign, *composite)
+        given = ("id", "created_at", "expires_at", "doc", *self._columns)
         marks = ", ".join(f"${n}" for n in range(1, len(given) + 1))
         self.insert = f"INSERT INTO {self.name} ({', '.join(map(_quoted, given))}) VALUES ({marks})"
         sets = ", ".join(f"{_quoted(column)} = ${n}" for n, column in enumerate(given[1:], 2))
         self.update = f"UPDATE {self.name} SET {sets} WHERE id = $1"
         self.delete = f"DELETE FROM {self.name} WHERE id = $1"
         self.fetch = f"SELECT doc FROM {self.name} WHERE id = $1"
+        keys = (*self.unique, *composite)
+        # Makes a row let go of its unique values; its next update gives it new ones.
+        self.release = (
+            f"UPDATE {self.name} SET {', '.join(f'{_quoted(key)} = NULL' for key in keys)} WHERE id = $1"
+            if keys
+            else None
+        )
+        self.expired = f"SELECT id FROM {self.name} WHERE expires_at <= $1"
 
     def values(self, row: Row) -> tuple[Any, ...]:
         """Arguments for `insert` and `update`."""
         created_at = row.get("created_at")
+        expires_at = row.get("ttl") if self.entity.ttl else None
+        composite = (self.composite_key(row),) if self.entity.composite_key else ()
         return (
             row["id"],
             None if created_at is None else float(created_at),
+            None if expires_at is None else float(expires_at),
             encode_row(row).decode(),
             *(row.get(name) for name in self.unique),
             *(reference_of(row, name) for name in self.foreign),
+            *composite,
         )
 
+    def composite_key(self, row: Mapping[str, Any]) -> str:
+        """The text of the key of several fields; a reference counts by its id."""
+        values = [
+            reference_of(row, name) if name in self.foreign else row.get(name)
+            for name in self.entity.composite_key
+        ]
+        return encode_row(values).decode()
+
     def fetch_by(self, field: str) -> str:
-        if field not in self.unique:
+        if field not in self.unique and not (field == COMPOSITE_KEY and self.entity.composite_key):
             raise LookupError(f"{self.entity.name}.{field} is not unique")
         return f"SELECT doc FROM {self.name} WHERE {_quoted(field)} = $1"
 
@@ -99,6 +127,10 @@ class Table:
             if row.get(name) is not None:
                 holder = f"SELECT 1 FROM {self.name} WHERE {_quoted(name)} = {argument(row[name])}"
                 part("unique", name, f"EXISTS ({holder} AND id <> $1)")
+        if self.entity.composite_key:
+            key = argument(self.composite_key(row))
+            holder = f"SELECT 1 FROM {self.name} WHERE {COMPOSITE_KEY} = {key}"
+            part("unique", COMPOSITE_KEY, f"EXISTS ({holder} AND id <> $1)")
         for name, field in self.foreign.items():
             target = reference_of(row, name)
             # A row may point to itself, also while it is being made.
@@ -153,6 +185,8 @@ class Table:
                 f"ws_id {text} NOT NULL DEFAULT '{DEFAULT_WORKSPACE_ID}', "
                 f"created_at {real}, expires_at {real}, doc TEXT NOT NULL)"
             )
+            if self.entity.ttl:
+                yield f'CREATE INDEX "{self.entity.name}_expires_at" ON {self.name} (expires_at)'
         for name in self._columns:
             if name in present:
                 continue
@@ -162,6 +196,10 @@ class Table:
                 yield f"ALTER TABLE {self.name} ADD COLUMN {column} {text} REFERENCES {target} (id)"
                 yield f"UPDATE {self.name} SET {column} = {_in_document((name, 'id'), dialect)}"
                 yield f"CREATE INDEX {index} ON {self.name} ({column}, id)"
+            elif name == COMPOSITE_KEY:
+                # Never added later: nothing could fill it in for the rows that are there.
+                yield f"ALTER TABLE {self.name} ADD COLUMN {column} {text}"
+                yield f"CREATE UNIQUE INDEX {index} ON {self.name} ({column}, ws_id)"
             else:
                 yield f"ALTER TABLE {self.name} ADD COLUMN {column} {text}"
                 yield f"UPDATE {self.name} SET {column} = {_in_document((name,), dialect)}"
@@ -195,7 +233,22 @@ class Schema:
                 self.referrers[field.reference or ""].append(Referrer(table, name))
 
 
-def reference_of(row: Row, field: str) -> str | None:
+def tags_page(size: int, after: str | None, tag: str | None) -> tuple[str, list[Any]]:
+    """Make the query for (entity, id, tag), by ascending id; *after* is a token of `TagRow`."""
+    id_, entity, last = (*(after or "").split(" ", 2), "", "")[:3]
+    arguments: list[Any] = [size, id_, entity, last]
+    condition = "(entity_id, entity, tag) > ($2, $3, $4)"
+    if tag is not None:
+        arguments.append(tag)
+        condition += " AND tag = $5"
+    return (
+        f"SELECT entity, entity_id, tag FROM entity_tags WHERE {condition} "
+        "ORDER BY entity_id, entity, tag LIMIT $1",
+        arguments,
+    )
+
+
+def reference_of(row: Mapping[str, Any], field: str) -> str | None:
     """Take the id out of a foreign field."""
     value = row.get(field)
     return None if value is None else value["id"]

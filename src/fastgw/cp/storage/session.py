@@ -10,11 +10,21 @@ version.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
-from fastgw.cp.storage.contract import Operation, Reader, Row, TagFilter, Writer
-from fastgw.cp.storage.schema import Schema, Table, decode_row, encode_row, reference_of
+from fastgw.cp.storage.contract import ImportCounts, Operation, Reader, Row, TagFilter, TagRow, Writer
+from fastgw.cp.storage.importing import plan_import
+from fastgw.cp.storage.schema import (
+    COMPOSITE_KEY,
+    Schema,
+    Table,
+    decode_row,
+    encode_row,
+    reference_of,
+    tags_page,
+)
 from fastgw.errors import ForeignViolation, ReferencedViolation, UniqueViolation
 
 KEEP_VERSIONS: Final = 10_000
@@ -22,6 +32,7 @@ KEEP_CHANGES: Final = 500_000
 """The journal's bound where single versions are large, such as imports."""
 _TRIM_EVERY: Final = 100
 _JOURNAL_SLICE: Final = 1_000
+_IMPORT_SLICE: Final = 1_000
 
 _INSERT_JOURNAL: Final = (
     "INSERT INTO journal (seq, version, at, actor, entity, entity_id, op, after) "
@@ -64,6 +75,20 @@ class SqlReader(Reader):
         if field == "id":
             return await self._one(table.fetch, value)
         return await self._one(table.fetch_by(field), value)
+
+    async def get_by_key(self, entity: str, row: Mapping[str, Any]) -> Row | None:
+        table = self._table(entity)
+        return await self._one(table.fetch_by(COMPOSITE_KEY), table.composite_key(row))
+
+    async def list_tags(
+        self, *, size: int, after: str | None = None, tag: str | None = None
+    ) -> tuple[list[TagRow], str | None]:
+        if not all(map(_is_storable, (after, tag))):
+            return [], None
+        sql, arguments = tags_page(size + 1, after, tag)
+        found = await self._connection.fetch(sql, *arguments)
+        rows = [TagRow(*row) for row in found[:size]]
+        return rows, rows[-1].token if len(found) > size else None
 
     async def page(
         self,
@@ -157,6 +182,66 @@ class SqlWriter(SqlReader, Writer):
             await self._note(doomed.entity.name, doomed_id, "delete", None)
         return True
 
+    async def import_rows(self, rows: Mapping[str, Sequence[Row]], *, replace: bool) -> ImportCounts:
+        plans = [
+            plan_import(table, await self._all_rows(table), rows.get(name, ()), replace=replace)
+            for name, table in self._schema.tables.items()
+        ]
+        # What goes or changes its unique values lets go of them first, so that others may take them.
+        for plan in plans:
+            if plan.freed and plan.table.release is not None:
+                await self._connection.execute_many(plan.table.release, [(id_,) for id_ in plan.freed])
+        for plan in plans:
+            await self._store_many(plan.table.insert, plan.table, "create", plan.created)
+            await self._store_many(plan.table.update, plan.table, "update", plan.updated)
+        for plan in reversed(plans):
+            await self._connection.execute_many(plan.table.delete, [(id_,) for id_ in plan.deleted])
+            await self._forget_tags(plan.table.entity.name, plan.deleted)
+            for id_ in plan.deleted:
+                await self._note(plan.table.entity.name, id_, "delete", None)
+        return ImportCounts(
+            created=sum(len(plan.created) for plan in plans),
+            updated=sum(len(plan.updated) for plan in plans),
+            deleted=sum(len(plan.deleted) for plan in plans),
+            unchanged=sum(plan.unchanged for plan in plans),
+        )
+
+    async def _all_rows(self, table: Table) -> dict[str, Row]:
+        rows: dict[str, Row] = {}
+        after: str | None = None
+        while True:
+            page, after = await self.page(table.entity.name, size=_IMPORT_SLICE, after=after)
+            rows.update((row["id"], row) for row in page)
+            if after is None:
+                return rows
+
+    async def _store_many(self, sql: str, table: Table, op: Operation, rows: Sequence[Row]) -> None:
+        name = table.entity.name
+        for start in range(0, len(rows), _IMPORT_SLICE):
+            batch = rows[start : start + _IMPORT_SLICE]
+            await self._connection.execute_many(sql, [table.values(row) for row in batch])
+            if op == "update":
+                await self._forget_tags(name, [row["id"] for row in batch])
+            tags = [(name, tag, row["id"]) for row in batch for tag in dict.fromkeys(row.get("tags") or ())]
+            if tags:
+                await self._connection.execute_many(_INSERT_TAG, tags)
+            for row in batch:
+                await self._note(name, row["id"], op, row)
+            # Other requests are served between two batches.
+            await asyncio.sleep(0)
+
+    async def _forget_tags(self, name: str, ids: Sequence[str]) -> None:
+        if ids and "tags" in self._table(name).entity.fields:
+            await self._connection.execute_many(_DELETE_TAGS, [(name, id_) for id_ in ids])
+
+    async def delete_expired(self) -> int:
+        number = 0
+        for name, table in self._schema.tables.items():
+            if table.entity.ttl:
+                for (id_,) in await self._connection.fetch(table.expired, self.at):
+                    number += await self.delete(name, id_)
+        return number
+
     async def finish(self) -> None:
         """Write what is left of the journal and move the version, if anything changed."""
         if not self.changed:
@@ -180,7 +265,10 @@ class SqlWriter(SqlReader, Writer):
             if what == "foreign":
                 reference = table.foreign[field].reference or ""
                 raise ForeignViolation(name, field, reference, reference_of(row, field) or "")
-        taken = {field: row[field] for what, field in sorted(found) if what == "unique"}
+        taken = {field: row[field] for what, field in sorted(found) if what == "unique" and field in row}
+        if ("unique", COMPOSITE_KEY) in found:
+            # Kong tells of the whole key, references included.
+            taken = {field: row[field] for field in table.entity.composite_key}
         if taken:
             raise UniqueViolation(name, taken)
         return "same" if found else None

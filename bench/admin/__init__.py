@@ -1,0 +1,1 @@
+"""How the control plane fares with large configurations: `python -m bench.admin.run`."""

@@ -1,0 +1,216 @@
+"""Whether a block is a route table: every number that a search will follow is looked at, once.
+
+Contract. `fault_in` takes any bytes at a multiple of 8 and reads nothing outside of them. What it finds no
+fault in, `Table.find` may search without further checks, and every search ends.
+
+The one complication: nodes lie back to back, so one scan finds where each begins, and a child must begin
+behind its parent, so that no damaged block can lead a search round in circles. Programs only ever go on to
+instructions further down, for the same reason.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+
+from fastgw._router cimport (
+    CONDITIONS_HEADER, ENTRY_PROGRAM, FIELD_SOURCE_IP, FIELDS_END, FLAVOR_COMPATIBLE, FLAVOR_TRADITIONAL,
+    HOST_KINDS, NO_RANK, OPERATOR_REGEX, OPERATORS_END, PROGRAM_FAILS, TABLE_MAGIC, TABLE_VERSION, Candidate,
+    Entry, HostIndex, HostRecord, HostSlot, Instruction, Node, PortRoot, Program, RegexRecord, TableHeader,
+    node_children, node_entries, node_size, read_u16, record_ports,
+)
+
+
+cdef const char* fault_in(const uint8_t* block, Py_ssize_t size) noexcept nogil:
+    """What is wrong with a block, or NULL: every number that a search will follow is looked at."""
+    cdef const TableHeader* header = <const TableHeader*>block
+    cdef uint8_t* starts              # one byte per four of the block: whether a node begins there
+    cdef const char* fault
+    if size < <Py_ssize_t>sizeof(TableHeader) or header.magic != TABLE_MAGIC:
+        return b"it does not begin like one"
+    if header.version != TABLE_VERSION:
+        return b"its version is another"
+    if header.size != size:
+        return b"its size is another"
+    if (
+        header.nodes_offset % 4 or header.nodes_offset < sizeof(TableHeader)
+        or header.nodes_end < header.nodes_offset or header.nodes_end > size
+    ):
+        return b"its nodes lie outside"
+    if (
+        header.candidates_offset % 8 or header.candidates == NO_RANK
+        or header.candidates_offset + <uint64_t>header.candidates * sizeof(Candidate) > <uint64_t>size
+    ):
+        return b"its candidates lie outside"
+    if header.flavor != FLAVOR_TRADITIONAL and header.flavor != FLAVOR_COMPATIBLE:
+        return b"its flavor is unknown"
+    starts = <uint8_t*>calloc(size // 4 + 1, 1)
+    if starts == NULL:
+        return b"there is no memory to check it"
+    fault = fault_in_nodes(block, header, starts)
+    if fault == NULL:
+        fault = fault_in_hosts(block, header, starts)
+    if fault == NULL:
+        fault = fault_in_regexes(block, header)
+    if fault == NULL:
+        fault = fault_in_candidates(block, header)
+    free(starts)
+    return fault
+
+
+cdef const char* fault_in_nodes(
+    const uint8_t* block, const TableHeader* header, uint8_t* starts
+) noexcept nogil:
+    cdef const Node* node
+    cdef const Entry* entry
+    cdef const Candidate* candidates = <const Candidate*>(block + header.candidates_offset)
+    cdef Py_ssize_t at = header.nodes_offset
+    cdef Py_ssize_t end = header.nodes_end
+    cdef uint32_t i, child
+    while at < end:
+        node = <const Node*>(block + at)
+        if end - at < <Py_ssize_t>sizeof(Node) or node.children > 256 or end - at < node_size(node):
+            return b"a node is cut short"
+        starts[at // 4] = 1
+        entry = node_entries(node)
+        for i in range(node.entries):
+            if entry[i].rank >= header.candidates or entry[i].route >= header.routes:
+                return b"a node names a route that does not exist"
+            if entry[i].flags != candidates[entry[i].rank].flags:
+                return b"a node and its route differ"
+        at += node_size(node)
+    at = header.nodes_offset
+    while at < end:
+        node = <const Node*>(block + at)
+        for i in range(node.children):
+            child = node_children(node)[i]
+            if child <= at or child >= end or child % 4 or not starts[child // 4]:
+                return b"a node's child is none"
+        at += node_size(node)
+    return NULL
+
+
+cdef bint is_root(const TableHeader* header, const uint8_t* starts, uint32_t offset) noexcept nogil:
+    return offset == 0 or (offset < header.size and offset % 4 == 0 and starts[offset // 4])
+
+
+cdef const char* fault_in_hosts(
+    const uint8_t* block, const TableHeader* header, const uint8_t* starts
+) noexcept nogil:
+    cdef const HostIndex* index
+    cdef const HostSlot* slots
+    cdef const HostRecord* record
+    cdef uint64_t room
+    cdef uint32_t i, j, used
+    cdef int kind
+    if not is_root(header, starts, header.any_host_root):
+        return b"the root for any host is none"
+    for kind in range(HOST_KINDS):
+        index = &header.hosts[kind]
+        if index.slots == 0:
+            continue
+        if (
+            index.slots & (index.slots - 1) or index.slots_offset % 4
+            or index.slots_offset + <uint64_t>index.slots * sizeof(HostSlot) > header.size
+        ):
+            return b"an index of hosts lies outside"
+        slots = <const HostSlot*>(block + index.slots_offset)
+        used = 0
+        for i in range(index.slots):
+            if slots[i].record == 0:
+                continue
+            used += 1
+            record = <const HostRecord*>(block + slots[i].record)
+            if slots[i].record % 4 or slots[i].record + <uint64_t>sizeof(HostRecord) > header.size:
+                return b"a host lies outside"
+            room = header.size - slots[i].record - sizeof(HostRecord)
+            if <uint64_t>record.ports * sizeof(PortRoot) + record.key_len > room:
+                return b"a host is cut short"
+            if not is_root(header, starts, record.root):
+                return b"a host's root is none"
+            for j in range(record.ports):
+                if not is_root(header, starts, record_ports(record)[j].root):
+                    return b"a host's root is none"
+        if used == index.slots:
+            return b"an index of hosts is full"      # a search ends at an empty slot
+    return NULL
+
+
+cdef const char* fault_in_candidates(const uint8_t* block, const TableHeader* header) noexcept nogil:
+    cdef const Candidate* candidate = <const Candidate*>(block + header.candidates_offset)
+    cdef uint64_t at
+    cdef uint32_t i, left
+    cdef int group
+    cdef const char* fault
+    for i in range(header.candidates):
+        if candidate[i].route >= header.routes:
+            return b"a candidate names a route that does not exist"
+        if <uint64_t>candidate[i].path_offset + candidate[i].path_len > header.size:
+            return b"a candidate's path lies outside"
+        if candidate[i].flags & ENTRY_PROGRAM:
+            fault = fault_in_program(block, header, candidate[i].program_offset)
+            if fault != NULL:
+                return fault
+        at = candidate[i].conditions_offset
+        if i and at == candidate[i - 1].conditions_offset:
+            continue
+        if at + CONDITIONS_HEADER > header.size:
+            return b"a candidate's conditions lie outside"
+        left = 0
+        for group in range(CONDITIONS_HEADER // 2):
+            left += read_u16(block + at + 2 * group)
+        at += CONDITIONS_HEADER
+        while left:
+            if at + 2 > header.size or at + 2 + read_u16(block + at) > header.size:
+                return b"a candidate's conditions are cut short"
+            at += 2 + read_u16(block + at)
+            left -= 1
+    return NULL
+
+
+cdef const char* fault_in_program(
+    const uint8_t* block, const TableHeader* header, uint32_t offset
+) noexcept nogil:
+    cdef const Program* program = <const Program*>(block + offset)
+    cdef const Instruction* test = <const Instruction*>(program + 1)
+    cdef uint64_t room = header.size - offset if offset < header.size else 0
+    cdef uint32_t i
+    if offset % 8 or room < sizeof(Program) or program.size > room:
+        return b"a program lies outside"
+    if (
+        program.instructions == 0 or program.instructions >= PROGRAM_FAILS
+        or sizeof(Program) + <uint64_t>program.instructions * sizeof(Instruction) > program.size
+    ):
+        return b"a program is cut short"
+    for i in range(program.instructions):
+        if (
+            (test[i].on_true < PROGRAM_FAILS and not i < test[i].on_true < program.instructions)
+            or (test[i].on_false < PROGRAM_FAILS and not i < test[i].on_false < program.instructions)
+        ):
+            return b"a program does not end"
+        if (
+            <uint64_t>test[i].name_offset + test[i].name_len > program.size
+            or <uint64_t>test[i].text_offset + test[i].text_len > program.size
+        ):
+            return b"a program's text lies outside"
+        if test[i].operator == OPERATOR_REGEX and test[i].regex >= header.regexes:
+            return b"a program names a regex that does not exist"
+        if test[i].field == FIELD_SOURCE_IP and (
+            test[i].text_len != 16 or not 0 <= test[i].number <= (128 if test[i].family == 6 else 32)
+        ):
+            return b"a program's network is none"
+        if not 0 < test[i].operator < OPERATORS_END or not 0 < test[i].field < FIELDS_END:
+            return b"a program holds an unknown instruction"
+    return NULL
+
+
+cdef const char* fault_in_regexes(const uint8_t* block, const TableHeader* header) noexcept nogil:
+    cdef const RegexRecord* regex = <const RegexRecord*>(block + header.regexes_offset)
+    cdef uint32_t i
+    if (
+        header.regexes_offset % 4
+        or header.regexes_offset + <uint64_t>header.regexes * sizeof(RegexRecord) > header.size
+    ):
+        return b"its regexes lie outside"
+    for i in range(header.regexes):
+        if <uint64_t>regex[i].pattern_offset + regex[i].pattern_len > header.size:
+            return b"a regex lies outside"
+    return NULL

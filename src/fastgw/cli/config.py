@@ -1,0 +1,209 @@
+"""`fastgw config`: declarative files checked, imported, exported, compared and converted.
+
+Kong's names of the commands (`db_import`, `db_export`) and its words work too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fastgw.cli.common import load, settings_options
+from fastgw.errors import DeclarativeError
+
+if TYPE_CHECKING:
+    from fastgw.cp.storage.base import SqlStorage
+    from fastgw.cp.storage.contract import ImportCounts
+    from fastgw.model.entities import Row
+
+_FILE = click.argument("file", type=click.Path(path_type=Path))
+
+
+class _Group(click.Group):
+    """Knows Kong's names of the commands as well."""
+
+    _ALIASES = {"db_import": "import", "db_export": "export", "db-import": "import", "db-export": "export"}
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        return super().get_command(context, self._ALIASES.get(name, name))
+
+
+@click.group(cls=_Group)
+def config() -> None:
+    """Check, import, export, compare and convert declarative files.
+
+    \b
+      fastgw config parse kong.yml          is it right? all faults with their lines
+      fastgw config diff kong.yml           what would an import change?
+      fastgw config import kong.yml         add and change; --replace removes what is not in it
+      fastgw config export all.yml          write what the database holds
+      fastgw config convert old.yml new.yml   formats 1.1 and 2.1 to 3.0
+
+    A SQLite database belongs to the control plane that runs on it: stop that first, or use its Admin API
+    (POST /config).
+    """
+
+
+@config.command()
+@_FILE
+def parse(file: Path) -> None:
+    """Check a file; say every fault with its place and line."""
+    _read(file)
+    click.echo("parse successful")
+
+
+@config.command("import")
+@_FILE
+@click.option("--replace", is_flag=True, help="Remove what is not in the file.")
+@settings_options
+def import_(file: Path, conf: Path | None, sets: Mapping[str, str], replace: bool) -> None:
+    """Add and change what the file says, in one transaction. Nothing is removed without --replace."""
+    rows = _read(file)
+    click.echo("parse successful, beginning import")
+    storage = _storage(conf, sets)
+    counts = asyncio.run(_import(storage, rows, replace=replace))
+    click.echo(f"import successful: {_said(counts)}")
+
+
+@config.command()
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@settings_options
+def export(file: Path | None, conf: Path | None, sets: Mapping[str, str]) -> None:
+    """Write the database as a declarative file (default kong.yml; - is standard output).
+
+    The file holds secrets: it is readable by its owner alone. An existing file is not overwritten.
+    """
+    from fastgw.model.declarative_export import export_document  # noqa: PLC0415
+
+    target = Path("kong.yml") if file is None else file
+    _check_new(target)
+    storage = _storage(conf, sets)
+    rows = asyncio.run(_load(storage))
+    _write(target, export_document(rows, now_s=time.time()))
+    if str(target) != "-":
+        click.echo(f"exported to {target}")
+
+
+@config.command()
+@_FILE
+@click.argument("other", type=click.Path(path_type=Path), required=False)
+@click.option("--replace", is_flag=True, help="Count what an import with --replace would remove, too.")
+@settings_options
+def diff(file: Path, other: Path | None, conf: Path | None, sets: Mapping[str, str], replace: bool) -> None:
+    """Say what FILE would change in OTHER, or in the database; exit code 2 when there is something."""
+    rows = _read(file)
+    old = _read(other) if other is not None else asyncio.run(_load(_storage(conf, sets)))
+    changes = list(_changes(old, rows, removals=replace or other is not None))
+    for change in changes:
+        click.echo(change)
+    if changes:
+        sys.exit(2)
+    click.echo("no changes")
+
+
+@config.command()
+@_FILE
+@click.argument("target", type=click.Path(path_type=Path), required=False)
+def convert(file: Path, target: Path | None) -> None:
+    """Write a file of format 1.1 or 2.1 in format 3.0 (default: to standard output)."""
+    from fastgw.model.declarative_export import export_document  # noqa: PLC0415
+
+    target = Path("-") if target is None else target
+    _check_new(target)
+    _write(target, export_document(_read(file), now_s=time.time()))
+
+
+def _read(path: Path) -> dict[str, list[Row]]:
+    from fastgw.model.declarative import parse_declarative, read_file  # noqa: PLC0415
+
+    if path.suffix not in (".yml", ".yaml", ".json"):
+        fault = f"unknown file type: {path.name}. (Accepted types: json, yaml)"
+        raise DeclarativeError(str(path), [("the file", fault)])
+    # Rows make no cycles, and looking for some among a million of them takes seconds.
+    gc.disable()
+    try:
+        return parse_declarative(
+            read_file(path),
+            source=str(path),
+            is_json=path.suffix == ".json",
+            created_at_s=int(time.time()),
+        )
+    except DeclarativeError as error:
+        click.echo(f"Error: Failed parsing: {path}", err=True)
+        for where, fault in error.faults:
+            click.echo(f"  {where}: {fault}", err=True)
+        sys.exit(1)
+
+
+def _storage(conf: Path | None, sets: Mapping[str, str]) -> SqlStorage:
+    from fastgw.cp.storage import make_storage  # noqa: PLC0415
+
+    return make_storage(load("control_plane", conf, sets))
+
+
+async def _import(storage: SqlStorage, rows: Mapping[str, list[Row]], *, replace: bool) -> ImportCounts:
+    await storage.open()
+    try:
+        async with storage.write("fastgw config import") as writer:
+            return await writer.import_rows(rows, replace=replace)
+    finally:
+        await storage.close()
+
+
+async def _load(storage: SqlStorage) -> dict[str, list[Row]]:
+    await storage.open()
+    try:
+        return (await storage.load_all())[1]
+    finally:
+        await storage.close()
+
+
+def _said(counts: ImportCounts) -> str:
+    return ", ".join(f"{count} {what}" for what, count in zip(counts._fields, counts, strict=True))
+
+
+def _changes(old: Mapping[str, list[Row]], new: Mapping[str, list[Row]], *, removals: bool) -> list[str]:
+    from fastgw.model.entities import ENTITIES  # noqa: PLC0415
+
+    lines = []
+    times = ("created_at", "updated_at")
+    for kind, entity in ENTITIES.items():
+        before = {row["id"]: row for row in old.get(kind, ())}
+        after = {row["id"]: row for row in new.get(kind, ())}
+        for id_, row in after.items():
+            was = before.get(id_)
+            shown = row.get(entity.endpoint_key or "id") or id_
+            if was is None:
+                lines.append(f"+ {kind} {shown}")
+            else:
+                fields = [name for name in row if name not in times and was.get(name) != row[name]]
+                if fields:
+                    lines.append(f"~ {kind} {shown}: {', '.join(fields)}")
+        if removals:
+            gone = (row for id_, row in before.items() if id_ not in after)
+            lines += [f"- {kind} {row.get(entity.endpoint_key or 'id') or row['id']}" for row in gone]
+    return lines
+
+
+def _check_new(target: Path) -> None:
+    if str(target) != "-" and target.exists():
+        raise click.ClickException(f"{target} exists already: name another file, or remove it")
+
+
+def _write(target: Path, document: Mapping[str, Any]) -> None:
+    from fastgw.model.declarative_export import to_json, to_yaml  # noqa: PLC0415
+
+    text = to_json(document) if target.suffix == ".json" else to_yaml(document)
+    if str(target) == "-":
+        click.echo(text, nl=False)
+        return
+    with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)

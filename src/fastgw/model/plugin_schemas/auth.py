@@ -1,0 +1,220 @@
+"""Plugins that say who asks, and who may."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fastgw.model.fields import AtLeastOneOf, Conditional, Field, OnlyOneOf, each, rule
+from fastgw.model.plugin_schemas.schema import (
+    HTTP_PROTOCOLS,
+    PluginSchema,
+    choice,
+    flag,
+    host,
+    number,
+    port,
+    secret,
+    text,
+    text_set,
+    texts,
+)
+
+_CONSUMER: Final = ("consumer",)
+_HMAC_ALGORITHMS: Final = ("hmac-sha1", "hmac-sha256", "hmac-sha384", "hmac-sha512")
+_IP: Final = {"format": "ip_or_cidr"}
+
+SCHEMAS: Final = (
+    PluginSchema(
+        "key-auth",
+        1250,
+        (
+            texts("key_names", ["apikey"], required=True, element={"format": "header_name"}),
+            flag("hide_credentials", False, required=True),
+            text("anonymous"),
+            flag("key_in_header", True, required=True),
+            flag("key_in_query", True, required=True),
+            flag("key_in_body", False, required=True),
+            flag("run_on_preflight", True, required=True),
+            text("realm"),
+        ),
+        without=_CONSUMER,
+    ),
+    PluginSchema(
+        "basic-auth",
+        1100,
+        (
+            text("anonymous"),
+            flag("hide_credentials", False, required=True),
+            text("realm", "service", required=True),
+        ),
+        without=_CONSUMER,
+    ),
+    PluginSchema(
+        "jwt",
+        1450,
+        (
+            text_set("uri_param_names", ["jwt"]),
+            text_set("cookie_names", []),
+            text("key_claim_name", "iss"),
+            flag("secret_is_base64", False, required=True),
+            text_set("claims_to_verify", element={"one_of": ("exp", "nbf")}),
+            text("anonymous"),
+            flag("run_on_preflight", True, required=True),
+            number("maximum_expiration", 0, between=(0, 31536000)),
+            text_set("header_names", ["authorization"]),
+            text("realm"),
+        ),
+        checks=(
+            Conditional(
+                "maximum_expiration",
+                rule(gt=0),
+                "claims_to_verify",
+                rule(required=True, contains="exp"),
+            ),
+        ),
+        without=_CONSUMER,
+    ),
+    PluginSchema(
+        "hmac-auth",
+        1030,
+        (
+            flag("hide_credentials", False, required=True),
+            number("clock_skew", 300, gt=0),
+            text("anonymous"),
+            flag("validate_request_body", False, required=True),
+            texts("enforce_headers", []),
+            texts("algorithms", list(_HMAC_ALGORITHMS), element={"one_of": _HMAC_ALGORITHMS}),
+            text("realm"),
+        ),
+        without=_CONSUMER,
+    ),
+    PluginSchema(
+        "acl",
+        950,
+        (
+            texts("allow"),
+            texts("deny"),
+            flag("hide_groups_header", False, required=True),
+            flag("always_use_authenticated_groups", False, required=True),
+        ),
+        checks=(OnlyOneOf(("allow", "deny")), AtLeastOneOf(("allow", "deny"))),
+        without=_CONSUMER,
+    ),
+    PluginSchema(
+        "ip-restriction",
+        990,
+        (
+            texts("allow", element=_IP),
+            texts("deny", element=_IP),
+            number("status"),
+            text("message"),
+        ),
+        checks=(AtLeastOneOf(("allow", "deny")),),
+        protocols=(*HTTP_PROTOCOLS, "tcp", "tls"),
+    ),
+    PluginSchema(
+        "bot-detection",
+        2500,
+        (texts("allow", [], element={"format": "regex"}), texts("deny", [], element={"format": "regex"})),
+        without=_CONSUMER,
+    ),
+    PluginSchema(
+        "ldap-auth",
+        1200,
+        (
+            host("ldap_host", required=True),
+            port("ldap_port", 389, required=True),
+            flag("ldaps", False, required=True),
+            flag("start_tls", False, required=True),
+            flag("verify_ldap_host", False, required=True),
+            text("base_dn", required=True),
+            text("attribute", required=True),
+            number("cache_ttl", 60, required=True),
+            flag("hide_credentials", False, required=True),
+            number("timeout", 10000),
+            number("keepalive", 60000),
+            text("anonymous"),
+            text("header_type", "ldap"),
+            text("realm"),
+        ),
+        without=_CONSUMER,
+    ),
+    PluginSchema(
+        "oauth2",
+        1400,
+        (
+            texts("scopes"),
+            flag("mandatory_scope", False, required=True),
+            text("provision_key", auto=True, encrypted=True),
+            number("token_expiration", 7200, required=True),
+            flag("enable_authorization_code", False, required=True),
+            flag("enable_implicit_grant", False, required=True),
+            flag("enable_client_credentials", False, required=True),
+            flag("enable_password_grant", False, required=True),
+            flag("hide_credentials", False, required=True),
+            flag("accept_http_if_already_terminated", False, required=True),
+            text("anonymous"),
+            flag("global_credentials", False, required=True),
+            text("auth_header_name", "authorization"),
+            number("refresh_token_ttl", 1209600, required=True, between=(0, 100000000)),
+            flag("reuse_refresh_token", False, required=True),
+            flag("persistent_refresh_token", False, required=True),
+            choice("pkce", "lax", "none", "lax", "strict"),
+            text("realm"),
+        ),
+        checks=(Conditional("mandatory_scope", rule(must_be=True), "scopes", rule(required=True)),),
+        without=_CONSUMER,
+    ),
+    PluginSchema(
+        "session",
+        1900,
+        (
+            secret("secret", auto=True),
+            choice("storage", "cookie", "cookie", "kong"),
+            text("audience", "default"),
+            number("idling_timeout", 900),
+            number("rolling_timeout", 3600),
+            number("absolute_timeout", 86400),
+            number("stale_ttl", 10),
+            text("cookie_name", "session"),
+            text("cookie_path", "/"),
+            text("cookie_domain"),
+            choice("cookie_same_site", "Strict", "Strict", "Lax", "None", "Default"),
+            flag("cookie_http_only", True),
+            flag("cookie_secure", True),
+            flag("remember", False),
+            text("remember_cookie_name", "remember"),
+            number("remember_rolling_timeout", 604800),
+            number("remember_absolute_timeout", 2592000),
+            Field(
+                "response_headers",
+                "set",
+                elements=each(
+                    "string",
+                    one_of=(
+                        *("id", "audience", "subject", "timeout", "idling-timeout"),
+                        *("rolling-timeout", "absolute-timeout"),
+                    ),
+                ),
+            ),
+            Field(
+                "request_headers",
+                "set",
+                elements=each(
+                    "string",
+                    one_of=(
+                        *("id", "audience", "subject", "timeout", "idling-timeout"),
+                        *("rolling-timeout", "absolute-timeout"),
+                    ),
+                ),
+            ),
+            flag("read_body_for_logout", False, required=True),
+            text_set("logout_methods", ["POST", "DELETE"], element={"one_of": ("GET", "POST", "DELETE")}),
+            text("logout_query_arg", "session_logout"),
+            text("logout_post_arg", "session_logout"),
+            flag("hash_subject", False),
+            flag("store_metadata", False),
+        ),
+        without=_CONSUMER,
+    ),
+)

@@ -1,0 +1,1 @@
+"""The tables of entities, one module per group; `entities.ENTITIES` gathers them."""

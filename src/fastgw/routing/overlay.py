@@ -1,0 +1,208 @@
+"""Change in proportion: an overlay of what changed since a base was compiled, and the two read as one.
+
+    base      a whole image, large, mapped once and kept for many generations
+    overlay   a small image: routes and services that are new or changed since, and a list of the base's
+              routes and services that they replace or that are gone (`Patch`)
+
+Contract. A `LayeredImage` answers as one image compiled of the overlay's snapshot would; only the numbers of
+routes and services are others. An overlay is always made against its base, never against another overlay.
+
+The one complication is that routes depend on their service. A service that merely changes is replaced by
+number, and its routes stay where they are. But one that comes into force, or ceases to, brings in or takes
+out all of its routes: those go into the overlay with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from fastgw._overlay import LayeredTable
+from fastgw.errors import ImageError
+from fastgw.model.snapshot import Delta, Snapshot, key_of, pack_delta
+from fastgw.routing.compile import LEFT_OUT, compile_layer
+from fastgw.routing.image import Image, ImageMeta, Patch, RouteRecord, ServiceRecord, pack_overlay
+from fastgw.routing.surroundings import Surroundings
+
+
+class LayeredImage:
+    """A base and, perhaps, its overlay: the configuration of one generation."""
+
+    def __init__(self, base: Image, overlay: Image | None = None) -> None:
+        """Both stay open as long as this refers to them.
+
+        Raises:
+            ImageError: they do not belong together.
+        """
+        self.base: Final = base
+        self.overlay: Final = overlay
+        if base.patch is not None:
+            raise ImageError("it is an overlay, not a base")
+        patch = Patch((), {})
+        if overlay is not None:
+            if overlay.patch is None or overlay.meta.base != base.checksum:
+                raise ImageError("the overlay belongs to another base")
+            patch = overlay.patch
+        self.replaced: Final = patch.replaced
+        """Services by number, with the number that stands in place of each."""
+        end = base.service_count + (overlay.service_count if overlay is not None else 0)
+        for old, new in patch.replaced.items():
+            if not (old < base.service_count <= new < end):
+                raise ImageError(f"the overlay replaces the service {old} by {new}, of {end}")
+        try:
+            self._table: Final = LayeredTable(
+                base.table(),
+                base.route_count,
+                overlay.table() if overlay is not None else None,
+                patch.removed,
+            )
+        except ValueError as exc:
+            raise ImageError(f"the overlay does not fit its base: {exc}") from exc
+
+    @property
+    def meta(self) -> ImageMeta:
+        return (self.overlay or self.base).meta
+
+    def table(self) -> LayeredTable:
+        """The routes in force; every number it answers with is one for `route`."""
+        return self._table
+
+    def route(self, number: int) -> RouteRecord:
+        """The record of one route, decoded afresh; its service number is in force, and `service` knows it."""
+        if number < self.base.route_count:
+            record = self.base.route(number)
+            if record.service in self.replaced:
+                record = msgspec.structs.replace(record, service=self.replaced[record.service])
+            return record
+        assert self.overlay is not None
+        return self.overlay.route(number - self.base.route_count)
+
+    def service(self, number: int) -> ServiceRecord:
+        """The record of one service, decoded afresh.
+
+        Raises:
+            IndexError: there is none.
+        """
+        if number < self.base.service_count or self.overlay is None:
+            return self.base.service(number)
+        return self.overlay.service(number - self.base.service_count)
+
+
+class Base:
+    """A base as its overlays are compiled against it."""
+
+    def __init__(self, image: Image, snapshot: Snapshot) -> None:
+        self.image: Final = image
+        self.snapshot: Final = snapshot
+        """What *image* was compiled of."""
+        self._numbers: dict[bytes, int | None] = {}
+        """Of those that were asked for before."""
+
+    def number(self, key: bytes) -> int | None:
+        """The number of a route or service, by its key; None: the base has none, or left it out."""
+        if key not in self._numbers:
+            self._numbers[key] = self._find(key)
+        return self._numbers[key]
+
+    def service(self, id_: str) -> int | None:
+        """The same for a service, `LEFT_OUT` where it is disabled: for `compile_layer`."""
+        key = f"services {id_}".encode()
+        number = self.number(key)
+        return LEFT_OUT if number is None and self.snapshot.line(key) is not None else number
+
+    def has_other_state(self, key: bytes, line: bytes | None) -> bool:
+        """Whether a service of the base comes into force with its new line, ceases to be, or is gone.
+
+        One that is new cannot have routes that did not change.
+        """
+        if self.snapshot.line(key) is None:
+            return False
+        return line is None or _is_enabled(line) != (self.number(key) is not None)
+
+    def _find(self, key: bytes) -> int | None:
+        kind, _, id_bytes = key.partition(b" ")
+        if kind == b"routes":
+            count, record = self.image.route_count, self.image.route
+        elif kind == b"services":
+            count, record = self.image.service_count, self.image.service  # type: ignore[assignment]
+        else:
+            return None
+        # Numbers follow the ids (`compile_snapshot`).
+        low, high = 0, count
+        while low < high:
+            middle = (low + high) // 2
+            if record(middle).id.encode() < id_bytes:
+                low = middle + 1
+            else:
+                high = middle
+        return low if low < count and record(low).id.encode() == id_bytes else None
+
+
+class _Enabled(msgspec.Struct):
+    enabled: bool
+
+
+_enabled_decoder: Final = msgspec.json.Decoder(_Enabled)
+
+
+def compile_overlay(
+    base: Base, snapshot: Snapshot, delta: Delta, *, flavor: str = "traditional_compatible"
+) -> bytes:
+    """The overlay of *base* that leads to *snapshot*.
+
+    Args:
+        delta: from the base's snapshot to *snapshot*.
+        flavor: that of the base.
+    Raises:
+        CompileError: with all reasons, each {entity, id, field, reason}.
+    """
+    touched = dict(delta)
+    for key in delta:
+        if key.startswith(b"services ") and base.has_other_state(key, delta[key]):
+            touched.update(
+                (key_of(line), line)
+                for line in snapshot.lines_with(key.partition(b" ")[2])
+                if line.startswith(b"routes ")
+            )
+
+    def service(id_: str) -> int | None:
+        return None if f"services {id_}".encode() in delta else base.service(id_)
+
+    layer = compile_layer(
+        sorted(line for line in touched.values() if line is not None),
+        base_service=service,
+        first_service=base.image.service_count,
+        around=Surroundings(snapshot),
+        flavor=flavor,
+    )
+    replaced = {
+        old: new
+        for id_, new in layer.service_numbers.items()
+        if new != LEFT_OUT and (old := base.number(f"services {id_}".encode())) is not None
+    }
+    return pack_overlay(
+        base=base.image.checksum,
+        version=snapshot.version,
+        digest=snapshot.digest,
+        counts=snapshot.counts(),
+        table=layer.table,
+        routes=layer.routes,
+        services=layer.services,
+        patch=Patch(_route_numbers(base, touched), replaced),
+        packed_delta=pack_delta(delta),
+    )
+
+
+def _route_numbers(base: Base, keys: Iterable[bytes]) -> list[int]:
+    found = [base.number(key) for key in keys if key.startswith(b"routes ")]
+    return [number for number in found if number is not None]
+
+
+def _is_enabled(line: bytes) -> bool:
+    """Whether a service is, by its line; one that cannot be read is refused when it is compiled."""
+    try:
+        return _enabled_decoder.decode(line.split(b" ", 2)[2]).enabled
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return True

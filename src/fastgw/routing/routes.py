@@ -1,0 +1,157 @@
+"""One route, from its row to the route table and to its record.
+
+Contract. A row has kept the rules of validation, though perhaps those of a newer control plane: what the
+table cannot hold is refused here with the fields and reasons, and then nothing of it matches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from fastgw._router import Flavor, Operator, RequestField
+from fastgw._router_build import TableBuilder
+from fastgw._router_program import All, Test
+from fastgw.model.expressions import parse_expression
+from fastgw.model.served import UNSERVED, Unserved
+from fastgw.routing.image import Protocols, RouteRecord
+
+FLAVORS: Final = {
+    "traditional": Flavor.FLAVOR_TRADITIONAL,
+    "traditional_compatible": Flavor.FLAVOR_COMPATIBLE,
+    "expressions": Flavor.FLAVOR_COMPATIBLE,
+}
+"""Kong's `router_flavor` by the flavor of the table; `expressions` also reads `expression`."""
+
+_PROTOCOL_BITS: Final = {name.lower(): int(bit) for name, bit in Protocols.__members__.items()}
+_Int = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+class Reference(msgspec.Struct, gc=False):
+    id: str
+
+
+class RouteRow(msgspec.Struct, gc=False):
+    """What the data plane needs of a row."""
+
+    id: str
+    name: str | None
+    created_at: _Int
+    protocols: list[str]
+    strip_path: bool
+    preserve_host: bool
+    https_redirect_status_code: _Int
+    service: Reference | None = None
+    methods: list[str] | None = None
+    hosts: list[str] | None = None
+    paths: list[str] | None = None
+    headers: dict[str, list[str]] | None = None
+    snis: list[str] | None = None
+    regex_priority: _Int | None = None
+    path_handling: str | None = None
+    expression: str | None = None
+    priority: _Int | None = None
+    # Never served so far: looked at by the table of what is not.
+    sources: Any = None
+    destinations: Any = None
+
+
+class RouteRefused(Exception):
+    """A route that cannot be served; `faults` are (field, reason)."""
+
+    def __init__(self, faults: list[tuple[str, str]]) -> None:
+        super().__init__(faults)
+        self.faults = faults
+
+
+_OVER_HTTP: Final = Test(Operator.OPERATOR_EQUAL, RequestField.FIELD_PROTOCOL, text=b"http")
+
+
+def add_route(table: TableBuilder, number: int, row: RouteRow) -> None:
+    """Add a route to *table* as *number*.
+
+    Raises:
+        RouteRefused: with all reasons.
+    """
+    if row.sources or row.destinations or _protocol_mask(tuple(row.protocols)) is None:
+        raise RouteRefused(list(refusals(row, UNSERVED["routes"])))
+    if row.expression is not None:
+        _add_expression(table, number, row)
+        return
+    paths = [path.encode() for path in row.paths or ()]
+    regexes = [path[1:] for path in paths if path.startswith(b"~")]
+    if regexes:
+        paths = [path for path in paths if not path.startswith(b"~")]
+    try:
+        table.add(
+            number,
+            hosts=[host.lower().encode() for host in row.hosts or ()],
+            paths=paths,
+            methods=[method.encode() for method in row.methods or ()],
+            regexes=regexes,
+            headers=[
+                (name.encode(), [value.encode() for value in values]) for name, values in row.headers.items()
+            ]
+            if row.headers
+            else (),
+            snis=[sni.encode() for sni in row.snis] if row.snis else (),
+            regex_priority=row.regex_priority,
+            created_at=row.created_at,
+            key=bytes.fromhex(row.id.replace("-", "")),
+        )
+    except ValueError as error:
+        raise RouteRefused(list(refusals(row, UNSERVED["routes"])) or [("", str(error))]) from None
+
+
+def _add_expression(table: TableBuilder, number: int, row: RouteRow) -> None:
+    assert row.expression is not None
+    try:
+        tree = parse_expression(row.expression)
+        if set(row.protocols) == {"http"}:
+            # With https alone the protocol is no condition, so that a redirect can be given.
+            tree = All([tree, _OVER_HTTP])
+        table.add_expression(
+            number,
+            text=row.expression.encode(),
+            tree=tree,
+            priority=row.priority or 0,
+            created_at=row.created_at,
+            key=bytes.fromhex(row.id.replace("-", "")),
+        )
+    except (ValueError, OverflowError) as error:
+        raise RouteRefused([("expression", str(error))]) from None
+
+
+@lru_cache(maxsize=1024)
+def _protocol_mask(protocols: tuple[str, ...]) -> int | None:
+    """`Protocols`; None where one is not served."""
+    bits = [_PROTOCOL_BITS.get(protocol) for protocol in set(protocols)]
+    return None if None in bits else sum(bit for bit in bits if bit is not None)
+
+
+def refusals(row: Any, uses: Iterable[Unserved]) -> Iterator[tuple[str, str]]:
+    """(field, reason) for each of *uses* that *row* makes."""
+    for use in uses:
+        value = getattr(row, use.field)
+        fault = None if value is None else use.refuse(value)
+        if fault is not None:
+            # A list has a place for each element; the first that is not empty will do.
+            yield use.field, next(str(one) for one in (fault if isinstance(fault, list) else [fault]) if one)
+
+
+def record_of(row: RouteRow, service: int, flavor: str, missing_plugin: str | None) -> RouteRecord:
+    """What the data plane needs to know once the route has matched; *service* is a number, or -1."""
+    return RouteRecord(
+        id=row.id,
+        name=row.name,
+        service=service,
+        strip_path=row.strip_path,
+        preserve_host=row.preserve_host,
+        protocols=_protocol_mask(tuple(row.protocols)) or 0,
+        https_redirect_status_code=row.https_redirect_status_code,
+        is_v1=flavor == "traditional" and row.path_handling == "v1",
+        missing_plugin=missing_plugin,
+    )

@@ -1,0 +1,51 @@
+"""What other entities say of services and routes: names that are upstreams', and plugins that are missing.
+
+A plugin whose behaviour this version does not have makes its routes fail closed: they are answered 503, and
+the Ack says so. A route carries the name of one such plugin in its record, so that others pay nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from fastgw.model.served import SERVED_PLUGINS
+from fastgw.model.snapshot import Snapshot
+
+KINDS: Final = frozenset({b"upstreams", b"plugins"})
+"""Kinds whose rows change what is compiled of others: with one of them changed, all is compiled anew."""
+
+
+class Surroundings:
+    """The facts of one snapshot that are looked up while its services and routes are compiled."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        counts = snapshot.counts()
+        self.upstreams: Final = frozenset(
+            row["name"] for row in (snapshot.rows("upstreams").values() if counts.get("upstreams") else ())
+        )
+        #: Names of missing plugins by the id of a route or service; None for all.
+        self._missing: dict[str | None, set[str]] = {}
+        for row in snapshot.rows("plugins").values() if counts.get("plugins") else ():
+            self._add_plugin(row)
+
+    def _add_plugin(self, row: Mapping[str, Any]) -> None:
+        # One for a consumer alone needs no entry: without a plugin that finds out the consumer nobody is one,
+        # and where there is such a plugin, it is missing itself.
+        if not row["enabled"] or row["name"] in SERVED_PLUGINS or row["consumer"] is not None:
+            return
+        # With both, the route is the narrower one.
+        scope = row["route"] or row["service"]
+        self._missing.setdefault(None if scope is None else scope["id"], set()).add(row["name"])
+
+    def warnings(self) -> list[str]:
+        """A line for each thing that is served otherwise than the snapshot says."""
+        names = sorted({name for names in self._missing.values() for name in names})
+        return [f"plugin '{name}' is not available here: its routes answer 503" for name in names]
+
+    def missing_plugin(self, route: str, service: str | None) -> str | None:
+        """The first by name of the missing plugins that a route would need; None when it needs none."""
+        if not self._missing:
+            return None
+        scopes = {None, route, *([service] if service is not None else [])}
+        return min((name for scope in scopes for name in self._missing.get(scope, ())), default=None)
