@@ -1,9 +1,8 @@
-"""Mixed requests and aborts for minutes, memory and descriptors over time (`python -m bench.load.soak`).
+"""Mixed requests and aborts for minutes; what stays in use: `python -m bench.load.soak --help`.
 
 wrk sends a mix as fast as it is answered. Beside it one request in a hundred is broken off: in its head, in
 its body, while it waits, in its answer. Memory at the end is compared with memory at a fifth of the time,
-when
-every pool and buffer has been filled once; descriptors with those before the load, once it is over.
+when every pool and buffer has been filled once; descriptors with those before the load, once it is over.
 """
 
 from __future__ import annotations

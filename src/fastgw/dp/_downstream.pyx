@@ -150,7 +150,9 @@ cdef class Downstream(ClientSide):
         self.is_closed = True
         self.core.totals.connections_active -= 1
         self.core.downstreams.discard(self)
-        if self.core.is_full and self.core.totals.connections_active <= <uint64_t>self.core.connections_resumed:
+        if self.core.is_full and (
+            self.core.totals.connections_active <= <uint64_t>self.core.connections_resumed
+        ):
             self.core.is_full = False
             self.core.loop.call_soon(self.core.on_room)
         if self.core.is_draining and not self.core.downstreams:
@@ -370,7 +372,8 @@ cdef class Downstream(ClientSide):
             # Time is bought with bytes, so that a trickle ends however regular it is.
             now_ms = monotonic_ms()
             self.body_deadline_ms = min(
-                self.body_deadline_ms + 1000 * joined // self.core.body_rate, now_ms + self.core.body_timeout_ms)
+                self.body_deadline_ms + 1000 * joined // self.core.body_rate,
+                now_ms + self.core.body_timeout_ms)
             self.deadline_ms = self.body_deadline_ms
         else:
             self.deadline_ms = monotonic_ms() + self.core.body_timeout_ms
@@ -435,7 +438,9 @@ cdef class Downstream(ClientSide):
         else:
             self.out_kind = BODY_CHUNKED
             out.chunked = True
-        if core.is_draining or core.is_full or (exchange.wants_continue and not exchange.request_body.is_complete):
+        if core.is_draining or core.is_full:
+            self.closes = True
+        elif exchange.wants_continue and not exchange.request_body.is_complete:
             # A client that was not told to send its body may or may not send it (RFC 9110 §10.1.1).
             self.closes = True
         out.websocket = response.status == 101

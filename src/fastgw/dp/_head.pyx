@@ -257,7 +257,9 @@ cdef int _refuse_coding(const uint8_t* value, Py_ssize_t size) noexcept nogil:
         at += 1
 
 
-cdef inline bint _lists(const uint8_t* value, Py_ssize_t size, const char* token, Py_ssize_t token_size) noexcept nogil:
+cdef bint _lists(
+    const uint8_t* value, Py_ssize_t size, const char* token, Py_ssize_t token_size
+) noexcept nogil:
     """Tell whether the list *value* has the item *token* (lower case), alone or with parameters."""
     cdef Py_ssize_t at = 0
     while at < size:
@@ -510,18 +512,20 @@ cdef int parse_response_head(const uint8_t* head, Py_ssize_t size, ResponseHead*
 # Fields that no trailer may be, besides those that the gateway knows; RFC 9110 §6.5.1 names their kinds.
 cdef frozenset NO_TRAILERS = frozenset(
     b"age allow authentication-info cache-control content-disposition content-encoding content-language "
-    b"content-location content-security-policy cookie expires location max-forwards pragma proxy-authenticate "
-    b"proxy-authentication-info retry-after server set-cookie set-cookie2 strict-transport-security vary "
-    b"warning www-authenticate".split())
+    b"content-location content-security-policy cookie expires location max-forwards pragma "
+    b"proxy-authenticate proxy-authentication-info retry-after server set-cookie set-cookie2 "
+    b"strict-transport-security vary warning www-authenticate".split())
 
 
 cdef bytes select_trailers(const uint8_t* data, Py_ssize_t size):
     cdef Field field
     cdef Py_ssize_t at = 0
     cdef bytes kept = b""
+    cdef bytes name
     while _read_line(data, size, at, &field) == 1:
         at = field.end
-        if field.known == KN_OTHER and data[field.start:field.start + field.name_size].lower() not in NO_TRAILERS:
+        name = data[field.start:field.start + field.name_size]
+        if field.known == KN_OTHER and name.lower() not in NO_TRAILERS:
             kept += data[field.start:field.end]
     return kept
 

@@ -13,8 +13,7 @@ from libc.string cimport memcpy
 
 from fastgw.dp._head cimport (
     KN_ACCEPT, KN_EXPECT, KN_HOST, KN_OTHER, KN_PROXY, KN_TE, KN_TRAILER, KN_VIA, KN_X_FORWARDED_FOR,
-    KN_X_FORWARDED_SET,
-    KN_X_REAL_IP, MAX_FIELDS, Field, Framing, HeadLimits, parse_request_head
+    KN_X_FORWARDED_SET, KN_X_REAL_IP, MAX_FIELDS, Field, Framing, HeadLimits, parse_request_head
 )
 
 cdef char* REASONS[600]

@@ -105,7 +105,7 @@ cdef class UpstreamConnection(UpstreamSide):
             return self.abort()
         self.is_write_broken = True
         self.core.wheel.arm(self, monotonic_ms() + self.read_ms)
-        return self.resume_reading()
+        return 0
 
     cdef int end_tunnel(self) except -1:
         """Send what is queued, for a while, and close."""
@@ -188,7 +188,7 @@ cdef class UpstreamConnection(UpstreamSide):
             self.exchange.resume_request()
 
     cdef void on_deadline(self, int64_t now_ms) noexcept:
-        """Idle for too long: close. Silent in an exchange: time-out, unless the client is what we wait for."""
+        """Idle for too long: close. Silent in an exchange: time-out, unless we wait for the client."""
         try:
             if self.state == UP_CLEAN:
                 self._fail(FAIL_CLOSED)
@@ -261,7 +261,7 @@ cdef class UpstreamConnection(UpstreamSide):
             return 0
         if response_head.status < 200:
             self.interim_count += 1
-            if response_head.status == 101 and self.exchange.wants_websocket and response_head.grants_websocket:
+            if response_head.grants_websocket and self.exchange.wants_websocket:
                 self._set_state(UP_TUNNEL)
                 self.exchange.tunnel_granted(data, &response_head)
                 return end
