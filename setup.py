@@ -11,6 +11,11 @@ DEBUG = os.environ.get("FASTGW_DEBUG") == "1"
 MODULES = [
     "fastgw._router",
     "fastgw._router_check",
+    "fastgw._router_conditions",
+    "fastgw._router_hosts",
+    "fastgw._router_regexes",
+    "fastgw._router_tests",
+    "fastgw._router_tries",
     "fastgw._router_build",
     "fastgw._overlay",
     "fastgw._uri",
