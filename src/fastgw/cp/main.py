@@ -29,6 +29,7 @@ from fastgw.cp.storage import Storage, make_storage
 from fastgw.errors import FastgwError, SettingsError
 from fastgw.listening import address_of, open_listeners
 from fastgw.obs import logs
+from fastgw.obs.service_manager import ServiceManager
 from fastgw.routing.compile_process import CompileProcess
 from fastgw.routing.overlay import LayeredImage
 from fastgw.settings import Settings, require_cluster_pair
@@ -177,6 +178,13 @@ class ControlPlane:
         if self._access_log is not None:
             self._access_log.reopen()
 
+    def describe(self) -> str:
+        """Say in one line what it does, once started."""
+        return (
+            f"control plane on {self._settings.database}: Admin API on {', '.join(self.admin_addresses)}, "
+            f"cluster port on {', '.join(self.cluster_addresses)}"
+        )
+
     async def wait_failed(self) -> None:
         """Return never; raise what ended a part that should not end."""
         assert self._failed is not None
@@ -223,22 +231,33 @@ async def run_control_plane(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     control_plane = ControlPlane(settings)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    manager = ServiceManager()
+
+    def reload() -> None:
+        manager.reloading()
+        control_plane.reopen_logs()
+        manager.ready(control_plane.describe())
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         loop.add_signal_handler(number, stopped.set)
-    for number in (signal.SIGHUP, signal.SIGUSR1):
-        loop.add_signal_handler(number, control_plane.reopen_logs)
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    loop.add_signal_handler(signal.SIGUSR1, control_plane.reopen_logs)
     await control_plane.start()
+    manager.ready(control_plane.describe())
+    manager.start_watchdog()
     failed = asyncio.ensure_future(control_plane.wait_failed())
     stopping = asyncio.ensure_future(stopped.wait())
     try:
         await asyncio.wait([failed, stopping], return_when=asyncio.FIRST_COMPLETED)
         log.notice("shutting down")
+        manager.stopping("shutting down")
         async with asyncio.timeout(_SHUTDOWN_TIMEOUT_S):
             await control_plane.close()
     except TimeoutError:
         log.error("not everything was closed within %g s", _SHUTDOWN_TIMEOUT_S)
     finally:
         stopping.cancel()
+        manager.close()
     if failed.done():
         failed.result()
     failed.cancel()
