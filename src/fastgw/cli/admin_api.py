@@ -2,8 +2,8 @@
 
 All of it comes from the control plane's own settings: of its doors the first plain one, else the first TLS
 one, which is known by its own certificate; a token from `admin_token_file`, where that is set, the first one
-that suffices. For a control plane elsewhere, `--set admin_listen=HOST:PORT` and a file with one's own token do
-the same.
+that suffices. For a control plane elsewhere, `--set admin_listen=HOST:PORT` and a file with one's own token
+do the same.
 """
 
 from __future__ import annotations

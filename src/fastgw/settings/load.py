@@ -54,10 +54,10 @@ def load_settings(
     for name in ("ssl_cert", "admin_ssl_cert"):
         certificates, keys = values[name], values[f"{name}_key"]
         if len(certificates) != len(keys):
+            given = name if certificates else f"{name}_key"
             faults.append(
-                f"{_source(gathered, name if certificates else f'{name}_key')}: {name} names "
-                f"{len(certificates)} and {name}_key {len(keys)}: each certificate needs its key, in the same "
-                "order"
+                f"{_source(gathered, given)}: {name} names {len(certificates)} and {name}_key {len(keys)}: "
+                "each certificate needs its key, in the same order"
             )
     if faults:
         raise SettingsError("; ".join(faults))
@@ -173,9 +173,8 @@ def _check_listens(
             left_out += [f"{listen} ({item.name})" for listen in listens if listen.ssl]
             values[item.name] = tuple(listen for listen in listens if not listen.ssl)
         if not values[item.name] and item.name in _REQUIRED_LISTENS[role]:
-            faults.append(
-                f"{_source(gathered, item.name)}: {item.name} is off, and a {role.replace('_', ' ')} needs one"
-            )
+            what = f"{item.name} is off, and a {role.replace('_', ' ')} needs one"
+            faults.append(f"{_source(gathered, item.name)}: {what}")
     if without_effect:
         warnings.append(f"listen flags without effect in this version: {_listed(without_effect)}")
     if left_out:
