@@ -1,4 +1,4 @@
-"""The certificates of the proxy's and the Admin API's ssl listeners, from the settings or made for want of any.
+"""The certificates of the proxy's and the Admin API's ssl listeners: from the settings, or made at the start.
 
 Contract. With ssl_cert and ssl_cert_key (admin_ssl_cert and admin_ssl_cert_key) given, those are loaded, and
 nothing is made. Without, a self-signed EC and an RSA pair stand in PREFIX/ssl, made at the first start (keys
