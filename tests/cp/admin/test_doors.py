@@ -24,7 +24,7 @@ def trusting(*certificates: Path) -> ssl.SSLContext:
 
 def test_plain_and_tls_doors_beside_each_other(tmp_path: Path) -> None:
     listen = "127.0.0.1:0, 127.0.0.1:0 ssl, 127.0.0.1:0"
-    with control_plane(tmp_path, **{**EPHEMERAL, "admin_listen": listen}) as process:
+    with control_plane(tmp_path, None, **{**EPHEMERAL, "admin_listen": listen}) as process:
         plain = process.address("Admin API")
         secure = process.address("Admin API", ", with TLS")
         made = tmp_path / "prefix/ssl/admin-default-ec.crt"
@@ -51,7 +51,7 @@ def test_a_tls_door_alone_with_a_pair_of_ones_own_and_tokens(tmp_path: Path) -> 
         "admin_ssl_cert_key": str(key),
         "admin_token_file": str(tokens),
     }
-    with control_plane(tmp_path, **{**EPHEMERAL, **properties}) as process:
+    with control_plane(tmp_path, None, **{**EPHEMERAL, **properties}) as process:
         address = process.address("Admin API", ", with TLS")
         assert not (tmp_path / "prefix/ssl").exists()
         with httpx.Client(base_url=f"https://{address}", verify=False, trust_env=False) as client:
