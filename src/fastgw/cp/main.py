@@ -31,8 +31,8 @@ from fastgw.listening import address_of, open_listeners
 from fastgw.obs import logs
 from fastgw.routing.compile_process import CompileProcess
 from fastgw.routing.overlay import LayeredImage
-from fastgw.settings import Settings, require_cluster_pair
-from fastgw.tls.keypair import load_key_pair
+from fastgw.settings import Settings
+from fastgw.tls.cluster_files import FileCredentials
 from fastgw.wire.link import HEARTBEAT_S
 
 log = logs.get_logger("cp")
@@ -80,6 +80,7 @@ class ControlPlane:
         self._background: list[asyncio.Task[Any]] = []
         self._is_closing = False
         self._access_log: AdminAccessLog | None = None
+        self._credentials: FileCredentials | None = None
         self._failed: asyncio.Future[None] | None = None
         self.admin_addresses: list[str] = []
         """Once started, as `127.0.0.1:8001`, with the real ports."""
@@ -99,10 +100,10 @@ class ControlPlane:
 
     async def _start(self) -> None:
         settings = self._settings
-        require_cluster_pair(settings)
-        pair = load_key_pair(settings.cluster_cert, settings.cluster_cert_key)
-        for warning in (*settings.warnings, *pair.warnings):
+        for warning in settings.warnings:
             log.warning("%s", warning)
+        credentials = FileCredentials(settings, tell=log.notice, complain=log.warning)
+        self._credentials = credentials
         self._failed = asyncio.get_running_loop().create_future()
 
         storage = make_storage(settings)
@@ -120,7 +121,7 @@ class ControlPlane:
 
         cluster = ClusterServer(
             settings.cluster_listen,
-            pair,
+            credentials,
             hub,
             control_plane_id=control_plane_id,
             heartbeat_s=self._heartbeat_s,
@@ -177,6 +178,11 @@ class ControlPlane:
         if self._access_log is not None:
             self._access_log.reopen()
 
+    def read_again(self) -> None:
+        """Read what can change while the control plane runs."""
+        if self._credentials is not None:
+            self._credentials.read_again()
+
     async def wait_failed(self) -> None:
         """Return never; raise what ended a part that should not end."""
         assert self._failed is not None
@@ -205,6 +211,11 @@ class ControlPlane:
         self._failed.set_exception(failure)
 
 
+def _hang_up(control_plane: ControlPlane) -> None:
+    control_plane.reopen_logs()
+    control_plane.read_again()
+
+
 async def run_control_plane(settings: Settings) -> None:
     """Run a control plane until SIGTERM or SIGINT.
 
@@ -225,8 +236,8 @@ async def run_control_plane(settings: Settings) -> None:
     control_plane = ControlPlane(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    for number in (signal.SIGHUP, signal.SIGUSR1):
-        loop.add_signal_handler(number, control_plane.reopen_logs)
+    loop.add_signal_handler(signal.SIGUSR1, control_plane.reopen_logs)
+    loop.add_signal_handler(signal.SIGHUP, _hang_up, control_plane)
     await control_plane.start()
     failed = asyncio.ensure_future(control_plane.wait_failed())
     stopping = asyncio.ensure_future(stopped.wait())

@@ -123,6 +123,39 @@ def load_key_pair(
     )
 
 
+def load_authorities(value: str, *, name: str = "cluster_ca_cert") -> tuple[x509.Certificate, ...]:
+    """Read the certificates of authorities: a path, PEM text, or base64 of PEM text, one after the other.
+
+    Raises:
+        CertificateError: there is none, one is damaged, or one is not that of a CA. Those that have expired
+            are taken: what they issued is refused by its date.
+    """
+    faults: list[str] = []
+    found: list[x509.Certificate] = []
+    given = _read(value, name, faults)
+    if given is not None and _parse_certificate(given, faults) is not None:
+        try:
+            found = x509.load_pem_x509_certificates(given.content)
+        except ValueError as exc:
+            faults.append(f"{given.name}: a certificate is damaged: {_first_line(exc)}")
+        faults += [
+            f"{given.name}: the certificate of {one.subject.rfc4514_string()!r} is not that of a CA "
+            "(basicConstraints has to say CA:TRUE)"
+            for one in found
+            if not _is_authority(one)
+        ]
+    if faults:
+        raise CertificateError("; ".join(faults))
+    return tuple(found)
+
+
+def _is_authority(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (x509.ExtensionNotFound, ValueError):
+        return False
+
+
 def _read(value: str, name: str, faults: list[str]) -> _Given | None:
     if not value.strip():
         faults.append(f"{name} is not set")
@@ -180,10 +213,13 @@ def _parse_key(given: _Given, faults: list[str]) -> PrivateKeyTypes | None:
 
 def _check_dates(given: _Given, certificate: x509.Certificate, now: dt.datetime, faults: list[str]) -> None:
     not_before, not_after = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    clock = f"and the clock here says {now:%Y-%m-%d %H:%M:%S} UTC"
     if now >= not_after:
-        faults.append(f"{given.name}: the certificate expired on {not_after:%Y-%m-%d %H:%M:%S} UTC")
+        faults.append(f"{given.name}: the certificate expired on {not_after:%Y-%m-%d %H:%M:%S} UTC, {clock}")
     elif now < not_before:
-        faults.append(f"{given.name}: the certificate is not valid before {not_before:%Y-%m-%d %H:%M:%S} UTC")
+        faults.append(
+            f"{given.name}: the certificate is not valid before {not_before:%Y-%m-%d %H:%M:%S} UTC, {clock}"
+        )
 
 
 def _check_match(
