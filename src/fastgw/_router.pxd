@@ -23,7 +23,8 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp
-from libc.string cimport memcmp
+
+from fastgw._router_regexes cimport Regexes
 
 
 cdef enum:
@@ -104,7 +105,7 @@ cdef struct Candidate:
     uint32_t route
     uint32_t path_offset
     uint32_t path_len                 # 0: the route has no paths
-    uint32_t conditions_offset        # see `pack_conditions` in _router_build.pyx; for `explain`
+    uint32_t conditions_offset        # see _router_conditions.pxd; for `explain`
     uint32_t program_offset           # Program; 0: none
     uint32_t flags                    # as those of its entries
 
@@ -217,11 +218,6 @@ cpdef enum RequestField:
     FIELDS_END
 
 
-# Numbers of the conditions' text.
-cdef inline uint32_t read_u16(const uint8_t* at) noexcept nogil:
-    return at[0] | <uint32_t>at[1] << 8
-
-
 # Where the parts of a node and of a host's record lie.
 
 cdef inline Py_ssize_t pad(Py_ssize_t size, Py_ssize_t unit) noexcept nogil:
@@ -253,21 +249,6 @@ cdef inline const PortRoot* record_ports(const HostRecord* record) noexcept nogi
 
 cdef inline const uint8_t* record_key(const HostRecord* record) noexcept nogil:
     return <const uint8_t*>(record_ports(record) + record.ports)
-
-
-# Bits of a method; (HOST_* kind, key, port or -1) of a route's host; hash of a key.
-cdef uint32_t method_bit(const uint8_t* method, Py_ssize_t n) noexcept nogil
-cdef tuple parse_pattern(bytes host)
-cdef uint32_t hash_key(int kind, const uint8_t* key, Py_ssize_t n) noexcept nogil
-
-# Hosts: a name and a port.
-cdef struct HostParts:
-    const uint8_t* name               # without brackets
-    Py_ssize_t name_len
-    int port                          # -1: none given
-
-
-cdef HostParts split_host(const uint8_t* host, Py_ssize_t n) noexcept nogil
 
 
 # All that a match may look at. What is absent has length 0; nothing is copied.
@@ -332,7 +313,7 @@ cdef class Table:
     cdef Py_buffer view               # holds the block's owner; buf is NULL until opened
     cdef const uint8_t* block
     cdef const TableHeader* header
-    cdef list regexes                 # compiled on first use, by place; None: not yet
+    cdef Regexes regexes
 
     # The best route for a request; False if none matches. Takes the GIL only to call a regex.
     cdef bint find(self, const RouteRequest* request, FoundRoute* out) noexcept nogil
@@ -342,13 +323,7 @@ cdef class Table:
         self, const uint8_t* removed, const RouteRequest* request, FoundRoute* out
     ) noexcept nogil
 
-    # Whether a regex matches, and up to where if that begins at the start of *text* (else 0).
-    cdef bint search_regex(
-        self, uint32_t regex, int flags, const uint8_t* text, Py_ssize_t n, uint32_t* end
-    ) noexcept with gil
-
     cdef const Candidate* candidate_at(self, uint32_t rank) except NULL
-    cdef list spans(self, uint32_t regex, int flags, bytes text)
 
     # The path regex of a route that was found, once more, for its groups; None: it has none.
     cdef dict captures(self, const FoundRoute* found, const uint8_t* path, Py_ssize_t n)

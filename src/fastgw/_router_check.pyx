@@ -15,8 +15,9 @@ from fastgw._router cimport (
     CONDITIONS_HEADER, ENTRY_PROGRAM, FIELD_SOURCE_IP, FIELDS_END, FLAVOR_COMPATIBLE, FLAVOR_TRADITIONAL,
     HOST_KINDS, NO_RANK, OPERATOR_REGEX, OPERATORS_END, PROGRAM_FAILS, TABLE_MAGIC, TABLE_VERSION, Candidate,
     Entry, HostIndex, HostRecord, HostSlot, Instruction, Node, PortRoot, Program, RegexRecord, TableHeader,
-    node_children, node_entries, node_size, read_u16, record_ports,
+    node_children, node_entries, node_size, record_ports,
 )
+from fastgw._router_conditions cimport read_u16
 
 
 cdef const char* fault_in(const uint8_t* block, Py_ssize_t size) noexcept nogil:
