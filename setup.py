@@ -21,6 +21,8 @@ MODULES = [
     "fastgw._uri",
     "fastgw.dp._metrics",
     "fastgw.dp._wheel",
+    "fastgw.dp._fields",
+    "fastgw.dp._host",
     "fastgw.dp._head",
     "fastgw.dp._rewrite",
     "fastgw.dp._body",
@@ -29,7 +31,9 @@ MODULES = [
     "fastgw.dp._tls",
     "fastgw.dp._proxy_header",
     "fastgw.dp._exchange",
+    "fastgw.dp._admit",
     "fastgw.dp._upstream",
+    "fastgw.dp._respond",
     "fastgw.dp._downstream",
 ]
 
