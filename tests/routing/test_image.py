@@ -124,7 +124,7 @@ def test_a_table_for_more_routes_than_there_are_is_refused(tmp_path: Path) -> No
     small = compile_snapshot(fewer)
     at = directory_entry(Section.ROUTES) + 8
     routes_of_small = small[section_of(small, Section.ROUTES)]
-    grafted = bytearray(WHOLE + bytes(-len(WHOLE) % 16))
+    grafted = bytearray(WHOLE + bytes(-len(WHOLE) % 64))
     grafted[at : at + 8] = len(grafted).to_bytes(8, "little")
     grafted[at + 8 : at + 16] = len(routes_of_small).to_bytes(8, "little")
     grafted += routes_of_small

@@ -7,7 +7,7 @@ Layout, little-endian::
 
     header     magic, u32 format version, u32 sections, u64 length of the file, sha256 over all that follows
     directory  per section: u32 id, u32 zero, u64 offset, u64 length
-    sections   each at a multiple of 16 bytes
+    sections   each at a multiple of 64 bytes
 
     META      `ImageMeta` as JSON
     TABLE     the block of `_router.Table`; its route numbers count the records of ROUTES
@@ -51,7 +51,7 @@ FORMAT_VERSION: Final = 4
 _MAGIC: Final = b"FGWIMAGE"
 _HEADER: Final = Struct("<8sIIQ32s")
 _DIRECTORY_ENTRY: Final = Struct("<IIQQ")
-_ALIGNMENT: Final = 16
+_ALIGNMENT: Final = 64
 _SECTIONS_LIMIT: Final = 64
 
 
