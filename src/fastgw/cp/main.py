@@ -14,20 +14,20 @@ import resource
 import signal
 import time
 import uuid
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from typing import Any, Final
-
-import uvicorn
 
 from fastgw import __version__
 from fastgw.cp.admin import make_admin_app
 from fastgw.cp.admin.access_log import AdminAccessLog
+from fastgw.cp.admin.serving import AdminDoors
 from fastgw.cp.cluster import ClusterServer
 from fastgw.cp.hub import Hub
 from fastgw.cp.publisher import Publisher
 from fastgw.cp.storage import Storage, make_storage
 from fastgw.errors import FastgwError, SettingsError
-from fastgw.listening import address_of, open_listeners
+from fastgw.listening import address_of
+from fastgw.model.snapshot import Snapshot
 from fastgw.obs import logs
 from fastgw.routing.compile_process import CompileProcess
 from fastgw.routing.overlay import LayeredImage
@@ -37,7 +37,6 @@ from fastgw.wire.link import HEARTBEAT_S
 
 log = logs.get_logger("cp")
 
-_ADMIN_GRACE_S: Final = 5
 _SHUTDOWN_TIMEOUT_S: Final = 15.0
 
 
@@ -54,16 +53,11 @@ class _ClusterView:
     def publication(self) -> dict[str, Any]:
         return self._publisher.publication()
 
+    def last_read(self) -> Snapshot | None:
+        return self._publisher.last_read
+
     def open_image(self) -> LayeredImage | None:
         return self._publisher.open_image()
-
-
-class _AdminServer(uvicorn.Server):
-    """uvicorn without its own signal handling: signals are the process's."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 class ControlPlane:
@@ -132,8 +126,8 @@ class ControlPlane:
 
         await self._start_admin(storage, _ClusterView(hub, publisher))
         self._background = [self._run(publisher.run(), "publisher"), self._run(hub.run(), "hub")]
-        for address in self.admin_addresses:
-            log.notice("the Admin API listens on %s", address)
+        for listen, address in zip(settings.admin_listen, self.admin_addresses, strict=True):
+            log.notice("the Admin API listens on %s%s", address, ", with TLS" if listen.ssl else "")
         for address in self.cluster_addresses:
             log.notice("the cluster port listens on %s", address)
         log.notice("fastgw %s, control plane on %s, is ready", __version__, storage.dialect)
@@ -148,26 +142,12 @@ class ControlPlane:
             started_at=time.time(),
         )
         self._access_log = app.state.access_log
-        listeners = open_listeners(settings.admin_listen, name="admin_listen")
-        self.admin_addresses = [address_of(listener) for listener in listeners]
-        server = _AdminServer(
-            uvicorn.Config(
-                app,
-                http="httptools",
-                ws="none",
-                lifespan="on",
-                backlog=max(listen.backlog for listen in settings.admin_listen),
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_graceful_shutdown=_ADMIN_GRACE_S,
-            )
-        )
-        serving = self._run(server.serve(sockets=listeners), "Admin API")
+        doors = AdminDoors(app, settings)
+        self.admin_addresses = [address_of(listener) for listener in doors.listeners]
+        serving = self._run(doors.serve(), "Admin API")
 
         async def stop() -> None:
-            server.should_exit = True
+            doors.stop()
             await asyncio.wait([serving])
 
         self._cleanup.push_async_callback(stop)

@@ -21,8 +21,8 @@ _REQUIRED_LISTENS: Final[Mapping[Role, tuple[str, ...]]] = {
     "control_plane": ("admin_listen", "cluster_listen"),
     "data_plane": ("proxy_listen",),
 }
-# cluster_listen is TLS always; the doors of these speak plain HTTP in this version.
-_PLAIN_LISTENS: Final = ("admin_listen", "status_listen")
+# cluster_listen is TLS always; the door of this one speaks plain HTTP in this version.
+_PLAIN_LISTENS: Final = ("status_listen",)
 
 
 def load_settings(
@@ -51,12 +51,14 @@ def load_settings(
     if bool(values["cluster_cert"]) != bool(values["cluster_cert_key"]):
         given = "cluster_cert" if values["cluster_cert"] else "cluster_cert_key"
         faults.append(f"{_source(gathered, given)}: cluster_cert and cluster_cert_key go together")
-    if len(values["ssl_cert"]) != len(values["ssl_cert_key"]):
-        given = "ssl_cert" if values["ssl_cert"] else "ssl_cert_key"
-        faults.append(
-            f"{_source(gathered, given)}: ssl_cert names {len(values['ssl_cert'])} and ssl_cert_key "
-            f"{len(values['ssl_cert_key'])}: each certificate needs its key, in the same order"
-        )
+    for name in ("ssl_cert", "admin_ssl_cert"):
+        certificates, keys = values[name], values[f"{name}_key"]
+        if len(certificates) != len(keys):
+            given = name if certificates else f"{name}_key"
+            faults.append(
+                f"{_source(gathered, given)}: {name} names {len(certificates)} and {name}_key {len(keys)}: "
+                "each certificate needs its key, in the same order"
+            )
     if faults:
         raise SettingsError("; ".join(faults))
     return Settings(**values, warnings=tuple(warnings))
@@ -125,6 +127,8 @@ def _parse(gathered: Gathered) -> dict[str, Any]:
 _EMPTY: Final[Mapping[str, Any]] = {
     "admin_token_file": None,
     "admin_cors_origins": (),
+    "admin_ssl_cert": (),
+    "admin_ssl_cert_key": (),
     "ssl_cert": (),
     "ssl_cert_key": (),
     "trusted_ips": (),
@@ -178,10 +182,8 @@ def _check_listens(
             left_out += [f"{listen} ({item.name})" for listen in listens if listen.ssl]
             values[item.name] = tuple(listen for listen in listens if not listen.ssl)
         if not values[item.name] and item.name in _REQUIRED_LISTENS[role]:
-            why = "has only ssl listeners, which this version does not serve" if listens else "is off"
-            faults.append(
-                f"{_source(gathered, item.name)}: {item.name} {why}, and a {role.replace('_', ' ')} needs one"
-            )
+            what = f"{item.name} is off, and a {role.replace('_', ' ')} needs one"
+            faults.append(f"{_source(gathered, item.name)}: {what}")
     if without_effect:
         warnings.append(f"listen flags without effect in this version: {_listed(without_effect)}")
     if left_out:
