@@ -32,8 +32,8 @@ from fastgw.obs import logs
 from fastgw.obs.service_manager import ServiceManager
 from fastgw.routing.compile_process import CompileProcess
 from fastgw.routing.overlay import LayeredImage
-from fastgw.settings import Settings, require_cluster_pair
-from fastgw.tls.keypair import load_key_pair
+from fastgw.settings import Settings
+from fastgw.tls.cluster_files import FileCredentials
 from fastgw.wire.link import HEARTBEAT_S
 
 log = logs.get_logger("cp")
@@ -75,6 +75,7 @@ class ControlPlane:
         self._background: list[asyncio.Task[Any]] = []
         self._is_closing = False
         self._access_log: AdminAccessLog | None = None
+        self._credentials: FileCredentials | None = None
         self._failed: asyncio.Future[None] | None = None
         self.admin_addresses: list[str] = []
         """Once started, as `127.0.0.1:8001`, with the real ports."""
@@ -94,10 +95,10 @@ class ControlPlane:
 
     async def _start(self) -> None:
         settings = self._settings
-        require_cluster_pair(settings)
-        pair = load_key_pair(settings.cluster_cert, settings.cluster_cert_key)
-        for warning in (*settings.warnings, *pair.warnings):
+        for warning in settings.warnings:
             log.warning("%s", warning)
+        credentials = FileCredentials(settings, tell=log.notice, complain=log.warning)
+        self._credentials = credentials
         self._failed = asyncio.get_running_loop().create_future()
 
         storage = make_storage(settings)
@@ -115,7 +116,7 @@ class ControlPlane:
 
         cluster = ClusterServer(
             settings.cluster_listen,
-            pair,
+            credentials,
             hub,
             control_plane_id=control_plane_id,
             heartbeat_s=self._heartbeat_s,
@@ -164,6 +165,11 @@ class ControlPlane:
             f"control plane on {self._settings.database}: Admin API on {', '.join(self.admin_addresses)}, "
             f"cluster port on {', '.join(self.cluster_addresses)}"
         )
+
+    def read_again(self) -> None:
+        """Read what can change while the control plane runs."""
+        if self._credentials is not None:
+            self._credentials.read_again()
 
     async def wait_failed(self) -> None:
         """Return never; raise what ended a part that should not end."""
@@ -216,6 +222,7 @@ async def run_control_plane(settings: Settings) -> None:
     def reload() -> None:
         manager.reloading()
         control_plane.reopen_logs()
+        control_plane.read_again()
         manager.ready(control_plane.describe())
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
