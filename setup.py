@@ -11,11 +11,18 @@ DEBUG = os.environ.get("FASTGW_DEBUG") == "1"
 MODULES = [
     "fastgw._router",
     "fastgw._router_check",
+    "fastgw._router_conditions",
+    "fastgw._router_hosts",
+    "fastgw._router_regexes",
+    "fastgw._router_tests",
+    "fastgw._router_tries",
     "fastgw._router_build",
     "fastgw._overlay",
     "fastgw._uri",
     "fastgw.dp._metrics",
     "fastgw.dp._wheel",
+    "fastgw.dp._fields",
+    "fastgw.dp._host",
     "fastgw.dp._head",
     "fastgw.dp._rewrite",
     "fastgw.dp._body",
@@ -24,7 +31,9 @@ MODULES = [
     "fastgw.dp._tls",
     "fastgw.dp._proxy_header",
     "fastgw.dp._exchange",
+    "fastgw.dp._admit",
     "fastgw.dp._upstream",
+    "fastgw.dp._respond",
     "fastgw.dp._downstream",
 ]
 

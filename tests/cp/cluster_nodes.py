@@ -33,7 +33,7 @@ from fastgw.dp.sync import (
 from fastgw.model.snapshot import Snapshot, unpack_delta
 from fastgw.obs import logs
 from fastgw.settings import Listen, Settings, load_settings
-from fastgw.tls.cluster import SERVER_NAME, make_client_context
+from fastgw.tls.cluster import SERVER_NAME, Credentials, FixedCredentials, LinkTls
 from fastgw.tls.generate import GeneratedPair
 from fastgw.wire import messages as m
 from fastgw.wire.offering import Offering
@@ -119,6 +119,10 @@ def offering_of(version: int, names: list[str], padding: bytes = b"") -> Offerin
     return whole_offering(version, snapshot.digest, snapshot.pack())
 
 
+def shared(pair: GeneratedPair) -> Credentials:
+    return FixedCredentials(LinkTls.shared(loaded(pair)))
+
+
 class Port:
     """A cluster port and what stands behind it."""
 
@@ -142,6 +146,7 @@ async def cluster_port(
     directory: Path,
     pair: GeneratedPair | None = None,
     *,
+    credentials: Credentials | None = None,
     listen: str = "127.0.0.1:0",
     clock: Clock | None = None,
     heartbeat_s: float = 30.0,
@@ -152,7 +157,7 @@ async def cluster_port(
     hub = Hub(storage, purge_delay_s=1000)
     server = ClusterServer(
         Listen.parse(listen),
-        loaded(pair),
+        credentials or shared(pair),
         hub,
         control_plane_id="the-control-plane",
         heartbeat_s=heartbeat_s,
@@ -179,13 +184,13 @@ class Node:
         address: str,
         pair: GeneratedPair | None = None,
         *,
+        credentials: Credentials | None = None,
         clock: Clock | None = None,
         draw: Callable[[], float] = random.random,
         **flags: str,
     ) -> None:
-        settings = settings_of(
-            "data_plane", directory, pair or gen_cert_pair(), cluster_control_plane=address, **flags
-        )
+        pair = pair or gen_cert_pair()
+        settings = settings_of("data_plane", directory, pair, cluster_control_plane=address, **flags)
         self.id = str(uuid.uuid4())
         self.state = AppliedState(0, "")
         self.snapshot: Snapshot | None = None
@@ -196,6 +201,7 @@ class Node:
         self.refusal: ApplyResult | Exception | None = None
         self.sync = Sync(
             settings,
+            credentials or shared(pair),
             node=NodeIdentity(self.id, "dp-1"),
             apply=self._apply,
             applied=lambda: self.state,
@@ -250,7 +256,7 @@ class Stranger:
             *await asyncio.open_connection(
                 host,
                 int(port),
-                ssl=context or make_client_context(loaded(gen_cert_pair())),
+                ssl=context or shared(gen_cert_pair()).current().client_context,
                 server_hostname=SERVER_NAME,
             )
         )

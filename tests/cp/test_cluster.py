@@ -14,7 +14,7 @@ from fastgw.cp.cluster import ADMISSION_BURST, Admission
 from fastgw.cp.storage import make_storage
 from fastgw.dp.sync import Refused
 from fastgw.errors import CompileError, ListenError
-from fastgw.tls.cluster import make_client_context
+from fastgw.tls.cluster import LinkTls
 from fastgw.wire import messages as m
 from fastgw.wire.pacing import ADMITTED_PER_SECOND
 from tests.cp.cluster_nodes import (
@@ -266,7 +266,7 @@ def _with_unchecked(context: ssl.SSLContext, certificate: bytes, key: bytes) -> 
 
 
 def old_client() -> ssl.SSLContext:
-    context = make_client_context(loaded(gen_cert_pair()))
+    context = LinkTls.shared(loaded(gen_cert_pair())).client_context
     context.set_ciphers("ALL:@SECLEVEL=0")
     with pytest.warns(DeprecationWarning, match="is deprecated"):
         context.minimum_version = ssl.TLSVersion.TLSv1

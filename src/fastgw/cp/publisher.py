@@ -88,6 +88,11 @@ class Publisher:
         self._published_at_s: int | None = None
         self._refused: dict[str, Any] | None = None
 
+    @property
+    def last_read(self) -> Snapshot | None:
+        """What was read last from the storage, published or not."""
+        return self._head
+
     def publication(self) -> dict[str, Any]:
         """What is published and, if the newest version is not, why."""
         return {

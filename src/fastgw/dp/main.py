@@ -5,7 +5,8 @@ Contract. `DataPlane.start` either has everything open or raises one FastgwError
 control plane is dialled, and nothing is read from disk: the file is the configuration.
 
     SIGTERM, SIGINT, SIGQUIT   drain, then end; once more: end now
-    SIGHUP                     read declarative_config and the certificates of ssl listeners anew
+    SIGHUP                     read declarative_config, the certificates of ssl listeners and that of the
+                               link anew
     SIGUSR1                    open the log files anew
 """
 
@@ -27,7 +28,8 @@ from fastgw.dp.supervisor import Supervisor
 from fastgw.dp.sync import IncomingSnapshot, Sync, SyncStatus
 from fastgw.dp.workers import Deadlines
 from fastgw.obs import logs
-from fastgw.settings import Settings, require_cluster_pair
+from fastgw.settings import Settings
+from fastgw.tls.cluster_files import FileCredentials
 
 _log: Final = logs.get_logger("supervisor")
 
@@ -44,7 +46,7 @@ class DataPlane:
         self._link: Sync | None = None
         self._declared: DeclaredSource | None = None
         self._first: IncomingSnapshot | None = None
-        self._certificate_expires_s: float | None = None
+        self._credentials: FileCredentials | None = None
         self.supervisor: Supervisor
         """Once started."""
         self.status: StatusServer
@@ -100,8 +102,8 @@ class DataPlane:
         self._in_background(self.supervisor.read_certificates())
         if self._declared is not None:
             self._declared.read_again()
-        else:
-            _log.notice("nothing to read anew: the configuration comes from the control plane")
+        if self._credentials is not None:
+            self._credentials.read_again()
 
     def reopen_logs(self) -> None:
         self._in_background(self.supervisor.reopen_logs())
@@ -136,22 +138,26 @@ class DataPlane:
         )
 
     def _make_link(self) -> Sync:
-        require_cluster_pair(self._settings)
-        link = Sync(
+        log = logs.get_logger("link")
+        self._credentials = FileCredentials(self._settings, tell=log.notice, complain=log.warning)
+        return Sync(
             self._settings,
+            self._credentials,
             node=self.supervisor.node,
             apply=self.supervisor.apply,
             applied=self.supervisor.state,
-            log=logs.get_logger("link"),
+            log=log,
         )
-        self._certificate_expires_s = link.pair.not_after.timestamp()
-        return link
 
     async def _run_source(self) -> None:
         if self._link is not None:
             await self._link.run()
         elif self._declared is not None and self._first is not None:
             await self._declared.run(self._first)
+
+    def _certificate_expires_s(self) -> float | None:
+        """Unix seconds until which what the next connection presents is valid."""
+        return None if self._credentials is None else self._credentials.current().pair.not_after.timestamp()
 
     def _link_status(self) -> SyncStatus | None:
         return None if self._link is None else self._link.status
