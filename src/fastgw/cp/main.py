@@ -111,7 +111,7 @@ class ControlPlane:
         self._cleanup.push_async_callback(compile_process.close)
 
         hub = Hub(storage, purge_delay_s=settings.cluster_data_plane_purge_delay)
-        self._cleanup.push_async_callback(hub.write_rows)
+        self._cleanup.push_async_callback(hub.close)
         publisher = Publisher(storage, compile_process, hub)
 
         cluster = ClusterServer(
