@@ -67,15 +67,6 @@ cdef class LayeredTable:
             return None
         return self.captures(&found, request.parts.path, request.parts.path_len)
 
-    def captures_of(self, Request request not None):
-        cdef FoundRoute found
-        cdef Table table = self.base
-        if not self.find(&request.parts, &found):
-            return None
-        if found.route >= self.base_routes:
-            table = self.overlay
-        return table.captures(&found, request.parts.path, request.parts.path_len)
-
     # What `_router_explain` asks of a table. Ranks count the candidates in force, of both blocks.
 
     @property

@@ -4,9 +4,9 @@
 # file and be mapped by every worker. Offset 0 means "none": the header is there. Its parts:
 #
 #   TableHeader
-#   Node ...        path tries, back to back, a child always behind its parent
-#   HostRecord ...  one per host name or wildcard that a route lists
-#   HostSlot ...    three hash indexes over the records: exact names, `*.x`, `x.*`
+#   HostSlot ...    hash indexes over the host records, one for each HOST_* kind
+#   HostRecord, Node ...  one record per host name or wildcard that a route lists, each followed by the path
+#                   trie that it leads to; a child always lies behind its parent
 #   programs        what else must hold of a candidate: headers, SNI, regex path, an expression
 #   RegexRecord ... the distinct patterns that programs name
 #   text            paths and conditions of the candidates, for exact checks and `explain`
@@ -17,18 +17,23 @@
 # down each; the best rank among the entries met that admit the method wins. A trie whose best rank
 # cannot win any more is left. Host patterns with equal candidates share one trie.
 #
+# What a search costs in a large table is memory that is not in a cache: each line of 64 bytes is a wait. So a
+# slot holds the hash, a record lies beside its trie (both lines are asked for at once), no small node
+# crosses a line, and a search for a plain host reads three lines or so. Blocks are mapped at multiples of 64.
+#
 # A regex path stands in the trie at the literal text that each of its matches begins with, and an
 # expression at a path that it asks for, so that few programs run for one request. Those that call
 # a regex are set aside during the walk and run afterwards, best rank first, until one holds.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp
-from libc.string cimport memcmp
+
+from fastgw._router_regexes cimport Regexes
 
 
 cdef enum:
     TABLE_MAGIC = 0x54524746          # "FGRT"
-    TABLE_VERSION = 2
+    TABLE_VERSION = 3
     NO_RANK = 0xFFFFFFFF
     CONDITIONS_HEADER = 10            # bytes of counts: hosts, methods, SNIs, headers, expressions
     # Entry.flags
@@ -87,8 +92,6 @@ cdef struct TableHeader:
     uint32_t routes                   # every route number is below this
     uint32_t candidates
     uint32_t candidates_offset        # multiple of 8
-    uint32_t nodes_offset
-    uint32_t nodes_end
     uint32_t any_host_root            # Node: routes without hosts
     HostIndex hosts[4]                # by HOST_* kind
     uint32_t flavor                   # enum Flavor
@@ -104,18 +107,26 @@ cdef struct Candidate:
     uint32_t route
     uint32_t path_offset
     uint32_t path_len                 # 0: the route has no paths
-    uint32_t conditions_offset        # see `pack_conditions` in _router_build.pyx; for `explain`
+    uint32_t conditions_offset        # see _router_conditions.pxd; for `explain`
     uint32_t program_offset           # Program; 0: none
     uint32_t flags                    # as those of its entries
 
 
-# Followed by label, then the first bytes of the children, padded to 4; uint32_t offset of each
-# child; Entry for each candidate whose path ends here, best first.
+cdef enum:
+    LINE_BYTES = 64                   # of a cache
+    NODE_ENTRIES_LIMIT = 0xFFFFFF
+    NODE_KEYED = 0x8000
+
+
+# Followed by label, padded to 4; uint32_t offset of the child for each next byte from `first_key` on, 0 where
+# there is none; Entry for each candidate whose path ends here, best first. A node whose children lie too far
+# apart for that is *keyed*: the label is followed by the first byte of each child, in the order of their
+# offsets.
 cdef struct Node:
     uint32_t best                     # least rank in this node and below
-    uint32_t entries
+    uint32_t entries                  # how many, and from bit 24 on first_key
     uint16_t label_len
-    uint16_t children
+    uint16_t children                 # how many offsets, and NODE_KEYED
 
 
 cdef struct Entry:
@@ -217,11 +228,6 @@ cpdef enum RequestField:
     FIELDS_END
 
 
-# Numbers of the conditions' text.
-cdef inline uint32_t read_u16(const uint8_t* at) noexcept nogil:
-    return at[0] | <uint32_t>at[1] << 8
-
-
 # Where the parts of a node and of a host's record lie.
 
 cdef inline Py_ssize_t pad(Py_ssize_t size, Py_ssize_t unit) noexcept nogil:
@@ -232,18 +238,29 @@ cdef inline const uint8_t* node_label(const Node* node) noexcept nogil:
     return <const uint8_t*>(node + 1)
 
 
+cdef inline uint32_t node_slots(const Node* node) noexcept nogil:
+    return node.children & ~<uint32_t>NODE_KEYED
+
+
+cdef inline uint32_t node_entry_count(const Node* node) noexcept nogil:
+    return node.entries & NODE_ENTRIES_LIMIT
+
+
 cdef inline const uint32_t* node_children(const Node* node) noexcept nogil:
-    return <const uint32_t*>(node_label(node) + pad(<Py_ssize_t>node.label_len + node.children, 4))
+    cdef Py_ssize_t text = node.label_len
+    if node.children & NODE_KEYED:
+        text += node_slots(node)
+    return <const uint32_t*>(node_label(node) + pad(text, 4))
 
 
 cdef inline const Entry* node_entries(const Node* node) noexcept nogil:
-    return <const Entry*>(node_children(node) + node.children)
+    return <const Entry*>(node_children(node) + node_slots(node))
 
 
 cdef inline Py_ssize_t node_size(const Node* node) noexcept nogil:
     return (
-        sizeof(Node) + pad(<Py_ssize_t>node.label_len + node.children, 4)
-        + sizeof(uint32_t) * <Py_ssize_t>node.children + sizeof(Entry) * <Py_ssize_t>node.entries
+        <const uint8_t*>node_entries(node) - <const uint8_t*>node
+        + sizeof(Entry) * <Py_ssize_t>node_entry_count(node)
     )
 
 
@@ -253,21 +270,6 @@ cdef inline const PortRoot* record_ports(const HostRecord* record) noexcept nogi
 
 cdef inline const uint8_t* record_key(const HostRecord* record) noexcept nogil:
     return <const uint8_t*>(record_ports(record) + record.ports)
-
-
-# Bits of a method; (HOST_* kind, key, port or -1) of a route's host; hash of a key.
-cdef uint32_t method_bit(const uint8_t* method, Py_ssize_t n) noexcept nogil
-cdef tuple parse_pattern(bytes host)
-cdef uint32_t hash_key(int kind, const uint8_t* key, Py_ssize_t n) noexcept nogil
-
-# Hosts: a name and a port.
-cdef struct HostParts:
-    const uint8_t* name               # without brackets
-    Py_ssize_t name_len
-    int port                          # -1: none given
-
-
-cdef HostParts split_host(const uint8_t* host, Py_ssize_t n) noexcept nogil
 
 
 # All that a match may look at. What is absent has length 0; nothing is copied.
@@ -332,7 +334,7 @@ cdef class Table:
     cdef Py_buffer view               # holds the block's owner; buf is NULL until opened
     cdef const uint8_t* block
     cdef const TableHeader* header
-    cdef list regexes                 # compiled on first use, by place; None: not yet
+    cdef Regexes regexes
 
     # The best route for a request; False if none matches. Takes the GIL only to call a regex.
     cdef bint find(self, const RouteRequest* request, FoundRoute* out) noexcept nogil
@@ -342,13 +344,7 @@ cdef class Table:
         self, const uint8_t* removed, const RouteRequest* request, FoundRoute* out
     ) noexcept nogil
 
-    # Whether a regex matches, and up to where if that begins at the start of *text* (else 0).
-    cdef bint search_regex(
-        self, uint32_t regex, int flags, const uint8_t* text, Py_ssize_t n, uint32_t* end
-    ) noexcept with gil
-
     cdef const Candidate* candidate_at(self, uint32_t rank) except NULL
-    cdef list spans(self, uint32_t regex, int flags, bytes text)
 
     # The path regex of a route that was found, once more, for its groups; None: it has none.
     cdef dict captures(self, const FoundRoute* found, const uint8_t* path, Py_ssize_t n)

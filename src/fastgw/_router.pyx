@@ -13,14 +13,11 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
-from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memchr, memcmp, memcpy
+from libc.stdlib cimport calloc, free
+from libc.string cimport memchr, memcmp
 
-cdef extern from "arpa/inet.h" nogil:
-    enum:
-        AF_INET
-        AF_INET6
-    int inet_pton(int family, const char* text, void* out)
+cdef extern from *:
+    void prefetch "__builtin_prefetch"(const void* at) nogil
 
 cdef enum:
     PENDING_LIMIT = 64                # candidates whose regex waits for the end of the walk
@@ -28,116 +25,17 @@ cdef enum:
 from collections import namedtuple
 
 from fastgw._router_check cimport fault_in
-
-from fastgw._regex import ANCHORED, UNANCHORED, compile_regex
+from fastgw._router_conditions cimport lists_method, unpack_conditions
+from fastgw._router_hosts cimport (
+    HostParts, fold, hash_key, hash_start, hash_step, method_bit, split_host,
+)
+from fastgw._router_regexes cimport Regexes
+from fastgw._router_tests cimport Subject, compare, holds
 
 CandidateRecord = namedtuple(
     "CandidateRecord", "rank route priority created_at key path hosts methods snis headers expressions"
 )
 TestRecord = namedtuple("TestRecord", "operator field flags name text number segments holds")
-
-cdef object _ANCHORED = ANCHORED
-cdef object _UNANCHORED = UNANCHORED
-
-
-# ---- hosts and methods, as routes and requests write them
-
-cdef HostParts split_host(const uint8_t* host, Py_ssize_t n) noexcept nogil:
-    """Name and port of a host; a colon that announces no decimal port belongs to the name."""
-    cdef HostParts parts
-    cdef const uint8_t* colon
-    cdef const uint8_t* end = host + n
-    parts.name = host
-    parts.name_len = n
-    parts.port = -1
-    if n and host[0] == c'[':
-        colon = <const uint8_t*>memchr(host, c']', n)
-        if colon == NULL or (colon + 1 < end and colon[1] != c':'):
-            return parts
-        parts.name = host + 1
-        parts.name_len = colon - parts.name
-        colon += 1
-        if colon == end:
-            return parts
-    else:
-        colon = <const uint8_t*>memchr(host, c':', n) if n else NULL
-        if colon == NULL or memchr(colon + 1, c':', end - colon - 1) != NULL:
-            return parts
-        parts.name_len = colon - host
-    parts.port = parse_port(colon + 1, end - colon - 1)
-    if parts.port < 0 and colon + 1 != end:
-        parts.name = host
-        parts.name_len = n
-    return parts
-
-
-cdef int parse_port(const uint8_t* digits, Py_ssize_t n) noexcept nogil:
-    cdef int port = 0
-    cdef Py_ssize_t i
-    if n < 1 or n > 5:
-        return -1
-    for i in range(n):
-        if digits[i] < c'0' or digits[i] > c'9':
-            return -1
-        port = port * 10 + (digits[i] - c'0')
-    return port if port <= 0xFFFF else -1
-
-
-cdef uint32_t method_bit(const uint8_t* method, Py_ssize_t n) noexcept nogil:
-    """The bit of a well-known method; all others share METHOD_OTHER and are compared by name."""
-    if n == 3:
-        if memcmp(method, b"GET", 3) == 0:
-            return 1
-        if memcmp(method, b"PUT", 3) == 0:
-            return 2
-    elif n == 4:
-        if memcmp(method, b"POST", 4) == 0:
-            return 4
-        if memcmp(method, b"HEAD", 4) == 0:
-            return 8
-    elif n == 5:
-        if memcmp(method, b"PATCH", 5) == 0:
-            return 16
-    elif n == 6:
-        if memcmp(method, b"DELETE", 6) == 0:
-            return 32
-    elif n == 7:
-        if memcmp(method, b"OPTIONS", 7) == 0:
-            return 64
-    return METHOD_OTHER
-
-
-# FNV-1a, one byte at a time and from the right, so that the hashes of all suffixes of a name fall
-# off on the way to its own.
-cdef uint64_t HASH_START = 0xCBF29CE484222325
-cdef uint64_t HASH_STEP = 0x100000001B3
-
-
-cdef inline uint32_t fold(uint64_t state) noexcept nogil:
-    return <uint32_t>(state ^ (state >> 32))
-
-
-cdef uint32_t hash_key(int kind, const uint8_t* key, Py_ssize_t n) noexcept nogil:
-    cdef uint64_t state = HASH_START
-    cdef Py_ssize_t i
-    for i in range(n):
-        state = (state ^ key[i if kind == HOST_PREFIX else n - 1 - i]) * HASH_STEP
-    return fold(state)
-
-
-cdef tuple parse_pattern(bytes host):
-    """(HOST_* kind, key, port or -1) of a route's host."""
-    cdef HostParts parts = split_host(<const uint8_t*>PyBytes_AS_STRING(host), len(host))
-    cdef bytes name = parts.name[:parts.name_len]
-    if name != name.lower():
-        raise ValueError(f"host {host!r} is not in lower case")
-    if name.startswith(b"*.") and len(name) > 2 and name.count(b"*") == 1:
-        return (HOST_SUFFIX, name[1:], parts.port)
-    if name.endswith(b".*") and len(name) > 2 and name.count(b"*") == 1:
-        return (HOST_PREFIX, name[:len(name) - 1], parts.port)
-    if not name or b"*" in name:
-        raise ValueError(f"host {host!r} is neither a name nor a wildcard for whole labels at one end")
-    return (HOST_EXACT, name, parts.port)
 
 
 # ---- searching
@@ -150,34 +48,15 @@ cdef struct Pending:
 
 
 cdef struct Search:
-    void* table                       # a Table, which the caller keeps
     const uint8_t* block
     const Candidate* candidates
     const uint8_t* removed            # a bit for each route that another block replaces; NULL: none
-    const RouteRequest* request
-    HostParts host
-    uint32_t port                     # the host's or the listener's
+    Subject subject
     uint32_t method_bit
     uint32_t skipped                  # entries with one of these flags are passed over
-    uint32_t own_path_len             # what the last program matched of the path
     uint32_t pending_count
     FoundRoute found                  # the best so far; its rank is NO_RANK without any
     Pending[PENDING_LIMIT] pending
-
-
-cdef bint lists_method(const uint8_t* conditions, const RouteRequest* request) noexcept nogil:
-    cdef uint32_t hosts = read_u16(conditions)
-    cdef uint32_t total = hosts + read_u16(conditions + 2)
-    cdef uint32_t i
-    conditions += CONDITIONS_HEADER
-    for i in range(total):
-        if (
-            i >= hosts and read_u16(conditions) == request.method_len
-            and memcmp(conditions + 2, request.method, request.method_len) == 0
-        ):
-            return True
-        conditions += 2 + read_u16(conditions)
-    return False
 
 
 cdef bint admits(Search* search, const Entry* entry, uint32_t path_len) noexcept nogil:
@@ -195,7 +74,7 @@ cdef bint admits(Search* search, const Entry* entry, uint32_t path_len) noexcept
         pending.flags = entry.flags
         search.pending_count += 1
         return False
-    return holds(search, search.block + search.candidates[entry.rank].program_offset)
+    return holds(&search.subject, search.block + search.candidates[entry.rank].program_offset)
 
 
 cdef inline void take(
@@ -203,57 +82,75 @@ cdef inline void take(
 ) noexcept nogil:
     search.found.rank = rank
     search.found.route = route
-    search.found.path_len = search.own_path_len if flags & ENTRY_OWN_PATH else path_len
+    search.found.path_len = search.subject.own_path_len if flags & ENTRY_OWN_PATH else path_len
 
 
 cdef void walk(Search* search, uint32_t root) noexcept nogil:
     """Search one trie for a candidate better than the best so far."""
-    cdef const RouteRequest* request = search.request
+    cdef const RouteRequest* request = search.subject.request
     cdef const Node* node
-    cdef const Entry* entry
     cdef const uint8_t* label
     cdef const uint8_t* key
+    cdef const uint32_t* children
     cdef Py_ssize_t at = 0
-    cdef uint32_t i
+    cdef uint32_t i, child, slots
     if root == 0:
         return
     node = <const Node*>(search.block + root)
     while node.best < search.found.rank:
         label = node_label(node)
-        if (
-            request.path_len - at < node.label_len
-            or memcmp(request.path + at, label, node.label_len) != 0
-        ):
-            return
-        at += node.label_len
-        entry = node_entries(node)
-        for i in range(node.entries):
-            if entry[i].rank >= search.found.rank:
-                break
-            if not entry[i].flags & METHOD_ANY:
-                if not entry[i].flags & search.method_bit:
-                    continue
-                if search.method_bit == METHOD_OTHER and not lists_method(
-                    search.block + search.candidates[entry[i].rank].conditions_offset, request
-                ):
-                    continue
-            if search.removed != NULL and is_marked(search.removed, entry[i].route):
-                continue
+        if node.label_len:
             if (
-                entry[i].flags & (ENTRY_PROGRAM | ENTRY_SNIS)
-                and not admits(search, &entry[i], <uint32_t>at)
+                request.path_len - at < node.label_len
+                or memcmp(request.path + at, label, node.label_len) != 0
+            ):
+                return
+            at += node.label_len
+        if node_entry_count(node):
+            take_best(search, node, <uint32_t>at)
+        slots = node_slots(node)
+        if at == request.path_len or slots == 0:
+            return
+        children = node_children(node)
+        if node.children & NODE_KEYED:
+            label += node.label_len
+            key = <const uint8_t*>memchr(label, request.path[at], slots)
+            if key == NULL:
+                return
+            child = children[key - label]
+        else:
+            i = <uint32_t>request.path[at] - (node.entries >> 24)
+            if i >= slots:
+                return
+            child = children[i]
+            if child == 0:
+                return
+        at += 1
+        node = <const Node*>(search.block + child)
+
+
+cdef void take_best(Search* search, const Node* node, uint32_t path_len) noexcept nogil:
+    """Take the first candidate of a node that holds, if it is better than the best so far."""
+    cdef const RouteRequest* request = search.subject.request
+    cdef const Entry* entry = node_entries(node)
+    cdef uint32_t i
+    for i in range(node_entry_count(node)):
+        if entry[i].rank >= search.found.rank:
+            break
+        if not entry[i].flags & METHOD_ANY:
+            if not entry[i].flags & search.method_bit:
+                continue
+            if search.method_bit == METHOD_OTHER and not lists_method(
+                search.block + search.candidates[entry[i].rank].conditions_offset,
+                request.method, request.method_len,
             ):
                 continue
-            take(search, entry[i].rank, entry[i].route, entry[i].flags, <uint32_t>at)
-            break
-        if at == request.path_len or node.children == 0:
-            return
-        label += node.label_len
-        key = <const uint8_t*>memchr(label, request.path[at], node.children)
-        if key == NULL:
-            return
-        at += 1
-        node = <const Node*>(search.block + node_children(node)[key - label])
+        if search.removed != NULL and is_marked(search.removed, entry[i].route):
+            continue
+        if entry[i].flags & (ENTRY_PROGRAM | ENTRY_SNIS) and not admits(search, &entry[i], path_len):
+            continue
+        take(search, entry[i].rank, entry[i].route, entry[i].flags, path_len)
+        break
 
 
 cdef void settle(Search* search) noexcept nogil:
@@ -273,7 +170,7 @@ cdef void settle(Search* search) noexcept nogil:
             break
         if i and pending.rank == search.pending[i - 1].rank:
             continue                      # met under two patterns of the host
-        if holds(search, search.block + search.candidates[pending.rank].program_offset):
+        if holds(&search.subject, search.block + search.candidates[pending.rank].program_offset):
             take(search, pending.rank, pending.route, pending.flags, pending.path_len)
             break
     search.pending_count = 0
@@ -292,6 +189,7 @@ cdef void look_up(
     while slots[place].record:
         if slots[place].hash == hashed:
             record = <const HostRecord*>(search.block + slots[place].record)
+            prefetch(<const uint8_t*>record + LINE_BYTES)      # its trie
             if record.key_len == key_len and memcmp(record_key(record), key, key_len) == 0:
                 walk(search, record.root)
                 port_root = record_ports(record)
@@ -304,276 +202,28 @@ cdef void look_up(
 
 cdef void look_up_host(Search* search, const TableHeader* header, int plain_port, int wild_port) noexcept nogil:
     """Walk the tries of the name itself and of each wildcard that it satisfies."""
-    cdef const HostParts* host = &search.host
+    cdef const HostParts* host = &search.subject.host
     cdef bint has_suffixes = header.hosts[HOST_SUFFIX].slots != 0
-    cdef uint64_t state = HASH_START
+    cdef uint64_t state = hash_start()
     cdef Py_ssize_t i
     if header.hosts[HOST_RAW].slots:
         look_up(
-            search, HOST_RAW, hash_key(HOST_RAW, search.request.host, search.request.host_len),
-            search.request.host, search.request.host_len, -1,
+            search, HOST_RAW, hash_key(HOST_RAW, search.subject.request.host, search.subject.request.host_len),
+            search.subject.request.host, search.subject.request.host_len, -1,
         )
     if header.hosts[HOST_EXACT].slots or has_suffixes:
         for i in range(host.name_len - 1, -1, -1):
-            state = (state ^ host.name[i]) * HASH_STEP
+            state = hash_step(state, host.name[i])
             if host.name[i] == c'.' and has_suffixes and i > 0:
                 look_up(search, HOST_SUFFIX, fold(state), host.name + i, host.name_len - i, wild_port)
         if header.hosts[HOST_EXACT].slots:
             look_up(search, HOST_EXACT, fold(state), host.name, host.name_len, plain_port)
     if header.hosts[HOST_PREFIX].slots:
-        state = HASH_START
+        state = hash_start()
         for i in range(host.name_len - 1):
-            state = (state ^ host.name[i]) * HASH_STEP
+            state = hash_step(state, host.name[i])
             if host.name[i] == c'.':
                 look_up(search, HOST_PREFIX, fold(state), host.name, i + 1, wild_port)
-
-
-# ---- programs
-
-cdef inline uint8_t lower(uint8_t byte) noexcept nogil:
-    return byte + 32 if c'A' <= byte <= c'Z' else byte
-
-
-cdef bint same(const uint8_t* data, const uint8_t* text, Py_ssize_t n, bint folds) noexcept nogil:
-    cdef Py_ssize_t i
-    if not folds:
-        return memcmp(data, text, n) == 0
-    for i in range(n):
-        if lower(data[i]) != text[i]:
-            return False
-    return True
-
-
-cdef bint same_name(const uint8_t* data, const uint8_t* name, Py_ssize_t n, bint dashes) noexcept nogil:
-    """Whether a header's name is *name*, which is in lower case (with dashes, where both are one)."""
-    cdef Py_ssize_t i
-    for i in range(n):
-        if lower(data[i]) != name[i] and not (dashes and data[i] == c'_' and name[i] == c'-'):
-            return False
-    return True
-
-
-cdef bint compare_text(
-    Search* search, const uint8_t* program, const Instruction* test, const uint8_t* data, Py_ssize_t n
-) noexcept nogil:
-    cdef const uint8_t* text = program + test.text_offset
-    cdef Py_ssize_t size = test.text_len
-    cdef bint folds = test.flags & INSTRUCTION_LOWER != 0
-    cdef uint32_t end
-    cdef Py_ssize_t i
-    if test.operator == OPERATOR_EQUAL:
-        return n == size and same(data, text, n, folds)
-    if test.operator == OPERATOR_NOT_EQUAL:
-        return n != size or not same(data, text, n, folds)
-    if test.operator == OPERATOR_PREFIX:
-        if n < size or not same(data, text, size, folds):
-            return False
-        if test.field == FIELD_PATH:
-            search.own_path_len = <uint32_t>size
-        return True
-    if test.operator == OPERATOR_SUFFIX:
-        return n >= size and same(data + n - size, text, size, folds)
-    if test.operator == OPERATOR_CONTAINS:
-        for i in range(n - size + 1):
-            if same(data + i, text, size, folds):
-                return True
-        return False
-    if test.operator == OPERATOR_REGEX:
-        if not (<Table>search.table).search_regex(test.regex, test.flags, data, n, &end):
-            return False
-        if test.field == FIELD_PATH:
-            search.own_path_len = end
-        return True
-    return False
-
-
-cdef bint compare_number(const Instruction* test, int64_t value) noexcept nogil:
-    if test.operator == OPERATOR_EQUAL:
-        return value == test.number
-    if test.operator == OPERATOR_NOT_EQUAL:
-        return value != test.number
-    if test.operator == OPERATOR_LESS:
-        return value < test.number
-    if test.operator == OPERATOR_LESS_EQUAL:
-        return value <= test.number
-    if test.operator == OPERATOR_GREATER:
-        return value > test.number
-    return test.operator == OPERATOR_GREATER_EQUAL and value >= test.number
-
-
-cdef bint compare_address(
-    const uint8_t* program, const Instruction* test, const uint8_t* peer, Py_ssize_t n
-) noexcept nogil:
-    """Compare an address in text with a network; one of the other family is not in it."""
-    cdef char text[48]
-    cdef uint8_t address[16]
-    cdef const uint8_t* network = program + test.text_offset
-    cdef Py_ssize_t whole = test.number // 8
-    cdef int rest = test.number % 8
-    cdef bint is_in = False
-    cdef int family = 4
-    if n < 2 or n >= <Py_ssize_t>sizeof(text):
-        return False
-    memcpy(text, peer, n)
-    text[n] = 0
-    if inet_pton(AF_INET, text, address) != 1:
-        if inet_pton(AF_INET6, text, address) != 1:
-            return False
-        family = 6
-    if family == test.family and memcmp(address, network, whole) == 0:
-        is_in = rest == 0 or (address[whole] ^ network[whole]) >> (8 - rest) == 0
-    if test.operator == OPERATOR_EQUAL or test.operator == OPERATOR_IN:
-        return is_in
-    return not is_in
-
-
-cdef bint compare_headers(
-    Search* search, const uint8_t* program, const Instruction* test
-) noexcept nogil:
-    cdef const RouteRequest* request = search.request
-    cdef const uint32_t* field = request.fields
-    cdef bint any_is_enough = test.flags & INSTRUCTION_ANY != 0
-    cdef bint is_there = False
-    cdef uint32_t _i
-    for _i in range(request.field_count):
-        if field[1] == test.name_len and same_name(
-            request.head + field[0], program + test.name_offset, test.name_len,
-            test.flags & INSTRUCTION_DASHES,
-        ):
-            is_there = True
-            if compare_text(search, program, test, request.head + field[2], field[3]) == any_is_enough:
-                return any_is_enough
-        field += request.field_words
-    return is_there and not any_is_enough
-
-
-cdef inline int hex_digit(uint8_t byte) noexcept nogil:
-    if c'0' <= byte <= c'9':
-        return byte - c'0'
-    byte = lower(byte)
-    return byte - c'a' + 10 if c'a' <= byte <= c'f' else -1
-
-
-cdef Py_ssize_t unescape(const uint8_t* data, Py_ssize_t n, uint8_t* out) noexcept nogil:
-    """Decode a piece of a query into *out*, of *n* bytes; the length."""
-    cdef Py_ssize_t i = 0
-    cdef Py_ssize_t size = 0
-    while i < n:
-        if data[i] == c'%' and i + 2 < n and hex_digit(data[i + 1]) >= 0 and hex_digit(data[i + 2]) >= 0:
-            out[size] = <uint8_t>(hex_digit(data[i + 1]) << 4 | hex_digit(data[i + 2]))
-            i += 3
-        else:
-            out[size] = c' ' if data[i] == c'+' else data[i]
-            i += 1
-        size += 1
-    return size
-
-
-cdef bint compare_arguments(
-    Search* search, const uint8_t* program, const Instruction* test
-) noexcept nogil:
-    """Compare the values of a query argument; one without a value reads as empty."""
-    cdef const uint8_t* at = search.request.query
-    cdef const uint8_t* end = at + search.request.query_len
-    cdef const uint8_t* stop
-    cdef const uint8_t* equals
-    cdef bint any_is_enough = test.flags & INSTRUCTION_ANY != 0
-    cdef bint is_there = False
-    cdef bint verdict
-    cdef uint8_t kept[1024]
-    cdef uint8_t* buffer = kept
-    cdef Py_ssize_t size
-    if search.request.query_len > <Py_ssize_t>sizeof(kept):
-        buffer = <uint8_t*>malloc(search.request.query_len)
-        if buffer == NULL:
-            return False
-    verdict = not any_is_enough
-    while at < end:
-        stop = <const uint8_t*>memchr(at, c'&', end - at)
-        if stop == NULL:
-            stop = end
-        equals = <const uint8_t*>memchr(at, c'=', stop - at)
-        if equals == NULL:
-            equals = stop
-        size = unescape(at, equals - at, buffer)
-        if size == test.name_len and memcmp(buffer, program + test.name_offset, size) == 0:
-            is_there = True
-            size = unescape(equals + 1, stop - equals - 1, buffer) if equals < stop else 0
-            if compare_text(search, program, test, buffer, size) == any_is_enough:
-                verdict = any_is_enough
-                break
-        at = stop + 1
-    if buffer != kept:
-        free(buffer)
-    return is_there and verdict
-
-
-cdef bint compare_segments(
-    Search* search, const uint8_t* program, const Instruction* test
-) noexcept nogil:
-    """Compare the path's segments from first to last, or their number."""
-    cdef const uint8_t* path = search.request.path
-    cdef Py_ssize_t n = search.request.path_len
-    cdef Py_ssize_t start = 0
-    cdef Py_ssize_t i
-    cdef int64_t segment = 0
-    if n and path[0] == c'/':
-        path += 1
-        n -= 1
-    if n and path[n - 1] == c'/':
-        n -= 1
-    if n == 0:
-        return test.field == FIELD_SEGMENT_COUNT and compare_number(test, 0)
-    for i in range(n + 1):
-        if i < n and path[i] != c'/':
-            continue
-        if test.field == FIELD_SEGMENTS and segment == test.last_segment:
-            return compare_text(search, program, test, path + start, i - start)
-        segment += 1
-        if segment <= test.first_segment:
-            start = i + 1
-    return test.field == FIELD_SEGMENT_COUNT and compare_number(test, segment)
-
-
-cdef bint compare(Search* search, const uint8_t* program, const Instruction* test) noexcept nogil:
-    """One test of a program; a field that the request does not have fails each of them."""
-    cdef const RouteRequest* request = search.request
-    if test.field == FIELD_HEADER:
-        return compare_headers(search, program, test)
-    if test.field == FIELD_SNI:
-        return request.sni_len and compare_text(search, program, test, request.sni, request.sni_len)
-    if test.field == FIELD_PATH:
-        return compare_text(search, program, test, request.path, request.path_len)
-    if test.field == FIELD_HOST:
-        return request.host_len and compare_text(
-            search, program, test, search.host.name, search.host.name_len
-        )
-    if test.field == FIELD_METHOD:
-        return compare_text(search, program, test, request.method, request.method_len)
-    if test.field == FIELD_PROTOCOL:
-        return compare_text(search, program, test, <const uint8_t*>b"https", 4 + request.is_https)
-    if test.field == FIELD_QUERY:
-        return compare_arguments(search, program, test)
-    if test.field == FIELD_SEGMENTS or test.field == FIELD_SEGMENT_COUNT:
-        return compare_segments(search, program, test)
-    if test.field == FIELD_SOURCE_PORT:
-        return compare_number(test, request.peer_port)
-    if test.field == FIELD_DESTINATION_PORT:
-        return compare_number(test, search.port)
-    return compare_address(program, test, request.peer, request.peer_len)
-
-
-cdef bint holds(Search* search, const uint8_t* program) noexcept nogil:
-    """Run a program."""
-    cdef const Instruction* instructions = <const Instruction*>(program + sizeof(Program))
-    cdef const Instruction* here
-    cdef uint32_t at = 0
-    search.own_path_len = 0
-    while True:
-        here = &instructions[at]
-        at = here.on_true if compare(search, program, here) else here.on_false
-        if at >= PROGRAM_FAILS:
-            return at == PROGRAM_HOLDS
 
 
 # ---- in Python
@@ -628,10 +278,6 @@ cdef class Request:
         return bool(self.parts.is_https)
 
 
-def _match_nothing(anchor, text, start, end):
-    return [(-1, -1)]
-
-
 cdef inline const uint8_t* bytes_at(bytes value) noexcept:
     return <const uint8_t*>PyBytes_AS_STRING(value)
 
@@ -649,9 +295,9 @@ cdef class Table:
             fault = fault_in(<const uint8_t*>self.view.buf, self.view.len)
         if fault != NULL:
             raise ValueError(f"not a route table: {fault.decode('ascii')}")
-        self.regexes = [None] * (<const TableHeader*>self.view.buf).regexes
         self.block = <const uint8_t*>self.view.buf
         self.header = <const TableHeader*>self.view.buf
+        self.regexes = Regexes.over(self.block, self.header.regexes_offset, self.header.regexes)
 
     def __dealloc__(self):
         PyBuffer_Release(&self.view)
@@ -683,40 +329,10 @@ cdef class Table:
         out[0] = search.found
         return True
 
-    cdef bint search_regex(
-        self, uint32_t regex, int flags, const uint8_t* text, Py_ssize_t n, uint32_t* end
-    ) noexcept with gil:
-        # What may fail is memory, which is then told as unraisable.
-        end[0] = 0
-        spans = self.spans(regex, flags, PyBytes_FromStringAndSize(<const char*>text, n))
-        if spans[0][0] == 0:
-            end[0] = spans[0][1]
-        return spans[0][0] >= 0
-
-    cdef list spans(self, uint32_t regex, int flags, bytes text):
-        """The spans of a regex's groups in *text*."""
-        cdef const RegexRecord* record
-        compiled = self.regexes[regex]
-        if compiled is None:
-            record = <const RegexRecord*>(self.block + self.header.regexes_offset) + regex
-            pattern = PyBytes_FromStringAndSize(
-                <const char*>self.block + record.pattern_offset, record.pattern_len
-            )
-            try:
-                compiled = compile_regex(pattern, is_bytes=bool(record.is_bytes))
-            except ValueError:
-                # It compiled when the table was made, so its text is damaged: it matches nothing.
-                compiled = (_match_nothing, {})
-            self.regexes[regex] = compiled
-        if flags & INSTRUCTION_LOWER:
-            text = text.lower()
-        return compiled[0](
-            _ANCHORED if flags & INSTRUCTION_ANCHORED else _UNANCHORED, text, 0, len(text)
-        )
-
     cdef dict captures(self, const FoundRoute* found, const uint8_t* path, Py_ssize_t n):
         cdef const uint8_t* program = self.block + found.candidate.program_offset
         cdef const Instruction* test = <const Instruction*>(program + sizeof(Program))
+        cdef Regexes regexes = self.regexes
         cdef bytes text
         cdef uint32_t i
         if not found.candidate.flags & ENTRY_OWN_PATH:
@@ -724,13 +340,8 @@ cdef class Table:
         text = PyBytes_FromStringAndSize(<const char*>path, n)
         for i in range((<const Program*>program).instructions):
             if test[i].field == FIELD_PATH and test[i].operator == OPERATOR_REGEX:
-                spans = self.spans(test[i].regex, test[i].flags, text)
-                if spans[0][0] >= 0:
-                    groups = {
-                        number: text[start:end] for number, (start, end) in enumerate(spans) if start >= 0
-                    }
-                    names = self.regexes[test[i].regex][1]
-                    groups.update({name: groups[at] for name, at in names.items() if at in groups})
+                groups = regexes.groups(test[i].regex, test[i].flags, text)
+                if groups is not None:
                     return groups
         return None
 
@@ -787,7 +398,7 @@ cdef class Table:
         cdef const Candidate* candidate = self.candidate_at(rank)
         cdef const uint8_t* program = self.block + candidate.program_offset
         cdef const Instruction* test = <const Instruction*>(program + sizeof(Program))
-        cdef const RegexRecord* regex
+        cdef Regexes regexes = self.regexes
         cdef Search search
         cdef list tests = []
         cdef uint32_t i
@@ -797,16 +408,13 @@ cdef class Table:
         for i in range((<const Program*>program).instructions):
             text = PyBytes_FromStringAndSize(<const char*>program + test[i].text_offset, test[i].text_len)
             if test[i].operator == OPERATOR_REGEX:
-                regex = <const RegexRecord*>(self.block + self.header.regexes_offset) + test[i].regex
-                text = PyBytes_FromStringAndSize(
-                    <const char*>self.block + regex.pattern_offset, regex.pattern_len
-                )
+                text = regexes.pattern(test[i].regex)
             name = PyBytes_FromStringAndSize(<const char*>program + test[i].name_offset, test[i].name_len)
             tests.append(TestRecord(
                 test[i].operator, test[i].field, test[i].flags, name, text, test[i].number,
-                (test[i].first_segment, test[i].last_segment), bool(compare(&search, program, &test[i])),
+                (test[i].first_segment, test[i].last_segment), bool(compare(&search.subject, program, &test[i])),
             ))
-        return bool(holds(&search, program)), tests
+        return bool(holds(&search.subject, program)), tests
 
     def captures_of(self, Request request not None):
         cdef FoundRoute found
@@ -815,44 +423,30 @@ cdef class Table:
         return self.captures(&found, request.parts.path, request.parts.path_len)
 
 
-cdef tuple unpack_conditions(const uint8_t* at):
-    """(hosts, methods, SNIs, headers, expressions) as `pack_conditions` of _router_build.pyx wrote them."""
-    cdef list counts = [read_u16(at + 2 * group) for group in range(CONDITIONS_HEADER // 2)]
-    cdef list groups = []
-    at += CONDITIONS_HEADER
-    for count in counts:
-        texts = []
-        for _ in range(<uint32_t>count):
-            texts.append(PyBytes_FromStringAndSize(<const char*>at + 2, read_u16(at)))
-            at += 2 + read_u16(at)
-        groups.append(tuple(texts))
-    return tuple(groups)
-
-
 cdef void prepare(Search* search, Table table, const uint8_t* removed, const RouteRequest* request) noexcept nogil:
-    search.table = <void*>table
+    search.subject.regexes = <void*>table.regexes
     search.block = table.block
     search.candidates = <const Candidate*>(table.block + table.header.candidates_offset)
     search.removed = removed
-    search.request = request
+    search.subject.request = request
     search.method_bit = method_bit(request.method, request.method_len)
     search.skipped = 0
     search.pending_count = 0
     search.found.rank = NO_RANK
     search.found.is_deferred = False
-    search.host = split_host(request.host, request.host_len)
-    search.port = request.host_port if search.host.port < 0 else search.host.port
+    search.subject.host = split_host(request.host, request.host_len)
+    search.subject.port = request.host_port if search.subject.host.port < 0 else search.subject.host.port
 
 
 cdef void search_all(Search* search, const TableHeader* header, bint is_old) noexcept nogil:
     """Search under the request's host, then among the routes without hosts."""
-    cdef int plain_port = search.host.port
-    cdef int wild_port = search.host.port
-    if search.request.host_len:
+    cdef int plain_port = search.subject.host.port
+    cdef int wild_port = search.subject.host.port
+    if search.subject.request.host_len:
         if not is_old:
-            plain_port = wild_port = search.port
+            plain_port = wild_port = search.subject.port
         elif wild_port < 0:
-            wild_port = 443 if search.request.is_https else 80
+            wild_port = 443 if search.subject.request.is_https else 80
         look_up_host(search, header, plain_port, wild_port)
     walk(search, header.any_host_root)
     settle(search)

@@ -11,7 +11,8 @@ connection of the worker and an idle connection owns none. What must outlive the
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from posix.uio cimport iovec
 
-from fastgw.dp._head cimport HeadLimits, Span
+from fastgw.dp._fields cimport Span
+from fastgw.dp._head cimport HeadLimits
 from fastgw.dp._metrics cimport MetricsSegment, WorkerTotals
 from fastgw.dp._runtime cimport Runtime
 from fastgw.dp._wheel cimport Timed, TimerWheel

@@ -13,12 +13,10 @@ States (the table stands in `states.py`):
 """
 
 from libc.stdint cimport int64_t, uint8_t
-from posix.uio cimport iovec
 
-from fastgw.dp._body cimport Body, BodyKind
+from fastgw.dp._body cimport Body
 from fastgw.dp._core cimport Listener
-from fastgw.dp._exchange cimport ClientSide, Exchange
-from fastgw.dp._head cimport Span
+from fastgw.dp._respond cimport Responder
 
 cdef enum DownstreamState:
     DS_CLEAN
@@ -36,14 +34,11 @@ cdef enum:
     MAX_LEADING_BYTES = 4     # empty lines before a request (RFC 9112 §2.2)
 
 
-cdef class Downstream(ClientSide):
+cdef class Downstream(Responder):
     cdef:
         DownstreamState state
-        Exchange exchange
         bytearray held            # bytes read and not yet taken
         Py_ssize_t held_looked_at
-        BodyKind out_kind         # how the answer's body goes out
-        bint closes               # after the answer in progress
         bint has_eof              # the client has closed its side
         bint is_resume_planned
         int served                # requests so far
@@ -62,13 +57,9 @@ cdef class Downstream(ClientSide):
     cdef Py_ssize_t _wait_for_head(self, uint8_t* data, Py_ssize_t size) except -2
     cdef int _watch_body(self) except -1
     cdef Py_ssize_t _drain(self, uint8_t* data, Py_ssize_t size) except -2
-    cdef int _send_body(
-        self, iovec* parts, int count, const uint8_t* body, Py_ssize_t size, bint is_last
-    ) except -1
     cdef Py_ssize_t _take_body(self, uint8_t* data, Py_ssize_t size) except -2
     cdef int _hold(self, const uint8_t* data, Py_ssize_t size) except -1
     cdef int _refuse_head(self, int status) except -1
-    cdef int _send_answer(self, int status, str message, bint is_error_page) except -1
     cdef int _close(self) except -1
     cdef int _linger(self) except -1
     cdef int _become_clean(self) except -1

@@ -1,4 +1,4 @@
-"""The client's connection (see `_downstream.pxd`): heads judged, bodies passed on, answers framed.
+"""The client's connection (see `_downstream.pxd`): heads judged, bodies passed on, its states moved.
 
 Pipelined requests keep their order because only one is ever in progress: what comes behind it is held (at
 most one read) and the socket is not read on until the answer has gone.
@@ -10,20 +10,20 @@ from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint64_t
 from libc.string cimport memchr
-from posix.uio cimport iovec
 
-from fastgw.dp._body cimport BODY_CHUNKED, BODY_LENGTH, BODY_NONE, BODY_UNTIL_CLOSE, take_joined
-from fastgw.dp._core cimport REQUEST_ID_SIZE, Layer, Listener, ProxyCore, span_of
-from fastgw.dp._exchange cimport EX_ANSWERING, take_exchange
+from fastgw.dp._admit cimport admit
+from fastgw.dp._body cimport BODY_UNTIL_CLOSE, take_joined
+from fastgw.dp._core cimport Layer, Listener, ProxyCore, span_of
+from fastgw.dp._exchange cimport EX_ANSWERING, Exchange, take_exchange
+from fastgw.dp._fields cimport Span
 from fastgw.dp._head cimport (
-    MAX_HOST, RequestHead, ResponseHead, check_request, find_head_end, parse_request_head, read_request_host
+    MAX_HOST, RequestHead, check_request, find_head_end, parse_request_head, read_request_host
 )
-from fastgw.dp._rewrite cimport ResponseOut, write_interim_head, write_response_head
 from fastgw.dp._proxy_header cimport first_layer
 from fastgw.dp._tls cimport TlsLayer
-from fastgw.dp._wheel cimport monotonic_ms, monotonic_us
+from fastgw.dp._wheel cimport monotonic_ms
 
-from fastgw.dp.answers import REFUSALS, render
+from fastgw.dp.answers import REFUSALS
 from fastgw.dp.states import DOWNSTREAM_MOVES
 
 cdef extern from "sys/socket.h" nogil:
@@ -35,9 +35,6 @@ cdef extern from "sys/socket.h" nogil:
         SOL_SOCKET
         SO_LINGER
 
-cdef extern from "stdio.h" nogil:
-    int snprintf(char* out, size_t size, const char* format, ...)
-
 # Bit n of an entry: state n may follow. Filled from the one table, `states.py`.
 cdef int[8] MOVES
 for _state, _followers in DOWNSTREAM_MOVES.items():
@@ -47,7 +44,7 @@ cdef RequestHead request_head  # scratch: one head is judged at a time
 cdef uint8_t[MAX_HOST] host_text  # the request's host, lower-cased; longer ones are refused
 
 
-cdef class Downstream(ClientSide):
+cdef class Downstream(Responder):
     def __init__(self, ProxyCore core, Listener listener):
         self.core = core
         self.listener = listener
@@ -127,7 +124,7 @@ cdef class Downstream(ClientSide):
         """A plain HTTP request came where TLS is spoken: say so, in plain text, and close."""
         self.core.totals.requests_total += 1
         self.closes = True
-        self._send_answer(400, "The plain HTTP request was sent to HTTPS port", True)
+        self.send_answer(400, "The plain HTTP request was sent to HTTPS port", True)
         return self._linger()
 
     cdef int set_client(self, str address) except -1:
@@ -316,7 +313,7 @@ cdef class Downstream(ClientSide):
             else DS_ANSWERING)
         if self.state == DS_READ_BODY:
             self._watch_body()
-        if exchange.start(self, data, &request_head, host, port_at, self.listener.port):
+        if admit(exchange, self, data, &request_head, host, port_at, self.listener.port):
             if self.state == DS_ANSWERING:
                 exchange.request_bytes(NULL, 0)
             elif end == size or exchange.wants_continue:
@@ -390,7 +387,7 @@ cdef class Downstream(ClientSide):
         if self.state == DS_READ_BODY and self.is_read_paused:
             # The wait so far was ours.
             self._watch_body()
-        return ClientSide.resume_reading(self)
+        return Responder.resume_reading(self)
 
     cdef Py_ssize_t _drain(self, uint8_t* data, Py_ssize_t size) except -2:
         """Drop the rest of a body whose request was answered already."""
@@ -404,112 +401,7 @@ cdef class Downstream(ClientSide):
             self._become_clean()
         return taken
 
-    # --- answers out
-
-    cdef int write_head(
-        self, const uint8_t* head, ResponseHead* response, const uint8_t* body, Py_ssize_t size, bint is_last
-    ) except -1:
-        """Send the answer's head, and what of the body came with it, in one system call."""
-        cdef ProxyCore core = self.core
-        cdef Exchange exchange = self.exchange
-        cdef ResponseOut out
-        cdef iovec parts[4]
-        cdef Py_ssize_t head_size
-        out.chunked = False
-        out.content_length = -1
-        if exchange.is_head_request or response.status == 204 or response.status == 304:
-            self.out_kind = BODY_NONE
-            if response.status != 204:
-                out.content_length = response.framing.content_length
-        elif response.status == 205:
-            # No content, whatever the upstream sends (RFC 9110 §15.3.6).
-            self.out_kind = BODY_NONE
-            out.content_length = 0
-        elif response.status == 101:
-            self.out_kind = BODY_UNTIL_CLOSE
-            self.closes = True
-        elif response.framing.content_length >= 0:
-            self.out_kind = BODY_LENGTH
-            out.content_length = response.framing.content_length
-        elif exchange.is_http_10:
-            # HTTP/1.0 knows no chunks: the end of the connection ends the body.
-            self.out_kind = BODY_UNTIL_CLOSE
-            self.closes = True
-        else:
-            self.out_kind = BODY_CHUNKED
-            out.chunked = True
-        if core.is_draining or core.is_full:
-            self.closes = True
-        elif exchange.wants_continue and not exchange.request_body.is_complete:
-            # A client that was not told to send its body may or may not send it (RFC 9110 §10.1.1).
-            self.closes = True
-        out.websocket = response.status == 101
-        out.trailers = out.chunked and exchange.accepts_trailers
-        out.via_token = span_of(core.via_11 if response.framing.minor else core.via_10)
-        if not core.with_via:
-            out.via_token.size = 0
-        out.request_id.data = exchange.request_id
-        out.request_id.size = REQUEST_ID_SIZE if core.with_request_id else 0
-        out.date = core.date_line()
-        out.more = span_of(exchange.debug_fields)
-        out.latencies = core.with_latencies
-        out.upstream_status = core.with_upstream_status
-        out.proxy_ms = (exchange.sent_us - exchange.started_us) // 1000
-        out.upstream_ms = (exchange.answered_us - exchange.sent_us) // 1000
-        out.keep_alive = not self.closes
-        head_size = write_response_head(core.out, head, response, &out)
-        parts[0].iov_base = core.out
-        parts[0].iov_len = head_size
-        exchange.head_bytes_out = head_size
-        return self._send_body(parts, 1, body, size, is_last)
-
-    cdef int write_body(self, const uint8_t* body, Py_ssize_t size, bint is_last) except -1:
-        cdef iovec parts[4]
-        return self._send_body(parts, 0, body, size, is_last)
-
-    cdef int _send_body(
-        self, iovec* parts, int count, const uint8_t* body, Py_ssize_t size, bint is_last
-    ) except -1:
-        """Frame *size* body bytes behind the *count* parts that are already there, and send it all."""
-        cdef char size_line[24]
-        cdef bytes end
-        cdef Py_ssize_t total = 0
-        cdef int place
-        if self.out_kind == BODY_NONE:
-            size = 0
-        elif self.out_kind == BODY_CHUNKED:
-            if size:
-                parts[count].iov_base = size_line
-                parts[count].iov_len = snprintf(size_line, sizeof(size_line), b"%zx\r\n", size)
-                count += 1
-        if size:
-            parts[count].iov_base = <void*>body
-            parts[count].iov_len = size
-            count += 1
-        if is_last and self.exchange.trailers is not None and self.out_kind == BODY_CHUNKED:
-            end = (b"\r\n0\r\n" if size else b"0\r\n") + self.exchange.trailers + b"\r\n"
-            parts[count].iov_base = <void*><char*>end
-            parts[count].iov_len = len(end)
-            count += 1
-        elif self.out_kind == BODY_CHUNKED and (size or is_last):
-            # The CRLF behind the data and, at the end, the last chunk: one literal serves both.
-            parts[count].iov_base = <void*><char*>(
-                b"\r\n0\r\n\r\n" if size and is_last else b"\r\n" if size else b"0\r\n\r\n")
-            parts[count].iov_len = 7 if size and is_last else 2 if size else 5
-            count += 1
-        if count == 0:
-            return 0
-        for place in range(count):
-            total += parts[place].iov_len
-        self.exchange.bytes_out += total
-        self.send_vector(parts, count)
-        return 0
-
-    cdef int write_interim(self, const uint8_t* head, ResponseHead* response) except -1:
-        cdef Py_ssize_t size = write_interim_head(self.core.out, head, response)
-        self.exchange.bytes_out += size
-        self.send(self.core.out, size)
-        return 0
+    # --- the exchange's word
 
     cdef int begin_tunnel(self) except -1:
         self._set_state(DS_TUNNEL)
@@ -520,55 +412,12 @@ cdef class Downstream(ClientSide):
             return self._plan_resume()
         return self.resume_reading()
 
-    cdef int answer(self, int status, str message, bint is_error_page) except -1:
-        """Send an answer that the gateway makes; a request that is not whole closes the connection."""
-        cdef Exchange exchange = self.exchange
-        if not exchange.request_body.is_complete:
-            self.closes = True
-        return self._send_answer(status, message, is_error_page)
-
-    cdef int _send_answer(self, int status, str message, bint is_error_page) except -1:
-        cdef Exchange exchange = self.exchange
-        cdef ProxyCore core = self.core
-        cdef uint8_t fresh_id[REQUEST_ID_SIZE]
-        cdef bytes data
-        accept = None
-        fields = b""
-        is_head = False
-        upstream_ms = proxy_ms = None
-        response_ms = 0
-        if exchange is None:
-            core.write_request_id(fresh_id)
-            request_id = PyBytes_FromStringAndSize(<const char*>fresh_id, REQUEST_ID_SIZE)
-        else:
-            request_id = PyBytes_FromStringAndSize(<const char*>exchange.request_id, REQUEST_ID_SIZE)
-            is_head = exchange.is_head_request
-            fields = exchange.answer_fields + exchange.debug_fields
-            if exchange.accept_size >= 0:
-                accept = PyBytes_FromStringAndSize(<const char*>exchange.accept, exchange.accept_size)
-            response_ms = (monotonic_us() - exchange.started_us) // 1000
-            if exchange.tries:
-                # The request got as far as an upstream: Kong shows the proxy's latencies then.
-                proxy_ms = response_ms
-                if exchange.sent_us:
-                    proxy_ms = (exchange.sent_us - exchange.started_us) // 1000
-                upstream_ms = response_ms - proxy_ms
-        data = render(
-            status, message, request_id, accept, is_error_page=is_error_page, is_head=is_head,
-            closes=self.closes, headers=core.options.headers, response_ms=response_ms, proxy_ms=proxy_ms,
-            upstream_ms=upstream_ms, fields=fields)
-        if exchange is not None:
-            exchange.bytes_out += len(data)
-            exchange.head_bytes_out = data.index(b"\r\n\r\n") + 4
-        self.send(<const uint8_t*><char*>data, len(data))
-        return 0
-
     cdef int _refuse_head(self, int status) except -1:
         """Answer a head that no exchange can be made of, once, and close."""
         self.core.totals.requests_total += 1
         self.closes = True
         self.exchange = None
-        self._send_answer(status, REFUSALS[status], True)
+        self.send_answer(status, REFUSALS[status], True)
         return self._linger()
 
     cdef int finish(self) except -1:

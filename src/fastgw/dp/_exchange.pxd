@@ -3,16 +3,16 @@
 The two sides see each other only through the exchange; plugins, metrics and the log read it and nothing
 else, so that another kind of downstream (HTTP/2) can own one just as well.
 
-    ClientSide ──start, request_body, client_gone──> Exchange ──send──> UpstreamSide
+    ClientSide ──begin, request_bytes, client_gone──> Exchange ──send──> UpstreamSide
     ClientSide <──write_head, write_body, finish──── Exchange <──response_head, failed, … UpstreamSide
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
-from fastgw._router cimport FoundRoute
 from fastgw.dp._body cimport Body
 from fastgw.dp._core cimport Connection, ProxyCore
-from fastgw.dp._head cimport RequestHead, ResponseHead, Span
+from fastgw.dp._fields cimport Span
+from fastgw.dp._head cimport RequestHead, ResponseHead
 from fastgw.dp._runtime cimport RouteEntry, Runtime
 
 cdef enum:
@@ -129,10 +129,7 @@ cdef class Exchange:
         int64_t sent_us
         int64_t answered_us
 
-    cdef bint start(
-        self, ClientSide client, const uint8_t* data, RequestHead* request, Span host,
-        Py_ssize_t host_port_at, int listener_port
-    ) except -1
+    cdef int begin(self, ClientSide client, RequestHead* request) except -1
     cdef int request_bytes(self, const uint8_t* body, Py_ssize_t size) except -1
     cdef int client_gone(self) except -1
     cdef int connected(self, UpstreamSide upstream) except -1
@@ -152,25 +149,12 @@ cdef class Exchange:
     cdef int pause_request(self) except -1
     cdef int resume_request(self) except -1
     cdef int refuse(self, int status, str message, bint is_error_page) except -1
-    cdef bint _route(
-        self, const uint8_t* data, RequestHead* request, Span host, Py_ssize_t host_port_at, int listener_port
-    ) except -1
-    cdef int _make_debug_fields(self, const uint8_t* data, RequestHead* request) except -1
-    cdef int _ask_for_https(
-        self, RequestHead* request, Span host, Py_ssize_t host_port_at, Span path
-    ) except -1
-    cdef int _acquire(self) except -1
+    cdef int acquire(self) except -1
     cdef int _let_go_of_upstream(self) except -1
-    cdef int _read_forwarded(self, const uint8_t* data, RequestHead* request, int listener_port) except -1
-    cdef int _keep_log_parts(self, const uint8_t* data, RequestHead* request) except -1
     cdef int _write_log(self) except -1
     cdef int _send_head(self, const uint8_t* body, Py_ssize_t size) except -1
     cdef int _end(self) except -1
     cdef int _count(self) except -1
-    cdef bint _reserve_head(self, Py_ssize_t size) except -1
-    cdef bint _find(
-        self, const uint8_t* data, RequestHead* request, Span host, int listener_port, Span path,
-        FoundRoute* found
-    ) except -1
+    cdef bint reserve_head(self, Py_ssize_t size) except -1
 
 cdef Exchange take_exchange(ProxyCore core)

@@ -6,68 +6,14 @@ CRLF CRLF) and within its byte budget before it gets here. httptools has the las
 (http-security checklist: the duties that the parser leaves to its caller).
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t
+
+from fastgw.dp._fields cimport Field, Framing, Span
 
 cdef enum:
     MAX_FIELDS = 256          # the setting proxy_head_fields cannot exceed it
-    MAX_NOMINATED = 16        # names listed in Connection
     MAX_METHOD = 32           # bytes
     MAX_HOST = 512            # bytes, the port included
-
-cdef enum Known:
-    KN_OTHER = 0
-    KN_HOST
-    KN_CONNECTION             # these three, in a row, make the framing
-    KN_CONTENT_LENGTH
-    KN_TRANSFER_ENCODING
-    KN_TE
-    KN_TRAILER
-    KN_UPGRADE
-    KN_KEEP_ALIVE
-    KN_PROXY_CONNECTION
-    KN_PROXY
-    KN_EXPECT
-    KN_VIA
-    KN_X_REAL_IP
-    KN_X_FORWARDED_FOR
-    KN_X_FORWARDED_SET        # -Proto, -Host, -Port, -Path, -Prefix: ours replace them
-    KN_REQUEST_ID             # X-Kong-Request-Id
-    KN_LATENCY                # X-Kong-Proxy-Latency, -Upstream-Latency, -Response-Latency, -Upstream-Status
-    KN_UNDERSCORE             # dropped, where the settings say so
-    KN_ACCEPT                 # from here on, fields that pass and that Connection cannot nominate
-    KN_USER_AGENT
-    KN_REFERER
-    KN_DATE
-    KN_CONTENT_TYPE           # from here on, at most one line in a request (RFC 9110 §5.3)
-    KN_CONTENT_RANGE
-    KN_AUTHORIZATION
-    KN_PROXY_AUTHORIZATION
-    KN_RANGE
-    KN_IF_RANGE
-    KN_IF_MODIFIED_SINCE
-    KN_IF_UNMODIFIED_SINCE
-
-cdef struct Field:
-    uint32_t start            # first byte of the name
-    uint32_t name_size
-    uint32_t value_start      # optional white space on both sides is left out
-    uint32_t value_size
-    uint32_t end              # just behind the CRLF
-    uint32_t known            # enum Known
-
-cdef struct Span:
-    const uint8_t* data
-    Py_ssize_t size
-
-cdef struct Framing:
-    int64_t content_length    # bytes; -1: none given
-    bint chunked
-    bint close                # Connection: close
-    bint keep_alive           # Connection: keep-alive
-    bint upgrade              # Connection: upgrade
-    int minor                 # HTTP/1.minor
-    int nominated_count
-    Span nominated[MAX_NOMINATED]
 
 cdef struct RequestHead:
     Framing framing
@@ -116,10 +62,6 @@ cdef int parse_request_head(
 ) noexcept nogil
 cdef int parse_response_head(const uint8_t* head, Py_ssize_t size, ResponseHead* out) noexcept nogil
 
-# The lines of a trailer section (its last, empty line included) that may go on: none that frames, routes,
-# authenticates or says how to read the content (RFC 9110 §6.5.1).
-cdef bytes select_trailers(const uint8_t* data, Py_ssize_t size)
-
 # True when httptools takes the head as well.
 cdef bint check_request(const uint8_t* head, RequestHead* request) except -1
 cdef bint check_response(const uint8_t* head, Py_ssize_t size) except -1
@@ -133,6 +75,3 @@ cdef Py_ssize_t find_head_end(const uint8_t* data, Py_ssize_t size, Py_ssize_t l
 cdef int read_request_host(
     const uint8_t* head, RequestHead* request, uint8_t* text, Span* host, Py_ssize_t* port_start
 ) noexcept nogil
-
-# Host header or authority, lower-cased into out (at least value.size bytes); -1 when it breaks RFC 3986.
-cdef Py_ssize_t read_host(Span value, uint8_t* out, Py_ssize_t* port_start) noexcept nogil

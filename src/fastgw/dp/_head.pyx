@@ -10,145 +10,18 @@ from libc.string cimport memchr, memcmp
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
 
+from fastgw.dp._fields cimport (
+    KN_ACCEPT, KN_CONNECTION, KN_CONTENT_TYPE, KN_DATE, KN_EXPECT, KN_HOST, KN_OTHER, KN_REFERER, KN_TE,
+    KN_TRANSFER_ENCODING, KN_UNDERSCORE, KN_UPGRADE, KN_USER_AGENT, KN_VIA, KN_X_FORWARDED_FOR,
+    begin_framing, equals, is_token, lists_token, read_framing_field, read_line
+)
+from fastgw.dp._host cimport read_host
+
 cdef extern from "string.h" nogil:
     void* memmem(const void* haystack, size_t haystack_size, const void* needle, size_t needle_size)
 
 # A protocol object without a single `on_*` attribute: httptools then makes no object per field.
 cdef object NO_CALLBACKS = object()
-
-
-# --- grammar tables ------------------------------------------------------------------------------
-
-cdef uint8_t TOKEN[256]       # RFC 9110 §5.6.2 tchar
-cdef uint8_t HOST_CHAR[256]   # reg-name and IPv4 of RFC 3986 §3.2.2, percent-encoding left out on purpose
-
-
-cdef void _fill_tables():
-    cdef int place
-    for place in range(256):
-        TOKEN[place] = 0
-        HOST_CHAR[place] = 0
-    for char in b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz":
-        TOKEN[char] = 1
-    for char in b"-._~!$&'()*+;=0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz":
-        HOST_CHAR[char] = 1
-
-
-_fill_tables()
-
-
-# --- small readers -------------------------------------------------------------------------------
-
-cdef inline bint _equals(const uint8_t* data, const char* lower, Py_ssize_t size) noexcept nogil:
-    """Compare letters, digits and dashes without regard to case; *lower* has no upper-case letter."""
-    cdef Py_ssize_t place
-    for place in range(size):
-        # 0x20 folds letters; of the other characters used in names only "-" and digits have it set already.
-        if (data[place] | 0x20) != <uint8_t>lower[place]:
-            return False
-    return True
-
-
-cdef inline Known _classify(const uint8_t* name, Py_ssize_t size) noexcept nogil:
-    """Name a field that the gateway treats in a way of its own; most names end at the first switch."""
-    cdef uint8_t first = name[0] | 0x20
-    if size == 2:
-        if first == c't' and _equals(name, b"te", 2): return KN_TE
-    elif size == 3:
-        if first == c'v' and _equals(name, b"via", 3): return KN_VIA
-    elif size == 4:
-        if first == c'h' and _equals(name, b"host", 4): return KN_HOST
-        if first == c'd' and _equals(name, b"date", 4): return KN_DATE
-    elif size == 5:
-        if first == c'p' and _equals(name, b"proxy", 5): return KN_PROXY
-        if first == c'r' and _equals(name, b"range", 5): return KN_RANGE
-    elif size == 6:
-        if first == c'a' and _equals(name, b"accept", 6): return KN_ACCEPT
-        if first == c'e' and _equals(name, b"expect", 6): return KN_EXPECT
-    elif size == 7:
-        if first == c'u' and _equals(name, b"upgrade", 7): return KN_UPGRADE
-        if first == c't' and _equals(name, b"trailer", 7): return KN_TRAILER
-        if first == c'r' and _equals(name, b"referer", 7): return KN_REFERER
-    elif size == 8:
-        if first == c'i' and _equals(name, b"if-range", 8): return KN_IF_RANGE
-    elif size == 9:
-        if first == c'x' and _equals(name, b"x-real-ip", 9): return KN_X_REAL_IP
-    elif size == 10:
-        if first == c'c' and _equals(name, b"connection", 10): return KN_CONNECTION
-        if first == c'k' and _equals(name, b"keep-alive", 10): return KN_KEEP_ALIVE
-        if first == c'u' and _equals(name, b"user-agent", 10): return KN_USER_AGENT
-    elif size == 12:
-        if first == c'c' and _equals(name, b"content-type", 12): return KN_CONTENT_TYPE
-    elif size == 13:
-        if first == c'a' and _equals(name, b"authorization", 13): return KN_AUTHORIZATION
-        if first == c'c' and _equals(name, b"content-range", 13): return KN_CONTENT_RANGE
-    elif size == 14:
-        if first == c'c' and _equals(name, b"content-length", 14): return KN_CONTENT_LENGTH
-    elif size == 15:
-        if first == c'x' and _equals(name, b"x-forwarded-for", 15): return KN_X_FORWARDED_FOR
-    elif size == 16:
-        if first == c'p' and _equals(name, b"proxy-connection", 16): return KN_PROXY_CONNECTION
-        if first == c'x' and (_equals(name, b"x-forwarded-host", 16) or _equals(name, b"x-forwarded-port", 16)
-                              or _equals(name, b"x-forwarded-path", 16)): return KN_X_FORWARDED_SET
-    elif size == 17:
-        if first == c't' and _equals(name, b"transfer-encoding", 17): return KN_TRANSFER_ENCODING
-        if first == c'x' and _equals(name, b"x-forwarded-proto", 17): return KN_X_FORWARDED_SET
-        if first == c'x' and _equals(name, b"x-kong-request-id", 17): return KN_REQUEST_ID
-        if first == c'i' and _equals(name, b"if-modified-since", 17): return KN_IF_MODIFIED_SINCE
-    elif size == 18:
-        if first == c'x' and _equals(name, b"x-forwarded-prefix", 18): return KN_X_FORWARDED_SET
-    elif size == 19:
-        if first == c'p' and _equals(name, b"proxy-authorization", 19): return KN_PROXY_AUTHORIZATION
-        if first == c'i' and _equals(name, b"if-unmodified-since", 19): return KN_IF_UNMODIFIED_SINCE
-    elif size >= 20 and first == c'x' and _equals(name, b"x-kong-", 7):
-        if size == 20 and _equals(name, b"x-kong-proxy-latency", 20): return KN_LATENCY
-        if size == 22 and _equals(name, b"x-kong-upstream-status", 22): return KN_LATENCY
-        if size == 23 and (_equals(name, b"x-kong-upstream-latency", 23)
-                           or _equals(name, b"x-kong-response-latency", 23)): return KN_LATENCY
-    return KN_OTHER
-
-
-cdef int64_t _read_length(const uint8_t* value, Py_ssize_t size) noexcept nogil:
-    """Content-Length: digits only; -1 for anything else, and for more than 18 of them."""
-    cdef Py_ssize_t place
-    cdef int64_t number = 0
-    if size == 0 or size > 18:
-        return -1
-    for place in range(size):
-        if value[place] < c'0' or value[place] > c'9':
-            return -1
-        number = number * 10 + (value[place] - c'0')
-    return number
-
-
-cdef void _read_connection(
-    const uint8_t* value, Py_ssize_t size, Framing* framing, bint* overflow
-) noexcept nogil:
-    """Read one Connection value: a list of tokens (RFC 9110 §7.6.1)."""
-    cdef Py_ssize_t at = 0, start, end
-    while at < size:
-        while at < size and (value[at] == c' ' or value[at] == c'\t' or value[at] == c','):
-            at += 1
-        start = at
-        while at < size and value[at] != c',':
-            at += 1
-        end = at
-        while end > start and (value[end - 1] == c' ' or value[end - 1] == c'\t'):
-            end -= 1
-        if end == start:
-            continue
-        if end - start == 5 and _equals(value + start, b"close", 5):
-            framing.close = True
-        elif end - start == 10 and _equals(value + start, b"keep-alive", 10):
-            framing.keep_alive = True
-        elif end - start == 7 and _equals(value + start, b"upgrade", 7):
-            framing.upgrade = True
-        elif framing.nominated_count < MAX_NOMINATED:
-            framing.nominated[framing.nominated_count].data = value + start
-            framing.nominated[framing.nominated_count].size = end - start
-            framing.nominated_count += 1
-        else:
-            overflow[0] = True
 
 
 cdef Py_ssize_t find_head_end(const uint8_t* data, Py_ssize_t size, Py_ssize_t looked_at) noexcept nogil:
@@ -172,110 +45,6 @@ cdef Py_ssize_t find_head_end(const uint8_t* data, Py_ssize_t size, Py_ssize_t l
 
 # --- heads in ------------------------------------------------------------------------------------
 
-cdef inline int _read_line(const uint8_t* head, Py_ssize_t size, Py_ssize_t at, Field* field) noexcept nogil:
-    """Read the field line at *at*: 1 for a field, 0 for the empty line that ends the head, -1 when wrong."""
-    cdef const uint8_t* line = head + at
-    cdef const uint8_t* newline
-    cdef const uint8_t* colon
-    cdef Py_ssize_t line_size, start, end
-    newline = <const uint8_t*>memchr(line, c'\n', size - at)
-    if newline == NULL or newline == line or (newline - 1)[0] != c'\r':
-        return -1
-    line_size = newline - line - 1
-    if line_size == 0:
-        return 0
-    colon = <const uint8_t*>memchr(line, c':', line_size)
-    # No colon, an empty name, a folded line, white space before the colon: all end here (RFC 9112 §5).
-    if colon == NULL or colon == line or not TOKEN[line[0]] or not TOKEN[(colon - 1)[0]]:
-        return -1
-    start = colon - line + 1
-    end = line_size
-    while start < end and (line[start] == c' ' or line[start] == c'\t'):
-        start += 1
-    while end > start and (line[end - 1] == c' ' or line[end - 1] == c'\t'):
-        end -= 1
-    field.start = <uint32_t>at
-    field.name_size = <uint32_t>(colon - line)
-    field.value_start = <uint32_t>(at + start)
-    field.value_size = <uint32_t>(end - start)
-    field.end = <uint32_t>(newline - head + 1)
-    field.known = _classify(line, colon - line)
-    return 1
-
-
-cdef inline void _begin_framing(Framing* framing) noexcept nogil:
-    framing.content_length = -1
-    framing.chunked = False
-    framing.close = False
-    framing.keep_alive = False
-    framing.upgrade = False
-    framing.nominated_count = 0
-
-
-cdef int _read_framing_field(const uint8_t* head, Field* field, Framing* framing) noexcept nogil:
-    """Take up Connection, Content-Length and Transfer-Encoding; 0, or the status that refuses them."""
-    cdef const uint8_t* value = head + field.value_start
-    cdef bint overflow = False
-    if field.known == KN_CONNECTION:
-        _read_connection(value, field.value_size, framing, &overflow)
-        return 400 if overflow else 0
-    if field.known == KN_CONTENT_LENGTH:
-        if framing.content_length >= 0 or framing.chunked:
-            return 400
-        framing.content_length = _read_length(value, field.value_size)
-        return 400 if framing.content_length < 0 else 0
-    # Transfer-Encoding: the one value `chunked`, once (RFC 9112 §6.1).
-    if framing.chunked or framing.content_length >= 0:
-        return 400
-    if field.value_size != 7 or not _equals(value, b"chunked", 7):
-        return _refuse_coding(value, field.value_size)
-    framing.chunked = True
-    return 0
-
-
-cdef int _refuse_coding(const uint8_t* value, Py_ssize_t size) noexcept nogil:
-    """Name the fault of codings that are not the one `chunked`: 501 when there is another, else 400."""
-    cdef Py_ssize_t at = 0, start
-    cdef bint is_unknown = False
-    while True:
-        while at < size and (value[at] == c' ' or value[at] == c'\t'):
-            at += 1
-        start = at
-        while at < size and TOKEN[value[at]]:
-            at += 1
-        if at == start:
-            return 400
-        if at - start != 7 or not _equals(value + start, b"chunked", 7):
-            is_unknown = True
-        while at < size and (value[at] == c' ' or value[at] == c'\t'):
-            at += 1
-        if at == size:
-            return 501 if is_unknown else 400
-        if value[at] != c',':
-            # A parameter, or nonsense: `chunked` takes none, and another coding is not known anyway.
-            return 501 if is_unknown and value[at] == c';' else 400
-        at += 1
-
-
-cdef bint _lists(
-    const uint8_t* value, Py_ssize_t size, const char* token, Py_ssize_t token_size
-) noexcept nogil:
-    """Tell whether the list *value* has the item *token* (lower case), alone or with parameters."""
-    cdef Py_ssize_t at = 0
-    while at < size:
-        while at < size and (value[at] == c' ' or value[at] == c'\t' or value[at] == c','):
-            at += 1
-        if size - at >= token_size and _equals(value + at, token, token_size):
-            at += token_size
-            while at < size and (value[at] == c' ' or value[at] == c'\t'):
-                at += 1
-            if at == size or value[at] == c',' or value[at] == c';':
-                return True
-        while at < size and value[at] != c',':
-            at += 1
-    return False
-
-
 cdef int parse_request_head(
     const uint8_t* head, Py_ssize_t size, const HeadLimits* limits, RequestHead* out
 ) noexcept nogil:
@@ -285,7 +54,7 @@ cdef int parse_request_head(
     cdef uint64_t seen = 0  # bit n: a field of kind n has come
     cdef bint has_websocket = False
     cdef Field* field
-    _begin_framing(&out.framing)
+    begin_framing(&out.framing)
     out.size = <uint32_t>size
     out.field_count = 0
     out.expects_continue = False
@@ -299,9 +68,8 @@ cdef int parse_request_head(
     if space == NULL or space == head:
         return 400
     out.method_size = <uint32_t>(space - head)
-    for at in range(out.method_size):
-        if not TOKEN[head[at]]:
-            return 400
+    if not is_token(head, out.method_size):
+        return 400
     at = out.method_size + 1
     out.target_start = <uint32_t>at
     while at < size and head[at] > 0x20 and head[at] < 0x7F:
@@ -321,7 +89,7 @@ cdef int parse_request_head(
         if out.field_count == MAX_FIELDS:
             return 431
         field = &out.fields[out.field_count]
-        found = _read_line(head, size, at, field)
+        found = read_line(head, size, at, field)
         if found < 0:
             return 400
         if found == 0:
@@ -339,7 +107,7 @@ cdef int parse_request_head(
                 return 400
             seen |= <uint64_t>1 << field.known
         if KN_CONNECTION <= field.known <= KN_TRANSFER_ENCODING:
-            refused = _read_framing_field(head, field, &out.framing)
+            refused = read_framing_field(head, field, &out.framing)
             if refused:
                 return refused
         elif field.known == KN_HOST:
@@ -353,14 +121,14 @@ cdef int parse_request_head(
             if out.forwarded_for < 0:
                 out.forwarded_for = <int>out.field_count - 1
         elif field.known == KN_EXPECT:
-            if field.value_size != 12 or not _equals(head + field.value_start, b"100-continue", 12):
+            if field.value_size != 12 or not equals(head + field.value_start, b"100-continue", 12):
                 return 417
             out.expects_continue = out.framing.minor == 1
         elif field.known == KN_TE:
-            if _lists(head + field.value_start, field.value_size, b"trailers", 8):
+            if lists_token(head + field.value_start, field.value_size, b"trailers", 8):
                 out.accepts_trailers = True
         elif field.known == KN_UPGRADE:
-            has_websocket = field.value_size == 9 and _equals(head + field.value_start, b"websocket", 9)
+            has_websocket = field.value_size == 9 and equals(head + field.value_start, b"websocket", 9)
         elif field.known == KN_ACCEPT:
             if out.accept < 0:
                 out.accept = <int>out.field_count - 1
@@ -422,9 +190,9 @@ cdef int _judge_method_and_target(const uint8_t* head, RequestHead* out) noexcep
             out.query.data = target + 1
             out.query.size = 0
             return 0
-        if size > 7 and _equals(target, b"http", 4) and memcmp(target + 4, b"://", 3) == 0:
+        if size > 7 and equals(target, b"http", 4) and memcmp(target + 4, b"://", 3) == 0:
             start = 7
-        elif size > 8 and _equals(target, b"https", 5) and memcmp(target + 5, b"://", 3) == 0:
+        elif size > 8 and equals(target, b"https", 5) and memcmp(target + 5, b"://", 3) == 0:
             start = 8
         else:
             return 400
@@ -455,7 +223,7 @@ cdef int parse_response_head(const uint8_t* head, Py_ssize_t size, ResponseHead*
     cdef int found
     cdef bint has_websocket = False
     cdef Field* field
-    _begin_framing(&out.framing)
+    begin_framing(&out.framing)
     out.size = <uint32_t>size
     out.field_count = 0
     out.has_date = False
@@ -484,7 +252,7 @@ cdef int parse_response_head(const uint8_t* head, Py_ssize_t size, ResponseHead*
         if out.field_count == MAX_FIELDS:
             return -1
         field = &out.fields[out.field_count]
-        found = _read_line(head, size, at, field)
+        found = read_line(head, size, at, field)
         if found < 0:
             return -1
         if found == 0:
@@ -494,40 +262,19 @@ cdef int parse_response_head(const uint8_t* head, Py_ssize_t size, ResponseHead*
         if field.known == KN_OTHER:
             continue
         if KN_CONNECTION <= field.known <= KN_TRANSFER_ENCODING:
-            if _read_framing_field(head, field, &out.framing):
+            if read_framing_field(head, field, &out.framing):
                 return -1
         elif field.known == KN_VIA:
             out.via = <int>out.field_count - 1
         elif field.known == KN_DATE:
             out.has_date = True
         elif field.known == KN_UPGRADE:
-            has_websocket = field.value_size == 9 and _equals(head + field.value_start, b"websocket", 9)
+            has_websocket = field.value_size == 9 and equals(head + field.value_start, b"websocket", 9)
     if out.framing.chunked and out.framing.minor == 0:
         return -1
     out.grants_websocket = (
         has_websocket and out.status == 101 and out.framing.upgrade and out.framing.minor == 1)
     return 0
-
-
-# Fields that no trailer may be, besides those that the gateway knows; RFC 9110 §6.5.1 names their kinds.
-cdef frozenset NO_TRAILERS = frozenset(
-    b"age allow authentication-info cache-control content-disposition content-encoding content-language "
-    b"content-location content-security-policy cookie expires location max-forwards pragma "
-    b"proxy-authenticate proxy-authentication-info retry-after server set-cookie set-cookie2 "
-    b"strict-transport-security vary warning www-authenticate".split())
-
-
-cdef bytes select_trailers(const uint8_t* data, Py_ssize_t size):
-    cdef Field field
-    cdef Py_ssize_t at = 0
-    cdef bytes kept = b""
-    cdef bytes name
-    while _read_line(data, size, at, &field) == 1:
-        at = field.end
-        name = data[field.start:field.start + field.name_size]
-        if field.known == KN_OTHER and name.lower() not in NO_TRAILERS:
-            kept += data[field.start:field.end]
-    return kept
 
 
 cdef bint check_request(const uint8_t* head, RequestHead* request) except -1:
@@ -579,59 +326,6 @@ cdef int read_request_host(
             return 400
         host.size = read_host(value, text, port_start)
     return 400 if host.size < 0 or (value.size == 0 and request.framing.minor == 1) else 0
-
-
-cdef Py_ssize_t read_host(Span value, uint8_t* out, Py_ssize_t* port_start) noexcept nogil:
-    """Lower-case and check `host [":" port]`; *port_start* is where ":" stands, or the size."""
-    cdef Py_ssize_t at = 0, digits = 0
-    cdef int port = 0
-    cdef uint8_t char
-    if value.size == 0:
-        port_start[0] = 0
-        return 0
-    if value.data[0] == c'[':
-        out[0] = c'['
-        at = 1
-        while at < value.size and value.data[at] != c']':
-            char = value.data[at]
-            if not (c'0' <= char <= c'9' or c'a' <= (char | 0x20) <= c'f' or char == c':' or char == c'.'):
-                return -1
-            out[at] = char | 0x20 if c'A' <= char <= c'Z' else char
-            at += 1
-        if at == value.size or at < 3:
-            return -1
-        out[at] = c']'
-        at += 1
-    else:
-        while at < value.size and value.data[at] != c':':
-            char = value.data[at]
-            if not HOST_CHAR[char]:
-                return -1
-            out[at] = char | 0x20 if c'A' <= char <= c'Z' else char
-            at += 1
-        if at == 0:
-            return -1
-    port_start[0] = at
-    if at == value.size:
-        return at
-    if value.data[at] != c':':
-        return -1
-    out[at] = c':'
-    at += 1
-    while at < value.size:
-        char = value.data[at]
-        if char < c'0' or char > c'9' or digits == 5:
-            return -1
-        port = port * 10 + (char - c'0')
-        out[at] = char
-        digits += 1
-        at += 1
-    if port > 65535:
-        return -1
-    if digits == 0:
-        # "name:" has no port (RFC 3986 §3.2.3).
-        return port_start[0]
-    return at
 
 
 # --- for tests, tools and benchmarks ---------------------------------------------------------------

@@ -7,7 +7,8 @@ Nothing here owns or checks memory: the caller's buffer holds the head that came
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcpy
 
-from fastgw.dp._head cimport RequestHead, ResponseHead, Span
+from fastgw.dp._fields cimport Span
+from fastgw.dp._head cimport RequestHead, ResponseHead
 
 cdef struct RequestOut:
     Span path                 # already encoded

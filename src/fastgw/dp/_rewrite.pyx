@@ -11,10 +11,11 @@ from http import HTTPStatus
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 
-from fastgw.dp._head cimport (
+from fastgw.dp._fields cimport (
     KN_ACCEPT, KN_EXPECT, KN_HOST, KN_OTHER, KN_PROXY, KN_TE, KN_TRAILER, KN_VIA, KN_X_FORWARDED_FOR,
-    KN_X_FORWARDED_SET, KN_X_REAL_IP, MAX_FIELDS, Field, Framing, HeadLimits, parse_request_head
+    KN_X_FORWARDED_SET, KN_X_REAL_IP, Field, Framing
 )
+from fastgw.dp._head cimport MAX_FIELDS, HeadLimits, parse_request_head
 
 cdef char* REASONS[600]
 cdef int REASON_SIZES[600]

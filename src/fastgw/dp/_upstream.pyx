@@ -9,7 +9,8 @@ from fastgw.dp._body cimport (
 )
 from fastgw.dp._core cimport Layer
 from fastgw.dp._exchange cimport Failure, FAIL_CLOSED, FAIL_MALFORMED, FAIL_TIMEOUT
-from fastgw.dp._head cimport check_response, find_head_end, parse_response_head, select_trailers
+from fastgw.dp._fields cimport select_trailers
+from fastgw.dp._head cimport check_response, find_head_end, parse_response_head
 from fastgw.dp._tls cimport TlsLayer, client_layer
 from fastgw.dp._wheel cimport monotonic_ms
 

@@ -30,6 +30,7 @@ from fastgw.cp.admin.special import special_resources
 from fastgw.cp.admin.tags import tag_resources
 from fastgw.cp.admin.transaction import transaction_resources
 from fastgw.cp.storage.contract import Storage
+from fastgw.cp.storage.snapshot_reader import SnapshotReader
 from fastgw.errors import StorageError
 from fastgw.obs.logs import get_logger
 from fastgw.settings import Settings
@@ -79,7 +80,8 @@ def make_admin_app(
             *transaction_resources(storage, entities),
             *history_resources(storage),
             *description_resources(resources),
-        ]
+        ],
+        last_known=_LastKnown(cluster_view),
     )
     resources.update(dispatcher.resources)
 
@@ -99,6 +101,22 @@ def make_admin_app(
     app.router.default = dispatcher
     app.state.access_log = access_log
     return app
+
+
+class _LastKnown:
+    """Gives a reader of what was last read from the database; the same one until there is something newer."""
+
+    def __init__(self, cluster_view: ClusterView) -> None:
+        self._cluster_view = cluster_view
+        self._reader: SnapshotReader | None = None
+
+    def __call__(self) -> SnapshotReader | None:
+        snapshot = self._cluster_view.last_read()
+        if snapshot is None:
+            return None
+        if self._reader is None or self._reader.snapshot is not snapshot:
+            self._reader = SnapshotReader(snapshot)
+        return self._reader
 
 
 async def _delete_expired(storage: Storage) -> None:

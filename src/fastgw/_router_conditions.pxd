@@ -1,0 +1,21 @@
+# What a route asks for, as text: for exact checks of methods, and for `explain`.
+#
+# How many hosts, methods, SNIs, headers and expressions (CONDITIONS_HEADER bytes), then each text behind its
+# length, all as u16. A header is one text for each of its values: name, NUL, value. Of expressions there is
+# one or none.
+
+from libc.stdint cimport uint8_t, uint32_t
+
+
+cdef inline uint32_t read_u16(const uint8_t* at) noexcept nogil:
+    return at[0] | <uint32_t>at[1] << 8
+
+
+# Raises ValueError where something is too long or too many.
+cdef bytes pack_conditions(hosts, methods, snis, headers, bytes expression)
+
+# (hosts, methods, SNIs, headers, expressions)
+cdef tuple unpack_conditions(const uint8_t* at)
+
+# Whether a method is among them.
+cdef bint lists_method(const uint8_t* conditions, const uint8_t* method, Py_ssize_t n) noexcept nogil
