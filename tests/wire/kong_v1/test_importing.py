@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgw.errors import DeclarativeError
@@ -76,6 +76,7 @@ def test_what_we_push_we_can_read(minor: int) -> None:
     assert Snapshot.from_rows(1, found.rows).digest == Snapshot.from_rows(1, rows).digest
 
 
+@settings(max_examples=15, deadline=None)
 @given(st.data())
 def test_round_trip_of_generated_routes(data: st.DataObject) -> None:
     paths = data.draw(
