@@ -22,7 +22,7 @@ from fastgw._router cimport (
 )
 from fastgw._router_conditions cimport pack_conditions
 from fastgw._router_hosts cimport method_bit, parse_pattern
-from fastgw._router_tries cimport Item, Output, TrieWriter, grown, write_hosts
+from fastgw._router_tries cimport Item, Output, TrieWriter, grown
 
 from fastgw._regex import compile_regex, literal_prefix
 from fastgw._router_program import All, assemble, conditions, has_regex, hints_of, with_regexes
@@ -264,6 +264,7 @@ cdef class TableBuilder:
                 item.candidate = built.number
                 item.route = route
                 item.flags = flags
+                item.is_alone = len(numbers) == 1
                 self.item_count += 1
         self.built_count += 1
         return 0
@@ -274,8 +275,7 @@ cdef class TableBuilder:
         cdef TableHeader* header
         cdef Item* items
         cdef uint32_t* ranks = NULL
-        cdef Py_ssize_t i, nodes_offset, nodes_end, candidates_offset, regexes_offset
-        cdef list roots
+        cdef Py_ssize_t i, candidates_offset, regexes_offset
 
         out.reserve(sizeof(TableHeader), 8)
         qsort(self.built, self.built_count, sizeof(Built), compare_built)
@@ -289,15 +289,12 @@ cdef class TableBuilder:
             for i in range(self.item_count):
                 items[i] = self.items[i]
                 items[i].candidate = ranks[self.items[i].candidate]
-            nodes_offset = out.reserve(0, 4)
             writer = TrieWriter.__new__(TrieWriter)
             writer.out = out
-            roots = writer.write(items, self.item_count, len(self.patterns))
-            nodes_end = out.size
+            any_host_root, indexes = writer.write(items, self.item_count, self.patterns)
         finally:
             free(ranks)
             free(items)
-        indexes = write_hosts(out, self.patterns, roots)
         programs = self.write_programs(out)
         regexes_offset = self.write_regexes(out)
         candidates_offset = self.write_candidates(out, programs)
@@ -309,9 +306,7 @@ cdef class TableBuilder:
         header.routes = self.routes
         header.candidates = <uint32_t>self.built_count
         header.candidates_offset = <uint32_t>candidates_offset
-        header.nodes_offset = <uint32_t>nodes_offset
-        header.nodes_end = <uint32_t>nodes_end
-        header.any_host_root = roots[ANY_HOST]
+        header.any_host_root = any_host_root
         for i in range(HOST_KINDS):
             header.hosts[i].slots_offset, header.hosts[i].slots = indexes[i]
         header.flavor = self.flavor
