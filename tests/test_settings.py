@@ -371,7 +371,7 @@ def test_the_format_name_after_a_log_path_is_named() -> None:
         ("data_plane", {"FASTGW_TRUSTED_IPS": "10.0.0.0/8, x"}, "'x' is neither an address, nor a network"),
         ("data_plane", {"FASTGW_REAL_IP_HEADER": "X Y"}, "'X Y' is no name of a header field"),
         ("data_plane", {"FASTGW_CLUSTER_CERT": "/c"}, "cluster_cert and cluster_cert_key go together"),
-        ("data_plane", {"FASTGW_CLUSTER_MTLS": "pki"}, "cluster_mtls: 'pki' is not one of shared"),
+        ("data_plane", {"FASTGW_CLUSTER_MTLS": "both"}, "cluster_mtls: 'both' is not one of shared, pki"),
     ],
 )
 def test_contradictions(role: Role, environ: dict[str, str], message: str) -> None:
@@ -397,7 +397,11 @@ def test_commands_for_both_roles_find_the_role() -> None:
 def test_the_cluster_pair_is_asked_for_by_those_who_use_it() -> None:
     with pytest.raises(SettingsError, match="fastgw hybrid gen-cert"):
         require_cluster_pair(load())
-    require_cluster_pair(load(FASTGW_CLUSTER_CERT="/c", FASTGW_CLUSTER_CERT_KEY="/k"))
+    pair = {"FASTGW_CLUSTER_CERT": "/c", "FASTGW_CLUSTER_CERT_KEY": "/k"}
+    require_cluster_pair(load(**pair))
+    with pytest.raises(SettingsError, match="cluster_ca_cert must be specified when cluster_mtls = pki"):
+        require_cluster_pair(load(**pair, FASTGW_CLUSTER_MTLS="pki"))
+    require_cluster_pair(load(**pair, FASTGW_CLUSTER_MTLS="pki", FASTGW_CLUSTER_CA_CERT="/a"))
 
 
 # -- values -----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from fastgw.model.validate import make_row
 from fastgw.obs.accesslog import AccessLog
 from fastgw.routing.compile import compile_snapshot
 from fastgw.tls.server import CertificateStore
+from tests.routing.snapshots import Row, kind_of
 
 DEADLINE_S = 10.0
 ALL_HEADERS = frozenset(
@@ -137,14 +138,21 @@ def image_of(
     routes: list[dict[str, Any]],
     version: int = 1,
     plugins: list[dict[str, Any]] | None = None,
+    others: Sequence[Row] = (),
 ) -> bytes:
-    """Compile rows given as Admin API bodies; a route's `service` is the service's name."""
+    """Compile rows given as Admin API bodies; a route's `service` is the service's name.
+
+    Args:
+        others: whole rows of `tests.routing.snapshots`: certificates and what belongs to them.
+    """
     now_s = int(time.time())
     rows = {
         "services": [make_row(ENTITIES["services"], body, now_s=now_s) for body in services],
         "routes": [],
         "plugins": [make_row(ENTITIES["plugins"], body, now_s=now_s) for body in plugins or ()],
     }
+    for other in others:
+        rows.setdefault(kind_of(other), []).append(other)
     ids = {row["name"]: row["id"] for row in rows["services"]}
     for body in routes:
         linked = dict(body)

@@ -44,6 +44,7 @@ import msgspec
 from fastgw._router import Table
 from fastgw.errors import ImageError, SnapshotError
 from fastgw.model.snapshot import Snapshot, unpack_delta
+from fastgw.routing.certificates import CertificateSection
 
 FORMAT_VERSION: Final = 4
 
@@ -61,6 +62,7 @@ class Section(IntEnum):
     SERVICES = 4
     SNAPSHOT = 5
     PATCH = 6
+    CERTIFICATES = 7
 
 
 class Protocols(IntFlag):
@@ -124,6 +126,10 @@ class ServiceRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
     tls_verify: bool | None = None
     """None: as the data plane's settings say; so is the depth."""
     tls_verify_depth: int | None = None
+    client_certificate: str | None = None
+    """Id of the certificate that its upstream is shown."""
+    ca_certificates: tuple[str, ...] | None = None
+    """Ids of the authorities that its upstream is verified by; None: those of the settings."""
 
 
 class Records:
@@ -154,6 +160,7 @@ def pack_image(
     routes: Records,
     services: Records,
     packed: bytes,
+    certificates: bytes | None = None,
 ) -> bytes:
     """The bytes of an image; *packed* is the snapshot from `Snapshot.pack`."""
     return _assemble(
@@ -163,6 +170,7 @@ def pack_image(
             Section.ROUTES: routes.pack(),
             Section.SERVICES: services.pack(),
             Section.SNAPSHOT: packed,
+            **({} if certificates is None else {Section.CERTIFICATES: certificates}),
         }
     )
 
@@ -178,6 +186,7 @@ def pack_overlay(
     services: Records,
     patch: Patch,
     packed_delta: bytes,
+    certificates: bytes | None = None,
 ) -> bytes:
     """The bytes of an overlay of the image with the checksum *base*."""
     meta = ImageMeta(version, digest, dict(counts), time.time(), base)
@@ -191,6 +200,7 @@ def pack_overlay(
             Section.SERVICES: services.pack(),
             Section.SNAPSHOT: packed_delta,
             Section.PATCH: Struct(f"<{len(numbers)}I").pack(*numbers),
+            **({} if certificates is None else {Section.CERTIFICATES: certificates}),
         }
     )
 
@@ -221,6 +231,9 @@ class Image:
         """64 hex digits over all its bytes: its name for overlays."""
         self.patch: Final = _patch_of(_section(sections, Section.PATCH)) if meta.base else None
         """What it takes away from its base; None: it is whole."""
+        found = sections.get(Section.CERTIFICATES)
+        self.certificates: Final = None if found is None else CertificateSection(found)
+        """None: it holds none, or changes none of its base."""
         try:
             table = Table(_section(sections, Section.TABLE))
         except ValueError as exc:

@@ -20,6 +20,7 @@ class Surroundings:
     """The facts of one snapshot that are looked up while its services and routes are compiled."""
 
     def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
         counts = snapshot.counts()
         self.upstreams: Final = frozenset(
             row["name"] for row in (snapshot.rows("upstreams").values() if counts.get("upstreams") else ())
@@ -37,6 +38,10 @@ class Surroundings:
         # With both, the route is the narrower one.
         scope = row["route"] or row["service"]
         self._missing.setdefault(None if scope is None else scope["id"], set()).add(row["name"])
+
+    def has(self, kind: str, id_: str) -> bool:
+        """Whether the snapshot has an entity."""
+        return self._snapshot.line(f"{kind} {id_}".encode()) is not None
 
     def warnings(self) -> list[str]:
         """A line for each thing that is served otherwise than the snapshot says."""

@@ -88,11 +88,19 @@ def find_role(
 
 
 def require_cluster_pair(settings: Settings) -> None:
-    """Raise SettingsError unless the cluster key pair is named; for the processes that use the link."""
+    """Raise SettingsError unless what cluster_mtls needs is named; for the processes that use the link."""
     if not settings.cluster_cert:
+        how = (
+            "make a pair with 'fastgw hybrid gen-cert' and give the same two files to the control plane and "
+            "to every data plane"
+            if settings.cluster_mtls == "shared"
+            else "a certificate that an authority of the other side's cluster_ca_cert has issued, and its key"
+        )
+        raise SettingsError(f"cluster_cert and cluster_cert_key must be provided: {how}")
+    if settings.cluster_mtls != "shared" and not settings.cluster_ca_cert:
         raise SettingsError(
-            "cluster_cert and cluster_cert_key must be provided: make a pair with 'fastgw hybrid gen-cert' "
-            "and give the same two files to the control plane and to every data plane"
+            f"cluster_ca_cert must be specified when cluster_mtls = {settings.cluster_mtls}: the "
+            "certificates of the authorities that issue those of the other side"
         )
 
 
@@ -127,6 +135,7 @@ _EMPTY: Final[Mapping[str, Any]] = {
     "dns_resolver": (),
     "dns_valid_ttl": None,
     "cluster_dp_labels": {},
+    "cluster_allowed_common_names": frozenset(),
     "declarative_config": None,
 }
 

@@ -135,7 +135,23 @@ class Settings:
     )
     cluster_cert: str = _property("", parsers.text, "path, PEM text, or base64 of PEM text")
     cluster_cert_key: str = _property("", parsers.text, "the same forms as cluster_cert", secret=True)
-    cluster_mtls: str = _property("shared", parsers.one_of("shared"), "one key pair on both sides")
+    cluster_mtls: str = _property(
+        "shared",
+        parsers.one_of("shared", "pki", "pki_check_cn"),
+        "one key pair on both sides, or certificates of an authority, or those with names that are allowed",
+    )
+    cluster_ca_cert: str = _property(
+        "", parsers.text, "with pki: the authorities of the other side's certificates; forms as cluster_cert"
+    )
+    cluster_server_name: str = _property(
+        "", parsers.text, "with pki: the control plane's name; none: the host of cluster_control_plane", DP
+    )
+    cluster_allowed_common_names: frozenset[str] = _property(
+        "",
+        parsers.names,
+        "with pki_check_cn: data planes' names; none: those of the control plane's parent domain",
+        CP,
+    )
     cluster_dp_labels: dict[str, str] = _property("", parsers.labels, "key:value, at most ten", DP)
     cluster_max_payload: int = _property(
         "16777216",

@@ -14,23 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-import msgspec
-
 from fastgw.errors import CertificateError
 from fastgw.settings import Settings
 from fastgw.tls.generate import generate_placeholder_pair
 from fastgw.tls.keypair import KeyPair, load_key_pair
-from fastgw.tls.server import INTERMEDIATE_CIPHERS, Policy
+from fastgw.tls.server import INTERMEDIATE_CIPHERS, Policy, ProxyTls
 
 _KINDS: Final[tuple[Literal["ec", "rsa"], ...]] = ("ec", "rsa")
 _VERSIONS: Final = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
-
-
-class ProxyTls(msgspec.Struct, frozen=True):
-    """What ssl listeners need of the settings; plain data, so that it can travel to a worker."""
-
-    policy: Policy
-    default: tuple[KeyPair, ...]
 
 
 def load_proxy_tls(settings: Settings) -> ProxyTls:
