@@ -190,11 +190,12 @@ def _rows(
     decode = msgspec.json.Decoder(row_type).decode
     # Of routes, the table and its translation refuse what they cannot hold.
     uses = UNSERVED[entity] if entity == "services" else ()
+    start = len(entity) + 1
     for line in lines:
-        _, id_bytes, body = line.split(b" ", 2)
-        id_ = id_bytes.decode(errors="replace")
+        end = line.index(b" ", start)
+        id_ = line[start:end].decode(errors="replace")
         try:
-            row = decode(body)
+            row = decode(line[end + 1 :])
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             faults.add(entity, id_, "", exc)
             yield id_, None
@@ -202,7 +203,7 @@ def _rows(
         is_served = row.id == id_
         if not is_served:
             faults.add(entity, id_, "id", f"its row says {row.id}")
-        for field, reason in refusals(row, uses):
+        for field, reason in refusals(row, uses) if uses else ():
             faults.add(entity, row.id, field, reason)
             is_served = False
         yield row.id, row if is_served else None
