@@ -39,7 +39,8 @@ def fault(role: Role = "control_plane", file: Path | None = None, /, **environ: 
 def test_defaults_are_those_of_kong_and_make_no_warning() -> None:
     settings = load("control_plane", FASTGW_PREFIX="/state")
     assert settings.warnings == ()
-    assert [str(listen) for listen in settings.admin_listen] == ["127.0.0.1:8001"]
+    assert [str(listen) for listen in settings.admin_listen] == ["127.0.0.1:8001", "127.0.0.1:8444"]
+    assert [listen.ssl for listen in settings.admin_listen] == [False, True]
     assert [str(listen) for listen in settings.proxy_listen] == ["0.0.0.0:8000", "0.0.0.0:8443"]
     assert [listen.ssl for listen in settings.proxy_listen] == [False, True]
     assert [str(listen) for listen in settings.cluster_listen] == ["0.0.0.0:8005"]
@@ -240,17 +241,19 @@ def test_a_kong_control_plane_starts_unchanged() -> None:
     )
     assert settings.database == "postgres"
     assert (settings.pg_host, settings.pg_port, settings.pg_ssl) == ("db", 5433, True)
-    assert settings.admin_listen == (Listen("0.0.0.0", 8001),)
+    assert settings.admin_listen == (
+        Listen("0.0.0.0", 8001),
+        Listen("0.0.0.0", 8444, http2=True, ssl=True),
+    )
     assert settings.admin_access_log == "/dev/stdout"
-    assert len(settings.warnings) == 5
-    taken, meaningless, idle, left_out, exposed = settings.warnings
+    assert len(settings.warnings) == 4
+    taken, meaningless, idle, exposed = settings.warnings
     assert taken.startswith("taken from KONG_ variables")
     assert "KONG_PG_HOST" in taken
     assert "KONG_PG_PORT" in taken
     assert meaningless == "properties of Kong without meaning in this version: admin_gui_url, vitals"
     assert idle == "listen flags without effect in this version: http2 (admin_listen)"
-    assert left_out == "no TLS at these doors in this version, left out: 0.0.0.0:8444 (admin_listen)"
-    assert "the Admin API on 0.0.0.0:8001 is reachable from other machines" in exposed
+    assert "the Admin API on 0.0.0.0:8001, 0.0.0.0:8444 is reachable from other machines" in exposed
 
 
 def test_a_kong_data_plane_starts_unchanged() -> None:
@@ -348,7 +351,7 @@ def test_the_format_name_after_a_log_path_is_named() -> None:
             "cluster_listen is off, and a control plane needs one",
         ),
         ("data_plane", {"FASTGW_PROXY_LISTEN": "off"}, "proxy_listen is off, and a data plane needs one"),
-        ("control_plane", {"KONG_ADMIN_LISTEN": "127.0.0.1:8444 ssl"}, "has only ssl listeners"),
+        ("control_plane", {"FASTGW_ADMIN_SSL_CERT": "/c"}, "admin_ssl_cert names 1 and admin_ssl_cert_key 0"),
         (
             "control_plane",
             {"KONG_ADMIN_LISTEN": "127.0.0.1:80 proxy_protocol"},
@@ -368,7 +371,7 @@ def test_the_format_name_after_a_log_path_is_named() -> None:
         ("data_plane", {"FASTGW_TRUSTED_IPS": "10.0.0.0/8, x"}, "'x' is neither an address, nor a network"),
         ("data_plane", {"FASTGW_REAL_IP_HEADER": "X Y"}, "'X Y' is no name of a header field"),
         ("data_plane", {"FASTGW_CLUSTER_CERT": "/c"}, "cluster_cert and cluster_cert_key go together"),
-        ("data_plane", {"FASTGW_CLUSTER_MTLS": "pki"}, "cluster_mtls: 'pki' is not one of shared"),
+        ("data_plane", {"FASTGW_CLUSTER_MTLS": "both"}, "cluster_mtls: 'both' is not one of shared, pki"),
     ],
 )
 def test_contradictions(role: Role, environ: dict[str, str], message: str) -> None:
@@ -394,7 +397,11 @@ def test_commands_for_both_roles_find_the_role() -> None:
 def test_the_cluster_pair_is_asked_for_by_those_who_use_it() -> None:
     with pytest.raises(SettingsError, match="fastgw hybrid gen-cert"):
         require_cluster_pair(load())
-    require_cluster_pair(load(FASTGW_CLUSTER_CERT="/c", FASTGW_CLUSTER_CERT_KEY="/k"))
+    pair = {"FASTGW_CLUSTER_CERT": "/c", "FASTGW_CLUSTER_CERT_KEY": "/k"}
+    require_cluster_pair(load(**pair))
+    with pytest.raises(SettingsError, match="cluster_ca_cert must be specified when cluster_mtls = pki"):
+        require_cluster_pair(load(**pair, FASTGW_CLUSTER_MTLS="pki"))
+    require_cluster_pair(load(**pair, FASTGW_CLUSTER_MTLS="pki", FASTGW_CLUSTER_CA_CERT="/a"))
 
 
 # -- values -----------------------------------------------------------------------------------------

@@ -23,14 +23,17 @@ cdef class Requests:
     cdef Request* requests
     cdef Py_ssize_t count
     cdef Py_ssize_t next
-    cdef list owned
+    cdef bytes text                   # of all: what a request holds was read just before it is routed
     cdef RouterRequest like           # headers of all of them
 
     def __init__(self, list pairs not None, headers=()):
         cdef bytes host
         cdef bytes path
         cdef Py_ssize_t i
-        self.owned = pairs
+        cdef Py_ssize_t at = 0
+        cdef const uint8_t* text
+        self.text = b"".join([part for pair in pairs for part in pair])
+        text = <const uint8_t*>PyBytes_AS_STRING(self.text)
         self.like = RouterRequest(headers=headers)
         self.count = len(pairs)
         self.requests = <Request*>calloc(self.count, sizeof(Request))
@@ -38,10 +41,8 @@ cdef class Requests:
             raise MemoryError
         for i in range(self.count):
             host, path = pairs[i]
-            self.requests[i] = Request(
-                <const uint8_t*>PyBytes_AS_STRING(host), len(host),
-                <const uint8_t*>PyBytes_AS_STRING(path), len(path),
-            )
+            self.requests[i] = Request(text + at, len(host), text + at + len(host), len(path))
+            at += len(host) + len(path)
 
     def __dealloc__(self):
         free(self.requests)

@@ -4,9 +4,9 @@
 # file and be mapped by every worker. Offset 0 means "none": the header is there. Its parts:
 #
 #   TableHeader
-#   Node ...        path tries, back to back, a child always behind its parent
-#   HostRecord ...  one per host name or wildcard that a route lists
-#   HostSlot ...    three hash indexes over the records: exact names, `*.x`, `x.*`
+#   HostSlot ...    hash indexes over the host records, one for each HOST_* kind
+#   HostRecord, Node ...  one record per host name or wildcard that a route lists, each followed by the path
+#                   trie that it leads to; a child always lies behind its parent
 #   programs        what else must hold of a candidate: headers, SNI, regex path, an expression
 #   RegexRecord ... the distinct patterns that programs name
 #   text            paths and conditions of the candidates, for exact checks and `explain`
@@ -16,6 +16,10 @@
 # tries (its exact name, with and without port; wildcards; routes without hosts); its path walks
 # down each; the best rank among the entries met that admit the method wins. A trie whose best rank
 # cannot win any more is left. Host patterns with equal candidates share one trie.
+#
+# What a search costs in a large table is memory that is not in a cache: each line of 64 bytes is a wait. So a
+# slot holds the hash, a record lies beside its trie (both lines are asked for at once), no small node
+# crosses a line, and a search for a plain host reads three lines or so. Blocks are mapped at multiples of 64.
 #
 # A regex path stands in the trie at the literal text that each of its matches begins with, and an
 # expression at a path that it asks for, so that few programs run for one request. Those that call
@@ -29,7 +33,7 @@ from fastgw._router_regexes cimport Regexes
 
 cdef enum:
     TABLE_MAGIC = 0x54524746          # "FGRT"
-    TABLE_VERSION = 2
+    TABLE_VERSION = 3
     NO_RANK = 0xFFFFFFFF
     CONDITIONS_HEADER = 10            # bytes of counts: hosts, methods, SNIs, headers, expressions
     # Entry.flags
@@ -88,8 +92,6 @@ cdef struct TableHeader:
     uint32_t routes                   # every route number is below this
     uint32_t candidates
     uint32_t candidates_offset        # multiple of 8
-    uint32_t nodes_offset
-    uint32_t nodes_end
     uint32_t any_host_root            # Node: routes without hosts
     HostIndex hosts[4]                # by HOST_* kind
     uint32_t flavor                   # enum Flavor
@@ -110,13 +112,21 @@ cdef struct Candidate:
     uint32_t flags                    # as those of its entries
 
 
-# Followed by label, then the first bytes of the children, padded to 4; uint32_t offset of each
-# child; Entry for each candidate whose path ends here, best first.
+cdef enum:
+    LINE_BYTES = 64                   # of a cache
+    NODE_ENTRIES_LIMIT = 0xFFFFFF
+    NODE_KEYED = 0x8000
+
+
+# Followed by label, padded to 4; uint32_t offset of the child for each next byte from `first_key` on, 0 where
+# there is none; Entry for each candidate whose path ends here, best first. A node whose children lie too far
+# apart for that is *keyed*: the label is followed by the first byte of each child, in the order of their
+# offsets.
 cdef struct Node:
     uint32_t best                     # least rank in this node and below
-    uint32_t entries
+    uint32_t entries                  # how many, and from bit 24 on first_key
     uint16_t label_len
-    uint16_t children
+    uint16_t children                 # how many offsets, and NODE_KEYED
 
 
 cdef struct Entry:
@@ -228,18 +238,29 @@ cdef inline const uint8_t* node_label(const Node* node) noexcept nogil:
     return <const uint8_t*>(node + 1)
 
 
+cdef inline uint32_t node_slots(const Node* node) noexcept nogil:
+    return node.children & ~<uint32_t>NODE_KEYED
+
+
+cdef inline uint32_t node_entry_count(const Node* node) noexcept nogil:
+    return node.entries & NODE_ENTRIES_LIMIT
+
+
 cdef inline const uint32_t* node_children(const Node* node) noexcept nogil:
-    return <const uint32_t*>(node_label(node) + pad(<Py_ssize_t>node.label_len + node.children, 4))
+    cdef Py_ssize_t text = node.label_len
+    if node.children & NODE_KEYED:
+        text += node_slots(node)
+    return <const uint32_t*>(node_label(node) + pad(text, 4))
 
 
 cdef inline const Entry* node_entries(const Node* node) noexcept nogil:
-    return <const Entry*>(node_children(node) + node.children)
+    return <const Entry*>(node_children(node) + node_slots(node))
 
 
 cdef inline Py_ssize_t node_size(const Node* node) noexcept nogil:
     return (
-        sizeof(Node) + pad(<Py_ssize_t>node.label_len + node.children, 4)
-        + sizeof(uint32_t) * <Py_ssize_t>node.children + sizeof(Entry) * <Py_ssize_t>node.entries
+        <const uint8_t*>node_entries(node) - <const uint8_t*>node
+        + sizeof(Entry) * <Py_ssize_t>node_entry_count(node)
     )
 
 

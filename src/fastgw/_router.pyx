@@ -16,6 +16,9 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memchr, memcmp
 
+cdef extern from *:
+    void prefetch "__builtin_prefetch"(const void* at) nogil
+
 cdef enum:
     PENDING_LIMIT = 64                # candidates whose regex waits for the end of the walk
 
@@ -86,51 +89,68 @@ cdef void walk(Search* search, uint32_t root) noexcept nogil:
     """Search one trie for a candidate better than the best so far."""
     cdef const RouteRequest* request = search.subject.request
     cdef const Node* node
-    cdef const Entry* entry
     cdef const uint8_t* label
     cdef const uint8_t* key
+    cdef const uint32_t* children
     cdef Py_ssize_t at = 0
-    cdef uint32_t i
+    cdef uint32_t i, child, slots
     if root == 0:
         return
     node = <const Node*>(search.block + root)
     while node.best < search.found.rank:
         label = node_label(node)
-        if (
-            request.path_len - at < node.label_len
-            or memcmp(request.path + at, label, node.label_len) != 0
-        ):
-            return
-        at += node.label_len
-        entry = node_entries(node)
-        for i in range(node.entries):
-            if entry[i].rank >= search.found.rank:
-                break
-            if not entry[i].flags & METHOD_ANY:
-                if not entry[i].flags & search.method_bit:
-                    continue
-                if search.method_bit == METHOD_OTHER and not lists_method(
-                    search.block + search.candidates[entry[i].rank].conditions_offset,
-                    request.method, request.method_len,
-                ):
-                    continue
-            if search.removed != NULL and is_marked(search.removed, entry[i].route):
-                continue
+        if node.label_len:
             if (
-                entry[i].flags & (ENTRY_PROGRAM | ENTRY_SNIS)
-                and not admits(search, &entry[i], <uint32_t>at)
+                request.path_len - at < node.label_len
+                or memcmp(request.path + at, label, node.label_len) != 0
+            ):
+                return
+            at += node.label_len
+        if node_entry_count(node):
+            take_best(search, node, <uint32_t>at)
+        slots = node_slots(node)
+        if at == request.path_len or slots == 0:
+            return
+        children = node_children(node)
+        if node.children & NODE_KEYED:
+            label += node.label_len
+            key = <const uint8_t*>memchr(label, request.path[at], slots)
+            if key == NULL:
+                return
+            child = children[key - label]
+        else:
+            i = <uint32_t>request.path[at] - (node.entries >> 24)
+            if i >= slots:
+                return
+            child = children[i]
+            if child == 0:
+                return
+        at += 1
+        node = <const Node*>(search.block + child)
+
+
+cdef void take_best(Search* search, const Node* node, uint32_t path_len) noexcept nogil:
+    """Take the first candidate of a node that holds, if it is better than the best so far."""
+    cdef const RouteRequest* request = search.subject.request
+    cdef const Entry* entry = node_entries(node)
+    cdef uint32_t i
+    for i in range(node_entry_count(node)):
+        if entry[i].rank >= search.found.rank:
+            break
+        if not entry[i].flags & METHOD_ANY:
+            if not entry[i].flags & search.method_bit:
+                continue
+            if search.method_bit == METHOD_OTHER and not lists_method(
+                search.block + search.candidates[entry[i].rank].conditions_offset,
+                request.method, request.method_len,
             ):
                 continue
-            take(search, entry[i].rank, entry[i].route, entry[i].flags, <uint32_t>at)
-            break
-        if at == request.path_len or node.children == 0:
-            return
-        label += node.label_len
-        key = <const uint8_t*>memchr(label, request.path[at], node.children)
-        if key == NULL:
-            return
-        at += 1
-        node = <const Node*>(search.block + node_children(node)[key - label])
+        if search.removed != NULL and is_marked(search.removed, entry[i].route):
+            continue
+        if entry[i].flags & (ENTRY_PROGRAM | ENTRY_SNIS) and not admits(search, &entry[i], path_len):
+            continue
+        take(search, entry[i].rank, entry[i].route, entry[i].flags, path_len)
+        break
 
 
 cdef void settle(Search* search) noexcept nogil:
@@ -169,6 +189,7 @@ cdef void look_up(
     while slots[place].record:
         if slots[place].hash == hashed:
             record = <const HostRecord*>(search.block + slots[place].record)
+            prefetch(<const uint8_t*>record + LINE_BYTES)      # its trie
             if record.key_len == key_len and memcmp(record_key(record), key, key_len) == 0:
                 walk(search, record.root)
                 port_root = record_ports(record)

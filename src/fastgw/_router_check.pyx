@@ -3,19 +3,21 @@
 Contract. `fault_in` takes any bytes at a multiple of 8 and reads nothing outside of them. What it finds no
 fault in, `Table.find` may search without further checks, and every search ends.
 
-The one complication: nodes lie back to back, so one scan finds where each begins, and a child must begin
-behind its parent, so that no damaged block can lead a search round in circles. Programs only ever go on to
-instructions further down, for the same reason.
+The one complication: what is a node is known only from what leads to it. A child must begin behind its parent,
+so that no damaged block can lead a search round in circles; so one pass upwards, from the roots that the hosts
+name, meets every node after all that lead to it. Programs only ever go on to instructions further down, for
+the same reason.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport memchr
 
 from fastgw._router cimport (
     CONDITIONS_HEADER, ENTRY_PROGRAM, FIELD_SOURCE_IP, FIELDS_END, FLAVOR_COMPATIBLE, FLAVOR_TRADITIONAL,
-    HOST_KINDS, NO_RANK, OPERATOR_REGEX, OPERATORS_END, PROGRAM_FAILS, TABLE_MAGIC, TABLE_VERSION, Candidate,
-    Entry, HostIndex, HostRecord, HostSlot, Instruction, Node, PortRoot, Program, RegexRecord, TableHeader,
-    node_children, node_entries, node_size, record_ports,
+    HOST_KINDS, NO_RANK, NODE_KEYED, OPERATOR_REGEX, OPERATORS_END, PROGRAM_FAILS, TABLE_MAGIC, TABLE_VERSION,
+    Candidate, Entry, HostIndex, HostRecord, HostSlot, Instruction, Node, PortRoot, Program, RegexRecord,
+    TableHeader, node_children, node_entries, node_entry_count, node_size, node_slots, record_ports,
 )
 from fastgw._router_conditions cimport read_u16
 
@@ -23,7 +25,7 @@ from fastgw._router_conditions cimport read_u16
 cdef const char* fault_in(const uint8_t* block, Py_ssize_t size) noexcept nogil:
     """What is wrong with a block, or NULL: every number that a search will follow is looked at."""
     cdef const TableHeader* header = <const TableHeader*>block
-    cdef uint8_t* starts              # one byte per four of the block: whether a node begins there
+    cdef uint8_t* starts              # one byte per four of the block: whether a node is to begin there
     cdef const char* fault
     if size < <Py_ssize_t>sizeof(TableHeader) or header.magic != TABLE_MAGIC:
         return b"it does not begin like one"
@@ -31,11 +33,6 @@ cdef const char* fault_in(const uint8_t* block, Py_ssize_t size) noexcept nogil:
         return b"its version is another"
     if header.size != size:
         return b"its size is another"
-    if (
-        header.nodes_offset % 4 or header.nodes_offset < sizeof(TableHeader)
-        or header.nodes_end < header.nodes_offset or header.nodes_end > size
-    ):
-        return b"its nodes lie outside"
     if (
         header.candidates_offset % 8 or header.candidates == NO_RANK
         or header.candidates_offset + <uint64_t>header.candidates * sizeof(Candidate) > <uint64_t>size
@@ -46,9 +43,9 @@ cdef const char* fault_in(const uint8_t* block, Py_ssize_t size) noexcept nogil:
     starts = <uint8_t*>calloc(size // 4 + 1, 1)
     if starts == NULL:
         return b"there is no memory to check it"
-    fault = fault_in_nodes(block, header, starts)
+    fault = fault_in_hosts(block, header, starts)
     if fault == NULL:
-        fault = fault_in_hosts(block, header, starts)
+        fault = fault_in_nodes(block, header, starts)
     if fault == NULL:
         fault = fault_in_regexes(block, header)
     if fault == NULL:
@@ -57,44 +54,51 @@ cdef const char* fault_in(const uint8_t* block, Py_ssize_t size) noexcept nogil:
     return fault
 
 
+cdef bint mark(const TableHeader* header, uint8_t* starts, uint32_t offset) noexcept nogil:
+    """Note that a node is to begin at *offset*; False if none can. 0 is no node."""
+    if offset % 4 or offset >= header.size or (offset and offset < sizeof(TableHeader)):
+        return False
+    starts[offset // 4] = offset != 0
+    return True
+
+
 cdef const char* fault_in_nodes(
     const uint8_t* block, const TableHeader* header, uint8_t* starts
 ) noexcept nogil:
     cdef const Node* node
     cdef const Entry* entry
+    cdef const uint32_t* children
     cdef const Candidate* candidates = <const Candidate*>(block + header.candidates_offset)
-    cdef Py_ssize_t at = header.nodes_offset
-    cdef Py_ssize_t end = header.nodes_end
-    cdef uint32_t i, child
-    while at < end:
+    cdef const uint8_t* next = starts
+    cdef const uint8_t* last = starts + header.size // 4
+    cdef Py_ssize_t at, left
+    cdef uint32_t i
+    while True:
+        next = <const uint8_t*>memchr(next, 1, last - next)
+        if next == NULL:
+            return NULL
+        at = 4 * (next - starts)
+        next += 1
+        left = header.size - at
         node = <const Node*>(block + at)
-        if end - at < <Py_ssize_t>sizeof(Node) or node.children > 256 or end - at < node_size(node):
+        if left < <Py_ssize_t>sizeof(Node) or node_slots(node) > 256 or left < node_size(node):
             return b"a node is cut short"
-        starts[at // 4] = 1
         entry = node_entries(node)
-        for i in range(node.entries):
+        for i in range(node_entry_count(node)):
             if entry[i].rank >= header.candidates or entry[i].route >= header.routes:
                 return b"a node names a route that does not exist"
             if entry[i].flags != candidates[entry[i].rank].flags:
                 return b"a node and its route differ"
-        at += node_size(node)
-    at = header.nodes_offset
-    while at < end:
-        node = <const Node*>(block + at)
-        for i in range(node.children):
-            child = node_children(node)[i]
-            if child <= at or child >= end or child % 4 or not starts[child // 4]:
+        children = node_children(node)
+        for i in range(node_slots(node)):
+            if children[i] and (children[i] <= at or not mark(header, starts, children[i])):
                 return b"a node's child is none"
-        at += node_size(node)
-    return NULL
-
-
-cdef bint is_root(const TableHeader* header, const uint8_t* starts, uint32_t offset) noexcept nogil:
-    return offset == 0 or (offset < header.size and offset % 4 == 0 and starts[offset // 4])
+            if not children[i] and node.children & NODE_KEYED:
+                return b"a node's child is none"
 
 
 cdef const char* fault_in_hosts(
-    const uint8_t* block, const TableHeader* header, const uint8_t* starts
+    const uint8_t* block, const TableHeader* header, uint8_t* starts
 ) noexcept nogil:
     cdef const HostIndex* index
     cdef const HostSlot* slots
@@ -102,7 +106,7 @@ cdef const char* fault_in_hosts(
     cdef uint64_t room
     cdef uint32_t i, j, used
     cdef int kind
-    if not is_root(header, starts, header.any_host_root):
+    if not mark(header, starts, header.any_host_root):
         return b"the root for any host is none"
     for kind in range(HOST_KINDS):
         index = &header.hosts[kind]
@@ -125,10 +129,10 @@ cdef const char* fault_in_hosts(
             room = header.size - slots[i].record - sizeof(HostRecord)
             if <uint64_t>record.ports * sizeof(PortRoot) + record.key_len > room:
                 return b"a host is cut short"
-            if not is_root(header, starts, record.root):
+            if not mark(header, starts, record.root):
                 return b"a host's root is none"
             for j in range(record.ports):
-                if not is_root(header, starts, record_ports(record)[j].root):
+                if not mark(header, starts, record_ports(record)[j].root):
                     return b"a host's root is none"
         if used == index.slots:
             return b"an index of hosts is full"      # a search ends at an empty slot

@@ -13,6 +13,9 @@ cdef class Output:
     cdef Py_ssize_t reserve(self, Py_ssize_t n, Py_ssize_t unit) except -1
     cdef Py_ssize_t put(self, const uint8_t* what, Py_ssize_t n) except -1
 
+    # The same for what should lie in as few cache lines as it can.
+    cdef Py_ssize_t reserve_in_lines(self, Py_ssize_t n) except -1
+
 
 # One candidate under one of its hosts and the text that a path must begin with.
 cdef struct Item:
@@ -22,6 +25,7 @@ cdef struct Item:
     uint32_t candidate                # its rank
     uint32_t route
     uint32_t flags
+    uint32_t is_alone                 # no other pattern has the candidate
 
 
 # A node still to be written: items [low, high) share their first `depth` bytes.
@@ -32,20 +36,42 @@ cdef struct Pending:
     Py_ssize_t patch                  # where the parent wants its offset; 0: nowhere
 
 
+# What such a node looks like.
+cdef struct Shape:
+    Py_ssize_t depth                  # where its label ends
+    Py_ssize_t own                    # items [low, own) end there
+    Py_ssize_t size                   # in bytes
+    uint32_t best
+    uint32_t children
+    uint32_t span                     # from the first child's byte to the last's, both included
+    bint is_keyed
+
+
+# The items of one pattern.
+cdef struct Run:
+    Py_ssize_t low
+    Py_ssize_t high
+
+
 cdef class TrieWriter:
     cdef Output out
+    cdef Item* items
+    cdef Run* runs                    # by pattern
+    cdef dict known                   # the ranks under a pattern -> its root; of those that may be met again
     cdef Pending* stack
     cdef Py_ssize_t stack_room
 
-    # Write a trie for each pattern of *items*, which are sorted on the way; the offset of its root by pattern
-    # number, 0 for one of *patterns* without items.
-    cdef list write(self, Item* items, Py_ssize_t count, Py_ssize_t patterns)
-    cdef Py_ssize_t write_one(self, const Item* items, Py_ssize_t low, Py_ssize_t high) except -1
+    # Write all of it; (root of pattern 0, [(offset, slots) of each index by kind]). Pattern 0 is that of any
+    # host, *patterns* has the others: (HOST_* kind, key, port or -1) -> number. *items* are sorted on the way
+    # and stay the caller's.
+    cdef tuple write(self, Item* items, Py_ssize_t count, dict patterns)
+    cdef uint32_t write_root(self, uint32_t pattern) except? 0xFFFFFFFF
+    cdef Py_ssize_t write_node(
+        self, Py_ssize_t offset, const Pending* here, const Shape* shape, Py_ssize_t waiting
+    ) except -1
+    cdef uint32_t write_record(self, bytes key, list ports) except 0
+    cdef tuple write_index(self, int kind, dict records)
 
-
-# Write records and hash indexes of *patterns*: (HOST_* kind, key, port or -1) -> number; (offset, slots) of
-# each index by kind.
-cdef list write_hosts(Output out, dict patterns, list roots)
 
 # *data* with room for one element of *unit* bytes after the *used* ones.
 cdef void* grown(void* data, Py_ssize_t used, Py_ssize_t* room, Py_ssize_t unit) except NULL

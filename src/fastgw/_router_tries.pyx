@@ -7,12 +7,12 @@ deep.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
-from libc.stdlib cimport free, qsort, realloc
+from libc.stdlib cimport calloc, free, qsort, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 from fastgw._router cimport (
-    HOST_KINDS, NO_RANK, Entry, HostRecord, HostSlot, Node, PortRoot, node_children, node_entries, node_label,
-    pad, record_key, record_ports,
+    HOST_KINDS, LINE_BYTES, NO_RANK, NODE_ENTRIES_LIMIT, NODE_KEYED, Entry, HostRecord, HostSlot, Node, PortRoot,
+    node_children, node_entries, node_label, pad, record_key, record_ports,
 )
 from fastgw._router_hosts cimport hash_key
 
@@ -55,6 +55,11 @@ cdef class Output:
         self.size = offset + n
         return offset
 
+    cdef Py_ssize_t reserve_in_lines(self, Py_ssize_t n) except -1:
+        cdef Py_ssize_t at = pad(self.size, 4) % LINE_BYTES
+        cdef Py_ssize_t least = (n + LINE_BYTES - 1) // LINE_BYTES
+        return self.reserve(n, LINE_BYTES if at + n > least * LINE_BYTES else 4)
+
     cdef Py_ssize_t put(self, const uint8_t* what, Py_ssize_t n) except -1:
         cdef Py_ssize_t offset = self.reserve(n, 1)
         memcpy(self.data + offset, what, n)
@@ -71,144 +76,192 @@ cdef void* grown(void* data, Py_ssize_t used, Py_ssize_t* room, Py_ssize_t unit)
     return moved
 
 
+cdef Shape shape_of(const Item* items, const Pending* here) noexcept nogil:
+    cdef const Item* first = &items[here.low]
+    cdef const Item* last = &items[here.high - 1]
+    cdef Shape shape
+    cdef Py_ssize_t end, i
+    # The items are sorted: what first and last share, all share.
+    shape.depth = here.depth
+    shape.own = here.low
+    shape.best = NO_RANK
+    shape.children = shape.span = 0
+    shape.is_keyed = False
+    shape.size = 0
+    if here.low == here.high:
+        return shape
+    end = min(first.path_len, last.path_len)
+    while shape.depth < end and first.path[shape.depth] == last.path[shape.depth]:
+        shape.depth += 1
+    while shape.own < here.high and <Py_ssize_t>items[shape.own].path_len == shape.depth:
+        shape.own += 1
+    for i in range(here.low, here.high):
+        shape.best = min(shape.best, items[i].candidate)
+        if i >= shape.own and (
+            i == shape.own or items[i].path[shape.depth] != items[i - 1].path[shape.depth]
+        ):
+            shape.children += 1
+    if shape.children:
+        shape.span = 1 + last.path[shape.depth] - items[shape.own].path[shape.depth]
+        shape.is_keyed = shape.span > 2 * shape.children + 4
+    shape.size = (
+        sizeof(Node) + sizeof(uint32_t) * (shape.children if shape.is_keyed else shape.span)
+        + pad(shape.depth - here.depth + (shape.children if shape.is_keyed else 0), 4)
+        + sizeof(Entry) * (shape.own - here.low)
+    )
+    return shape
+
+
 cdef class TrieWriter:
+    def __cinit__(self):
+        self.known = {}
+
     def __dealloc__(self):
         free(self.stack)
+        free(self.runs)
 
-    cdef list write(self, Item* items, Py_ssize_t count, Py_ssize_t patterns):
-        cdef list roots = [0] * (patterns + 1)
-        cdef dict known = {}              # the ranks under a pattern -> its root
-        cdef bytes ranks
-        cdef uint32_t* rank
-        cdef Py_ssize_t low = 0
-        cdef Py_ssize_t high, i
+    cdef tuple write(self, Item* items, Py_ssize_t count, dict patterns):
+        cdef list found = [{}, {}, {}, {}]    # by kind: key -> [(port, number)]
+        cdef Py_ssize_t i
+        self.items = items
+        self.runs = <Run*>calloc(len(patterns) + 1, sizeof(Run))
+        if self.runs == NULL:
+            raise MemoryError
         qsort(items, count, sizeof(Item), compare_items)
-        while low < count:
-            high = low + 1
-            while high < count and items[high].pattern == items[low].pattern:
-                high += 1
-            ranks = PyBytes_FromStringAndSize(NULL, (high - low) * sizeof(uint32_t))
-            rank = <uint32_t*>PyBytes_AS_STRING(ranks)
-            for i in range(low, high):
-                rank[i - low] = items[i].candidate
-            root = known.get(ranks)
-            if root is None:
-                root = known[ranks] = self.write_one(items, low, high)
-            roots[items[low].pattern] = root
-            low = high
-        return roots
+        for i in range(count):
+            if i == 0 or items[i].pattern != items[i - 1].pattern:
+                self.runs[items[i].pattern].low = i
+            self.runs[items[i].pattern].high = i + 1
+        for (kind, key, port), number in patterns.items():
+            (<dict>found[kind]).setdefault(key, []).append((port, number))
+        indexes = [self.write_index(kind, found[kind]) for kind in range(HOST_KINDS)]
+        return self.write_root(0), indexes
 
-    cdef Py_ssize_t write_one(self, const Item* items, Py_ssize_t low, Py_ssize_t high) except -1:
-        cdef Output out = self.out
-        cdef Py_ssize_t root = pad(out.size, 4)
-        cdef Py_ssize_t depth, end, own, i, offset, first_child, children, patch
-        cdef Py_ssize_t waiting = 1
+    cdef uint32_t write_root(self, uint32_t pattern) except? 0xFFFFFFFF:
+        """Write a pattern's trie right here, or find one that is equal; its root, 0 if it has no items."""
+        cdef const Run* run = &self.runs[pattern]
         cdef Pending here
-        cdef const Item* first
-        cdef const Item* last
-        cdef Node* node
-        cdef Entry* entry
-        cdef uint8_t* keys
-        cdef uint32_t best
-        cdef bint changes
-        self.stack = <Pending*>grown(self.stack, 0, &self.stack_room, sizeof(Pending))
-        self.stack[0] = Pending(low, high, 0, 0)
+        cdef Shape shape
+        cdef Py_ssize_t root, i
+        cdef Py_ssize_t waiting = 0
+        cdef bytes ranks = None
+        cdef uint32_t* rank
+        if run.low == run.high:
+            return 0
+        if not self.items[run.low].is_alone:
+            ranks = PyBytes_FromStringAndSize(NULL, (run.high - run.low) * sizeof(uint32_t))
+            rank = <uint32_t*>PyBytes_AS_STRING(ranks)
+            for i in range(run.low, run.high):
+                rank[i - run.low] = self.items[i].candidate
+            if ranks in self.known:
+                return self.known[ranks]
+        here = Pending(run.low, run.high, 0, 0)
+        shape = shape_of(self.items, &here)
+        root = self.out.reserve(shape.size, 4)
+        waiting = self.write_node(root, &here, &shape, waiting)
         while waiting:
             waiting -= 1
             here = self.stack[waiting]
-            first = &items[here.low]
-            last = &items[here.high - 1]
-            # The items are sorted: what first and last share, all share.
-            depth = here.depth
-            end = min(first.path_len, last.path_len)
-            while depth < end and first.path[depth] == last.path[depth]:
-                depth += 1
-            own = here.low
-            while own < here.high and <Py_ssize_t>items[own].path_len == depth:
-                own += 1
-            best = NO_RANK
-            children = 0
-            for i in range(here.low, here.high):
-                best = min(best, items[i].candidate)
-                if i >= own and (i == own or items[i].path[depth] != items[i - 1].path[depth]):
-                    children += 1
+            shape = shape_of(self.items, &here)
+            waiting = self.write_node(self.out.reserve_in_lines(shape.size), &here, &shape, waiting)
+        if ranks is not None:
+            self.known[ranks] = root
+        return <uint32_t>root
 
-            offset = out.reserve(
-                sizeof(Node) + pad(depth - here.depth + children, 4)
-                + sizeof(uint32_t) * children + sizeof(Entry) * (own - here.low), 4,
-            )
-            if here.patch:
-                (<uint32_t*>(out.data + here.patch))[0] = <uint32_t>offset
-            node = <Node*>(out.data + offset)
-            node.best = best
-            node.entries = <uint32_t>(own - here.low)
-            node.label_len = <uint16_t>(depth - here.depth)
-            node.children = <uint16_t>children
-            memcpy(<uint8_t*>node_label(node), first.path + here.depth, node.label_len)
-            entry = <Entry*>node_entries(node)
-            for i in range(here.low, own):
-                entry.rank = items[i].candidate
-                entry.route = items[i].route
-                entry.flags = items[i].flags
-                entry += 1
+    cdef Py_ssize_t write_node(
+        self, Py_ssize_t offset, const Pending* here, const Shape* shape, Py_ssize_t waiting
+    ) except -1:
+        """Write a node and push its children behind the *waiting* ones; how many wait then."""
+        cdef const Item* items = self.items
+        cdef uint8_t* data = self.out.data
+        cdef Node* node = <Node*>(data + offset)
+        cdef Entry* entry
+        cdef uint8_t* keys
+        cdef Py_ssize_t i, first_child
+        cdef Py_ssize_t end = here.high
+        cdef uint32_t slot = shape.children
+        if shape.own - here.low > NODE_ENTRIES_LIMIT:
+            raise ValueError(f"more than {NODE_ENTRIES_LIMIT} routes of one host and path")
+        if here.patch:
+            (<uint32_t*>(data + here.patch))[0] = <uint32_t>offset
+        node.best = shape.best
+        node.entries = <uint32_t>(shape.own - here.low)
+        node.label_len = <uint16_t>(shape.depth - here.depth)
+        if shape.is_keyed:
+            node.children = <uint16_t>(shape.children | NODE_KEYED)
+        elif shape.children:
+            node.entries |= <uint32_t>items[shape.own].path[shape.depth] << 24
+            node.children = <uint16_t>shape.span
+        memcpy(<uint8_t*>node_label(node), items[here.low].path + here.depth, node.label_len)
+        entry = <Entry*>node_entries(node)
+        for i in range(here.low, shape.own):
+            entry.rank = items[i].candidate
+            entry.route = items[i].route
+            entry.flags = items[i].flags
+            entry += 1
 
-            # Children are pushed last first, so that the first lies right behind its parent.
-            keys = <uint8_t*>node_label(node) + node.label_len
-            first_child = <Py_ssize_t>(<uint8_t*>node_children(node) - out.data)
-            end = here.high
-            for i in range(here.high - 1, own - 1, -1):
-                changes = i == own or items[i].path[depth] != items[i - 1].path[depth]
-                if changes:
-                    children -= 1
-                    keys[children] = items[i].path[depth]
-                    self.stack = <Pending*>grown(self.stack, waiting, &self.stack_room, sizeof(Pending))
-                    patch = first_child + sizeof(uint32_t) * children
-                    self.stack[waiting] = Pending(i, end, depth + 1, patch)
-                    waiting += 1
-                    end = i
-        return root
+        # Children are pushed last first, so that the first lies right behind its parent.
+        keys = <uint8_t*>node_label(node) + node.label_len
+        first_child = <Py_ssize_t>(<uint8_t*>node_children(node) - data)
+        for i in range(here.high - 1, shape.own - 1, -1):
+            if i == shape.own or items[i].path[shape.depth] != items[i - 1].path[shape.depth]:
+                if shape.is_keyed:
+                    slot -= 1
+                    keys[slot] = items[i].path[shape.depth]
+                else:
+                    slot = items[i].path[shape.depth] - items[shape.own].path[shape.depth]
+                self.stack = <Pending*>grown(self.stack, waiting, &self.stack_room, sizeof(Pending))
+                self.stack[waiting] = Pending(i, end, shape.depth + 1, first_child + sizeof(uint32_t) * slot)
+                waiting += 1
+                end = i
+        return waiting
 
+    cdef uint32_t write_record(self, bytes key, list ports) except 0:
+        """Write a record and its tries; *ports* are (port or -1, pattern)."""
+        cdef HostRecord* record
+        cdef Pending first
+        cdef Py_ssize_t size, offset, i
+        cdef uint32_t root
+        # Any port first: that is the trie that lies beside the record.
+        ports.sort()
+        is_plain = ports[0][0] < 0
+        count = len(ports) - is_plain
+        size = pad(sizeof(HostRecord) + sizeof(PortRoot) * count + len(key), 4)
+        first = Pending(self.runs[<uint32_t>ports[0][1]].low, self.runs[<uint32_t>ports[0][1]].high, 0, 0)
+        offset = self.out.reserve_in_lines(size + shape_of(self.items, &first).size)
+        self.out.size = offset + size
+        for i in range(len(ports)):
+            port, number = ports[i]
+            root = self.write_root(number)
+            record = <HostRecord*>(self.out.data + offset)
+            if port < 0:
+                record.root = root
+            else:
+                (<PortRoot*>record_ports(record))[i - is_plain] = PortRoot(port, root)
+        record = <HostRecord*>(self.out.data + offset)
+        record.ports = count
+        record.key_len = len(key)
+        memcpy(<uint8_t*>record_key(record), PyBytes_AS_STRING(key), len(key))
+        return <uint32_t>offset
 
-cdef list write_hosts(Output out, dict patterns, list roots):
-    cdef list found = [{}, {}, {}, {}]  # by kind: key -> [(port, root)]
-    cdef list indexes = []
-    cdef HostRecord* record
-    cdef PortRoot* port_root
-    cdef HostSlot* slot
-    cdef Py_ssize_t offset, slots_offset
-    cdef uint32_t slots, place, hashed
-    cdef bytes key
-    for (kind, key, port), number in patterns.items():
-        (<dict>found[kind]).setdefault(key, []).append((port, roots[number]))
-    for kind in range(HOST_KINDS):
-        slots = 0
-        if found[kind]:
+    cdef tuple write_index(self, int kind, dict records):
+        cdef HostSlot* slot
+        cdef uint32_t slots = 0
+        cdef uint32_t hashed, place, record
+        cdef Py_ssize_t slots_offset
+        cdef bytes key
+        if records:
             slots = 4
-            while slots < 2 * len(found[kind]):
+            while 4 * slots < 5 * len(records):   # at most four fifths of them are taken
                 slots *= 2
-        slots_offset = out.reserve(sizeof(HostSlot) * <Py_ssize_t>slots, 8)
-        for key, ports in (<dict>found[kind]).items():
-            with_port = sorted(pair for pair in ports if pair[0] >= 0)
-            offset = out.reserve(sizeof(HostRecord) + sizeof(PortRoot) * len(with_port) + len(key), 4)
-            record = <HostRecord*>(out.data + offset)
-            for port, root in ports:
-                if port < 0:
-                    record.root = root
-            record.ports = len(with_port)
-            record.key_len = len(key)
-            port_root = <PortRoot*>record_ports(record)
-            for port, root in with_port:
-                port_root.port = port
-                port_root.root = root
-                port_root += 1
-            memcpy(<uint8_t*>record_key(record), PyBytes_AS_STRING(key), len(key))
-
+        slots_offset = self.out.reserve(sizeof(HostSlot) * <Py_ssize_t>slots, LINE_BYTES)
+        for key, ports in records.items():
+            record = self.write_record(key, ports)
             hashed = hash_key(kind, <const uint8_t*>PyBytes_AS_STRING(key), len(key))
             place = hashed & (slots - 1)
-            slot = <HostSlot*>(out.data + slots_offset)
+            slot = <HostSlot*>(self.out.data + slots_offset)
             while slot[place].record:
                 place = (place + 1) & (slots - 1)
             slot[place].hash = hashed
-            slot[place].record = <uint32_t>offset
-        indexes.append((slots_offset, slots))
-    return indexes
+            slot[place].record = record
+        return slots_offset, slots

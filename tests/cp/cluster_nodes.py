@@ -21,16 +21,24 @@ from websockets.uri import parse_uri
 from fastgw.cp.cluster import ClusterServer
 from fastgw.cp.hub import Hub
 from fastgw.cp.storage import Storage, make_storage
-from fastgw.dp.sync import Applied, AppliedState, ApplyResult, IncomingSnapshot, NodeIdentity, Sync
-from fastgw.model.snapshot import Snapshot
+from fastgw.dp.sync import (
+    Applied,
+    AppliedState,
+    ApplyResult,
+    IncomingSnapshot,
+    NodeIdentity,
+    Refused,
+    Sync,
+)
+from fastgw.model.snapshot import Snapshot, unpack_delta
 from fastgw.obs import logs
 from fastgw.settings import Listen, Settings, load_settings
-from fastgw.tls.cluster import SERVER_NAME, make_client_context
+from fastgw.tls.cluster import SERVER_NAME, Credentials, FixedCredentials, LinkTls
 from fastgw.tls.generate import GeneratedPair
 from fastgw.wire import messages as m
 from fastgw.wire.offering import Offering
 from tests.tls.certificates import gen_cert_pair, loaded
-from tests.wire.ends import hello
+from tests.wire.ends import hello, whole_offering
 
 DEADLINE_S: Final = 20.0
 
@@ -108,7 +116,11 @@ def settings_of(role: Any, directory: Path, pair: GeneratedPair, **flags: str) -
 def offering_of(version: int, names: list[str], padding: bytes = b"") -> Offering:
     rows = [{"id": name, "name": name, "padding": padding.hex()} for name in names]
     snapshot = Snapshot.from_rows(version, {"services": rows})
-    return Offering(version, snapshot.digest, snapshot.pack())
+    return whole_offering(version, snapshot.digest, snapshot.pack())
+
+
+def shared(pair: GeneratedPair) -> Credentials:
+    return FixedCredentials(LinkTls.shared(loaded(pair)))
 
 
 class Port:
@@ -134,6 +146,7 @@ async def cluster_port(
     directory: Path,
     pair: GeneratedPair | None = None,
     *,
+    credentials: Credentials | None = None,
     listen: str = "127.0.0.1:0",
     clock: Clock | None = None,
     heartbeat_s: float = 30.0,
@@ -144,7 +157,7 @@ async def cluster_port(
     hub = Hub(storage, purge_delay_s=1000)
     server = ClusterServer(
         Listen.parse(listen),
-        loaded(pair),
+        credentials or shared(pair),
         hub,
         control_plane_id="the-control-plane",
         heartbeat_s=heartbeat_s,
@@ -158,7 +171,7 @@ async def cluster_port(
         await server.close()
         writing.cancel()
         await asyncio.gather(writing, return_exceptions=True)
-        await hub.write_rows()
+        await hub.close()
         await storage.close()
 
 
@@ -171,22 +184,24 @@ class Node:
         address: str,
         pair: GeneratedPair | None = None,
         *,
+        credentials: Credentials | None = None,
         clock: Clock | None = None,
         draw: Callable[[], float] = random.random,
         **flags: str,
     ) -> None:
-        settings = settings_of(
-            "data_plane", directory, pair or gen_cert_pair(), cluster_control_plane=address, **flags
-        )
+        pair = pair or gen_cert_pair()
+        settings = settings_of("data_plane", directory, pair, cluster_control_plane=address, **flags)
         self.id = str(uuid.uuid4())
         self.state = AppliedState(0, "")
         self.snapshot: Snapshot | None = None
         self.seen: list[int] = []
+        self.deltas = 0
         self.may_apply = asyncio.Event()
         self.may_apply.set()
         self.refusal: ApplyResult | Exception | None = None
         self.sync = Sync(
             settings,
+            credentials or shared(pair),
             node=NodeIdentity(self.id, "dp-1"),
             apply=self._apply,
             applied=lambda: self.state,
@@ -204,7 +219,14 @@ class Node:
             raise self.refusal
         if self.refusal is not None:
             return self.refusal
-        self.snapshot = Snapshot.unpack(incoming.version, incoming.compressed, incoming.digest)
+        if incoming.base_digest:
+            if self.snapshot is None or self.snapshot.digest != incoming.base_digest:
+                return Refused(incoming.version, [{"reason": "another base"}], wants_whole=True)
+            self.deltas += 1
+            self.snapshot = self.snapshot.patch(unpack_delta(incoming.compressed), version=incoming.version)
+            assert self.snapshot.digest == incoming.digest
+        else:
+            self.snapshot = Snapshot.unpack(incoming.version, incoming.compressed, incoming.digest)
         self.state = AppliedState(incoming.version, incoming.digest)
         return Applied(incoming.version, incoming.digest, 1.0, 2.0, 3.0, 4.0, ["one warning"])
 
@@ -234,7 +256,7 @@ class Stranger:
             *await asyncio.open_connection(
                 host,
                 int(port),
-                ssl=context or make_client_context(loaded(gen_cert_pair())),
+                ssl=context or shared(gen_cert_pair()).current().client_context,
                 server_hostname=SERVER_NAME,
             )
         )

@@ -14,7 +14,7 @@ from fastgw.cp.cluster import ADMISSION_BURST, Admission
 from fastgw.cp.storage import make_storage
 from fastgw.dp.sync import Refused
 from fastgw.errors import CompileError, ListenError
-from fastgw.tls.cluster import make_client_context
+from fastgw.tls.cluster import LinkTls
 from fastgw.wire import messages as m
 from fastgw.wire.pacing import ADMITTED_PER_SECOND
 from tests.cp.cluster_nodes import (
@@ -29,7 +29,7 @@ from tests.cp.cluster_nodes import (
     settings_of,
 )
 from tests.tls.certificates import KINDS, gen_cert_pair, issued_pair, loaded, make_pair, pair_of
-from tests.wire.ends import hello
+from tests.wire.ends import hello, packed_of
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_large_configurations_arrive_whole(tmp_path: Path, log: Log) -> None:
             node = Node(tmp_path, port.address)
             async with node.running():
                 large = offering_of(1, [str(number) for number in range(3)], os.urandom(1_000_000))
-                assert len(large.compressed) > 8 * m.CHUNK_BYTES
+                assert len(packed_of(large)) > 8 * m.CHUNK_BYTES
                 port.hub.publish(large)
                 await eventually(lambda: node.state.digest == large.digest, "the large one", 10)
 
@@ -266,7 +266,7 @@ def _with_unchecked(context: ssl.SSLContext, certificate: bytes, key: bytes) -> 
 
 
 def old_client() -> ssl.SSLContext:
-    context = make_client_context(loaded(gen_cert_pair()))
+    context = LinkTls.shared(loaded(gen_cert_pair())).client_context
     context.set_ciphers("ALL:@SECLEVEL=0")
     with pytest.warns(DeprecationWarning, match="is deprecated"):
         context.minimum_version = ssl.TLSVersion.TLSv1

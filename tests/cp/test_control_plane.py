@@ -38,10 +38,10 @@ class Process:
     def log(self) -> str:
         return self._log_path.read_text()
 
-    def address(self, what: str) -> str:
+    def address(self, what: str, end: str = "") -> str:
         def found() -> str:
             assert self.process.poll() is None, self.log()
-            match = re.search(rf"the {what} listens on (\S+)", self.log())
+            match = re.search(rf"the {what} listens on ([^\s,]+){end}", self.log())
             return match[1] if match is not None else ""
 
         return wait_until(found, 15, f"the {what}'s address in the log")

@@ -12,7 +12,7 @@ import ssl
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ from fastgw.model.validate import make_row
 from fastgw.obs.accesslog import AccessLog
 from fastgw.routing.compile import compile_snapshot
 from fastgw.tls.server import CertificateStore
+from tests.routing.snapshots import Row, kind_of
 
 DEADLINE_S = 10.0
 ALL_HEADERS = frozenset(
@@ -140,14 +141,21 @@ def image_of(
     version: int = 1,
     plugins: list[dict[str, Any]] | None = None,
     served_plugins: frozenset[str] = frozenset(),
+    others: Sequence[Row] = (),
 ) -> bytes:
-    """Compile rows given as Admin API bodies; `service` and `route` of others are names."""
+    """Compile rows given as Admin API bodies; `service` and `route` of others are names.
+
+    Args:
+        others: whole rows of `tests.routing.snapshots`: certificates and what belongs to them.
+    """
     now_s = int(time.time())
     rows = {
         "services": [make_row(ENTITIES["services"], body, now_s=now_s) for body in services],
         "routes": [],
         "plugins": [],
     }
+    for other in others:
+        rows.setdefault(kind_of(other), []).append(other)
     ids = {row["name"]: row["id"] for row in rows["services"]}
     for body in routes:
         linked = dict(body)

@@ -28,7 +28,7 @@ EMPTY = incoming(snapshot(version=1))
 @contextlib.asynccontextmanager
 async def status_of(node: Node, link: SyncStatus | None = None) -> AsyncIterator[str]:
     """Serve the node's status port; gives its address."""
-    app = StatusApp(node.supervisor, link=lambda: link, certificate_expires_s=1826000000.5)
+    app = StatusApp(node.supervisor, link=lambda: link, certificate_expires_s=lambda: 1826000000.5)
     server = StatusServer(Listen.parse("127.0.0.1:0"), app.make())
     running = asyncio.create_task(server.run())
     try:

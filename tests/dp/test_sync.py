@@ -16,8 +16,7 @@ import pytest
 
 from fastgw.dp import sync as sync_module
 from fastgw.dp.sync import AppliedState
-from fastgw.errors import CertificateError
-from fastgw.tls.cluster import make_server_context
+from fastgw.tls.cluster import FixedCredentials, LinkTls
 from fastgw.wire.pacing import HEALTHY_AFTER_S
 from tests.cp.cluster_nodes import Clock, Log, Node, cluster_port, eventually, offering_of, run
 from tests.tls.certificates import gen_cert_pair, issued_pair, loaded
@@ -47,7 +46,7 @@ async def something_else(answer: bytes | None, *, over_tls: bool = True) -> Asyn
         finally:
             writer.close()
 
-    context = make_server_context(loaded(gen_cert_pair())) if over_tls else None
+    context = LinkTls.shared(loaded(gen_cert_pair())).server_context if over_tls else None
     server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
     try:
         yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -210,16 +209,16 @@ def test_being_refused_for_our_certificate_is_told_in_words(tmp_path: Path, log:
         run(scenario())
 
 
-def test_being_refused_without_a_word_is_told_with_what_it_may_mean(tmp_path: Path, log: Log) -> None:
+def test_being_refused_is_told_by_an_alert(tmp_path: Path, log: Log) -> None:
     async def scenario() -> None:
         async with cluster_port(tmp_path) as port:
-            node = Node(tmp_path, port.address)
-            node.sync._context.load_verify_locations(cadata=loaded(issued_pair()).der)
+            tls = LinkTls.shared(loaded(gen_cert_pair()))
             with loaded(issued_pair()).as_paths() as paths:
-                node.sync._context.load_cert_chain(*paths)
+                tls.client_context.load_cert_chain(*paths)
+            node = Node(tmp_path, port.address, credentials=FixedCredentials(tls))
             async with node.running():
                 line = await log.shows("next try in")
-                assert "its cluster_cert is another one, or too many connect to it now" in line
+                assert "the peer refuses our certificate: its cluster_cert is another one" in line
 
     run(scenario())
 
@@ -276,13 +275,5 @@ def test_a_goodbye_is_said_when_it_ends(tmp_path: Path, log: Log) -> None:
                 await eventually(lambda: len(port.hub) == 1, "the link")
             await log.shows("is disconnected: the data plane ended the link: the data plane is shutting down")
             assert node.state == AppliedState(0, "")
-
-    run(scenario())
-
-
-def test_a_pair_that_cannot_serve_is_an_error_at_once(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        with pytest.raises(CertificateError, match="no such file"):
-            Node(tmp_path, "127.0.0.1:1", cluster_cert=str(tmp_path / "missing"))
 
     run(scenario())

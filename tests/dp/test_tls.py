@@ -15,8 +15,12 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from fastgw.routing.compile import compile_snapshot
+from fastgw.routing.overlay import LayeredImage
 from fastgw.tls.server import CertificateStore, Policy
 from tests.dp.rig import DEADLINE_S, Peer, Proxy, Upstream, running
+from tests.routing.images import open_image
+from tests.routing.snapshots import certificate, snapshot, sni
 from tests.tls.authority import Authority
 from tests.waiting import wait_until
 
@@ -135,7 +139,9 @@ def test_sni_chooses_and_a_replaced_set_serves_the_next_handshake() -> None:
     store = CertificateStore(Policy(), [EC_PAIR])
     with running(certificates=store) as (proxy, upstream):
         old = proxy.tls_client(CA.trusting_context(), "gw.example")
-        proxy.on_loop(lambda: store.replace([EC_PAIR], {"*.example.com": [other]}))
+        rows = (certificate(1, other), sni(2, "*.example.com", to=1))
+        found = LayeredImage(open_image(compile_snapshot(snapshot(*rows)))).certificates()
+        proxy.on_loop(lambda: store.serve(found))
         named = proxy.tls_client(CA.trusting_context(), "a.example.com")
         assert isinstance(named.sock, ssl.SSLSocket)
         assert named.sock.getpeercert(binary_form=True) == other.der

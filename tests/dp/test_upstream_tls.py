@@ -6,20 +6,22 @@ import contextlib
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fastgw.obs import logs
-from fastgw.tls.keypair import KeyPair
+from fastgw.tls.pair import KeyPair
 from tests.dp.rig import DEADLINE_S, Peer, Proxy, Upstream, image_of, running
+from tests.routing.snapshots import Row, authority, certificate, make_id
 from tests.tls.authority import Authority, server_context
 
 CA = Authority()
 GET = b"GET / HTTP/1.1\r\nHost: client.example\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+Reconfigure = Callable[..., None]
 
 
 class TlsUpstream:
@@ -29,6 +31,7 @@ class TlsUpstream:
         self.names: list[str | None] = []
         self.failures: list[Exception] = []
         self.heads: list[bytes] = []
+        self.presented: list[bytes | None] = []
         self.accepted = 0
         context.sni_callback = lambda _, name, __: self.names.append(name)
         self._listener = upstream.listener
@@ -54,6 +57,7 @@ class TlsUpstream:
     def _answer(self, sock: socket.socket) -> None:
         try:
             with self._context.wrap_socket(sock, server_side=True) as tls:
+                self.presented.append(tls.getpeercert(binary_form=True))
                 peer = Peer(tls)
                 while True:
                     self.heads.append(peer.read_head())
@@ -89,6 +93,64 @@ def secured(
             proxy.on_loop(lambda: proxy.server._connector.close_idle())
         finally:
             played.close()
+
+
+@contextlib.contextmanager
+def demanding(client_authority: Authority, pair: KeyPair) -> Iterator[tuple[Proxy, TlsUpstream, Reconfigure]]:
+    """A proxy, and an upstream that presents *pair* and lets in who shows a certificate of an authority."""
+    context = server_context(pair)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(cadata=client_authority.pem)
+    with running() as (proxy, upstream):
+        played = TlsUpstream(upstream, context)
+
+        def configure(*others: Row, **fields: Any) -> None:
+            body = {"name": "svc", "host": "localhost", "port": upstream.port, "protocol": "https"}
+            service = body | {"retries": 0} | fields
+            routes = [{"name": "rt", "paths": ["/"], "service": "svc"}]
+            proxy.apply(image_of([service], routes, others=others))
+
+        try:
+            yield proxy, played, configure
+            proxy.on_loop(lambda: proxy.server._connector.close_idle())
+        finally:
+            played.close()
+
+
+def test_a_client_certificate_is_shown_to_who_asks_and_a_changed_one_to_new_connections() -> None:
+    clients = Authority("clients")
+    first, second = clients.issue("gateway"), clients.issue("gateway")
+    shown = {"client_certificate": {"id": make_id(1)}}
+    with demanding(clients, CA.issue("localhost")) as (proxy, played, configure):
+        configure()
+        assert ask(proxy) == 502  # TLS 1.3: refused after our side of the handshake
+        assert len(played.failures) == 1
+        for pair in (first, second, second):
+            configure(certificate(1, pair), **shown)
+            assert ask(proxy) == 200
+        assert played.presented == [first.der, second.der]
+        configure(certificate(1, Authority("others").issue("gateway")), **shown)
+        assert ask(proxy) == 502
+
+
+def test_authorities_of_a_service_take_the_place_of_those_of_the_settings() -> None:
+    clients = Authority("clients")
+    shown = certificate(1, clients.issue("gateway"))
+    fields = {"client_certificate": {"id": make_id(1)}, "tls_verify": True}
+    with demanding(clients, CA.issue("localhost")) as (proxy, played, configure):
+        for trusted, status in (
+            (None, 502),
+            (Authority("others"), 502),
+            (CA, 200),
+            (Authority("third"), 502),
+        ):
+            rows = [] if trusted is None else [authority(11, trusted.pem)]
+            named = {} if trusted is None else {"ca_certificates": [make_id(11)]}
+            configure(shown, *rows, **fields, **named)
+            assert ask(proxy) == status
+        configure(shown, authority(11, Authority("fourth").pem), authority(12, CA.pem), **fields,
+                  ca_certificates=[make_id(11), make_id(12)])  # fmt: skip
+        assert ask(proxy) == 200
 
 
 def ask(proxy: Proxy, request: bytes = GET) -> int:

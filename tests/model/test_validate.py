@@ -317,8 +317,6 @@ def test_url_overrides_its_parts() -> None:
 UNSERVED: list[tuple[Entity, dict[str, Any], str]] = [
     (SERVICES, {"protocol": "grpcs"}, "protocol"),
     (SERVICES, {"url": "tcp://a.com:1"}, "protocol"),
-    (SERVICES, {"protocol": "https", "ca_certificates": [ID]}, "ca_certificates"),
-    (SERVICES, {"protocol": "https", "client_certificate": {"id": ID}}, "client_certificate"),
     (ROUTES, {"protocols": ["grpc"]}, "protocols"),
     (ROUTES, {"protocols": ["tcp"], "paths": None, "sources": [{"ip": "1.2.3.4"}]}, "sources"),
     (ROUTES, {"protocols": ["tcp"], "paths": None, "destinations": [{"port": 1}]}, "destinations"),

@@ -14,6 +14,14 @@ from fastgw.routing.jobs import make_sealed_memfd
 from fastgw.routing.overlay import LayeredImage
 
 
+def open_image(data: bytes) -> Image:
+    fd = make_sealed_memfd("test-image", data)
+    try:
+        return Image.open(fd)
+    finally:
+        os.close(fd)
+
+
 def image_of(
     routes: list[dict[str, Any]],
     services: list[dict[str, Any]] | None = None,
@@ -28,8 +36,4 @@ def image_of(
         if "service" in body:
             linked["service"] = {"id": ids[body["service"]]}
         rows["routes"].append(make_row(ROUTES, linked, now_s=1 + age))
-    fd = make_sealed_memfd("image", compile_snapshot(Snapshot.from_rows(7, rows), flavor=flavor))
-    try:
-        return LayeredImage(Image.open(fd))
-    finally:
-        os.close(fd)
+    return LayeredImage(open_image(compile_snapshot(Snapshot.from_rows(7, rows), flavor=flavor)))

@@ -6,6 +6,7 @@ import uuid
 from typing import Any
 
 from fastgw.model.snapshot import Snapshot
+from fastgw.tls.pair import KeyPair
 
 Row = dict[str, Any]
 
@@ -65,8 +66,56 @@ def route(number: int, to: int | None = None, **fields: Any) -> Row:
     return row | fields
 
 
+def certificate(number: int, *pairs: KeyPair) -> Row:
+    """A certificate with one pair, or two of different types."""
+    texts = [(pair.certificate_pem.decode(), pair.key_pem.decode()) for pair in pairs]
+    (cert, key), (cert_alt, key_alt) = texts[0], texts[1] if len(texts) > 1 else (None, None)
+    return {
+        "id": make_id(number),
+        "created_at": 1700000000,
+        "updated_at": 1700000000,
+        "cert": cert,
+        "key": key,
+        "cert_alt": cert_alt,
+        "key_alt": key_alt,
+        "tags": None,
+    }
+
+
+def sni(number: int, name: str, to: int) -> Row:
+    return {
+        "id": make_id(number),
+        "created_at": 1700000000,
+        "updated_at": 1700000000,
+        "name": name,
+        "certificate": {"id": make_id(to)},
+        "tags": None,
+    }
+
+
+def authority(number: int, pem: str) -> Row:
+    return {
+        "id": make_id(number),
+        "created_at": 1700000000,
+        "updated_at": 1700000000,
+        "cert": pem,
+        "cert_digest": f"{number:064x}",
+        "tags": None,
+    }
+
+
+def kind_of(row: Row) -> str:
+    marks = {
+        "paths": "routes",
+        "cert_digest": "ca_certificates",
+        "cert": "certificates",
+        "certificate": "snis",
+    }
+    return next((kind for mark, kind in marks.items() if mark in row), "services")
+
+
 def snapshot(*rows: Row, version: int = 7) -> Snapshot:
     kinds: dict[str, list[Row]] = {}
     for row in rows:
-        kinds.setdefault("routes" if "paths" in row else "services", []).append(row)
+        kinds.setdefault(kind_of(row), []).append(row)
     return Snapshot.from_rows(version, kinds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import ipaddress
 import ssl
+from pathlib import Path
 from typing import Self
 
 from cryptography import x509
@@ -21,15 +22,17 @@ Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 class Authority:
     """A self-signed CA, or one that another CA issued."""
 
-    def __init__(self, name: str = "test CA", *, issuer: Authority | None = None) -> None:
+    def __init__(
+        self, name: str = "test CA", *, issuer: Authority | None = None, days: tuple[int, int] = (-1, 30)
+    ) -> None:
         self.key: Key = ec.generate_private_key(ec.SECP256R1())
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self.issuer = issuer or self
-        self.certificate = self._sign(self.name, self.key, ca=True, names=(), days=(-1, 30), by=self.issuer)
+        self.certificate = self._sign(self.name, self.key, ca=True, names=(), days=days, by=self.issuer)
 
-    def under(self, name: str) -> Self:
+    def under(self, name: str, *, days: tuple[int, int] = (-1, 30)) -> Self:
         """Make an intermediate CA beneath this one."""
-        return type(self)(name, issuer=self)
+        return type(self)(name, issuer=self, days=days)
 
     @property
     def pem(self) -> str:
@@ -41,11 +44,12 @@ class Authority:
         days: tuple[int, int] = (-1, 30),
         key: Key | None = None,
         chain: tuple[Authority, ...] = (),
+        usages: tuple[x509.ObjectIdentifier, ...] = (),
     ) -> KeyPair:
         """A leaf for DNS names and addresses; *chain* follows it in its file."""
         key = key or ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
-        leaf = self._sign(subject, key, ca=False, names=names, days=days, by=self)
+        leaf = self._sign(subject, key, ca=False, names=names, days=days, by=self, usages=usages)
         text = leaf.public_bytes(Encoding.PEM).decode() + "".join(one.pem for one in chain)
         key_text = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
         return load_key_pair(text, key_text, must_be_current=False)
@@ -63,6 +67,7 @@ class Authority:
         names: tuple[str, ...],
         days: tuple[int, int],
         by: Authority,
+        usages: tuple[x509.ObjectIdentifier, ...] = (),
     ) -> x509.Certificate:
         now = dt.datetime.now(dt.UTC)
         builder = (
@@ -84,7 +89,18 @@ class Authority:
             builder = builder.add_extension(
                 x509.SubjectAlternativeName([_general(name) for name in names]), critical=False
             )
+        if usages:
+            builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         return builder.sign(by.key, hashes.SHA256())
+
+
+def write_pair(pair: KeyPair, certificate: Path, key: Path) -> None:
+    """Put a pair in two files, as a tool that renews certificates does."""
+    for path, content in ((certificate, pair.certificate_pem), (key, pair.key_pem)):
+        fresh = path.with_name(f"{path.name}.new")
+        fresh.write_bytes(content)
+        fresh.chmod(0o600)
+        fresh.rename(path)
 
 
 def server_context(*pairs: KeyPair) -> ssl.SSLContext:

@@ -11,15 +11,24 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from fastgw.errors import CertificateError
-from fastgw.tls.cluster import (
-    SERVER_NAME,
-    check_peer,
-    explain_handshake_failure,
-    make_client_context,
-    make_server_context,
-)
+from fastgw.tls.cluster import SERVER_NAME, LinkTls
 from fastgw.tls.generate import GeneratedPair
+from fastgw.tls.handshake import explain_handshake_failure
+from fastgw.tls.keypair import KeyPair
 from tests.tls.certificates import KINDS, gen_cert_pair, issued_pair, loaded, make_pair, openssl_pair, pair_of
+
+
+def make_server_context(pair: KeyPair) -> ssl.SSLContext:
+    return LinkTls.shared(pair).server_context
+
+
+def make_client_context(pair: KeyPair) -> ssl.SSLContext:
+    return LinkTls.shared(pair).client_context
+
+
+def check_peer(connection: ssl.SSLObject, pair: KeyPair) -> None:
+    LinkTls.shared(pair).check_data_plane(connection)
+    LinkTls.shared(pair).check_control_plane(connection)
 
 
 class Ends:

@@ -14,8 +14,8 @@ from cryptography import x509
 
 from fastgw.errors import CertificateError
 from fastgw.settings import load_settings
-from fastgw.tls.proxy_pairs import ProxyTls, load_proxy_tls, policy_of
-from fastgw.tls.server import Policy
+from fastgw.tls.proxy_pairs import load_proxy_tls, policy_of
+from fastgw.tls.server import Policy, ProxyTls
 from tests.tls.authority import Authority
 
 CA = Authority()

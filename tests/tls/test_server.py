@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fastgw.errors import CertificateError
 from fastgw.tls.keypair import KeyPair
-from fastgw.tls.server import CertificateStore, Policy, candidates, make_server_context
+from fastgw.tls.server import CertificateStore, Named, Policy, candidates, make_server_context
 from tests.tls.authority import Authority
 
 CA = Authority()
@@ -48,10 +48,28 @@ def test_any_name_has_candidates_or_none(name: str) -> None:
     assert not found or found[-1] == "*"
 
 
+class Certificates:
+    """`NamedCertificates` of a plain mapping: name to (id, digest), id to pairs."""
+
+    def __init__(self, names: dict[str, Named]) -> None:
+        self.names = names
+        self.loaded: list[str] = []
+
+    def find(self, name: str) -> Named | None:
+        return self.names.get(name)
+
+    def digest_of(self, id_: str) -> str | None:
+        return next((named.digest for named in self.names.values() if named.id == id_), None)
+
+    def pairs_of(self, id_: str) -> list[KeyPair]:
+        self.loaded.append(id_)
+        return [CA.issue("x.example")]
+
+
 def test_the_best_name_wins_and_no_name_gets_the_default() -> None:
-    pairs = {name: [CA.issue("x.example")] for name in ("a.b.example", "*.b.example", "a.b.*", "*")}
     store = CertificateStore(Policy(), [DEFAULT])
-    store.replace([DEFAULT], pairs)
+    names = ("a.b.example", "*.b.example", "a.b.*", "*")
+    store.serve(Certificates({name: Named(name, "1") for name in names}))
     default = store.select(None)
     by_name = {
         name: store.select(name) for name in ("a.b.example", "x.b.example", "a.b.org", "other.example")
@@ -61,13 +79,37 @@ def test_the_best_name_wins_and_no_name_gets_the_default() -> None:
     assert store.select("X.b.example") is by_name["x.b.example"]  # contexts are made once
 
 
+def test_contexts_outlive_a_configuration_as_long_as_their_certificate_is_the_same() -> None:
+    store = CertificateStore(Policy(), [DEFAULT])
+    store.serve(Certificates({"one.example": Named("1", "a"), "two.example": Named("2", "a")}))
+    default, one, two = (store.select(name) for name in (None, "one.example", "two.example"))
+    then = Certificates({"one.example": Named("1", "a"), "two.example": Named("2", "b")})
+    store.serve(then)
+    assert store.select("one.example") is one
+    assert store.select("two.example") is not two
+    assert then.loaded == ["2"]
+    store.serve(Certificates({}))
+    assert store.select("one.example") is default
+    assert store._contexts == {}  # a key that is gone is gone from memory
+
+
+def test_contexts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastgw.tls.server.CONTEXTS_LIMIT", 2)
+    store = CertificateStore(Policy(), [DEFAULT])
+    names = Certificates({f"{place}.example": Named(str(place), "a") for place in range(3)})
+    store.serve(names)
+    for place in (0, 1, 0, 2, 0):
+        store.select(f"{place}.example")
+    assert names.loaded == ["0", "1", "2"]  # the one longest unused made room
+
+
 def test_what_cannot_serve_changes_nothing() -> None:
     store = CertificateStore(Policy(), [DEFAULT])
     before = store.select(None)
     other = CA.issue("x.example")
     mixed = KeyPair(other.certificate_pem, DEFAULT.key_pem, other.der, other.not_after, ())
     with pytest.raises(CertificateError, match="OpenSSL refuses it"):
-        store.replace([mixed], {})
+        store.replace_default([mixed])
     assert store.select(None) is before
 
 

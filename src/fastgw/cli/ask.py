@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import ssl
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from fastgw.settings import Listen
 
-MAX_ANSWER_BYTES: Final = 1 << 20
+MAX_ANSWER_BYTES: Final = 64 << 20
 
 
 class Answer(NamedTuple):
@@ -25,7 +27,14 @@ def reachable(listen: Listen) -> Listen:
 
 
 def ask(
-    listen: Listen, path: str, *, method: str = "GET", document: object = None, timeout_s: float = 5.0
+    listen: Listen,
+    path: str,
+    *,
+    method: str = "GET",
+    document: object = None,
+    headers: Mapping[str, str] | None = None,
+    timeout_s: float = 5.0,
+    tls: ssl.SSLContext | None = None,
 ) -> Answer:
     """Send one request and read its answer; *document* goes out as JSON.
 
@@ -33,11 +42,19 @@ def ask(
         OSError: nothing answered in time, or what answered does not speak HTTP.
     """
     target = reachable(listen)
-    connection = http.client.HTTPConnection(target.host, target.port, timeout=timeout_s)
+    connection = (
+        http.client.HTTPConnection(target.host, target.port, timeout=timeout_s)
+        if tls is None
+        else http.client.HTTPSConnection(target.host, target.port, timeout=timeout_s, context=tls)
+    )
     body = None if document is None else json.dumps(document).encode()
-    headers = {"Connection": "close", **({"Content-Type": "application/json"} if body else {})}
+    sent = {
+        "Connection": "close",
+        **({"Content-Type": "application/json"} if body else {}),
+        **(headers or {}),
+    }
     try:
-        connection.request(method, path, body, headers)
+        connection.request(method, path, body, sent)
         response = connection.getresponse()
         content = response.read(MAX_ANSWER_BYTES)
     except http.client.HTTPException as error:

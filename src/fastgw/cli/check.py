@@ -17,7 +17,6 @@ from fastgw.settings import (
     Settings,
     default_prefix,
     find_role,
-    require_cluster_pair,
 )
 
 
@@ -48,11 +47,9 @@ def _check_files(settings: Settings) -> None:
 
         load_declarative(settings.declarative_config)
         return  # no control plane is dialled, so no key pair is needed
-    from fastgw.tls.keypair import load_key_pair
+    from fastgw.tls.cluster_files import load_link_tls
 
-    require_cluster_pair(settings)
-    pair = load_key_pair(settings.cluster_cert, settings.cluster_cert_key)
-    for warning in pair.warnings:
+    for warning in load_link_tls(settings).pair.warnings:
         click.echo(f"fastgw: warning: {warning}", err=True)
 
 

@@ -16,7 +16,7 @@ def dp(conf: Path | None, sets: Mapping[str, str]) -> None:
     """Run a data plane: the proxy, with configuration from a control plane or a declarative file.
 
     SIGTERM and Ctrl-C let requests in progress end first; the second one does not wait. SIGHUP reads
-    declarative_config anew, SIGUSR1 opens the log files anew.
+    declarative_config and certificates anew, SIGUSR1 opens the log files anew.
     """
     import uvloop
 

@@ -8,10 +8,11 @@ from typing import Final, Literal
 
 import click
 
-from fastgw.cli.ask import ask, reachable
+from fastgw.cli.admin_api import AdminApi, NotAnswered, message_of
+from fastgw.cli.ask import Answer, ask, reachable
 from fastgw.cli.common import find_conf, load, settings_options
 from fastgw.errors import FastgwError
-from fastgw.settings import Listen, Role, find_role
+from fastgw.settings import Role, find_role
 
 _ROLES: Final[Mapping[str, Role]] = {"cp": "control_plane", "dp": "data_plane"}
 
@@ -41,23 +42,27 @@ def health(
         raise click.UsageError("say which node is asked: 'fastgw health cp' or 'fastgw health dp'")
     settings = load(role, conf, sets, warn=False)
     if role == "control_plane":
-        name, listens, path = "control plane", settings.admin_listen, "/status"
-    else:
-        name, listens, path = "data plane", settings.status_listen, "/status/ready"
-        if not listens:
-            raise NotHealthy("status_listen is off, so the data plane cannot be asked")
-    _ask(name, listens[0], path, timeout_s)
-
-
-def _ask(name: str, listen: Listen, path: str, timeout_s: float) -> None:
-    url = f"http://{reachable(listen)}{path}"
+        try:
+            api = AdminApi(settings, timeout_s=timeout_s)
+            _judge("control plane", f"{api.url}/status", api.ask("/status"))
+        except NotAnswered as error:
+            raise NotHealthy(str(error)) from None
+        return
+    if not settings.status_listen:
+        raise NotHealthy("status_listen is off, so the data plane cannot be asked")
+    listen = settings.status_listen[0]
+    url = f"http://{reachable(listen)}/status/ready"
     try:
-        answer = ask(listen, path, timeout_s=timeout_s)
+        answer = ask(listen, "/status/ready", timeout_s=timeout_s)
     except OSError as error:
-        raise NotHealthy(
-            f"the {name} does not answer at {url}: {(error.strerror or str(error)).lower()}"
-        ) from None
+        reason = (error.strerror or str(error)).lower()
+        raise NotHealthy(f"the data plane does not answer at {url}: {reason}") from None
+    _judge("data plane", url, answer)
+
+
+def _judge(name: str, url: str, answer: Answer) -> None:
     if answer.status != 200:
-        message = answer.body.get("message", "") if isinstance(answer.body, dict) else ""
-        raise NotHealthy(f"the {name} is not well: {url} answered {answer.status} {message}".rstrip())
+        raise NotHealthy(
+            f"the {name} is not well: {url} answered {answer.status} {message_of(answer)}".rstrip()
+        )
     click.echo(f"the {name} is well")

@@ -8,23 +8,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastgw.cli.ask import ask, reachable
+from fastgw.cli.admin_api import AdminApi
 from fastgw.cli.common import load, settings_options
-from fastgw.errors import FastgwError
 from fastgw.settings import Settings
 
 if TYPE_CHECKING:
     from fastgw.routing.overlay import LayeredImage
-
-
-class NotAnswered(FastgwError):
-    code = "not_answered"
 
 
 _file_option = click.option(
@@ -119,21 +113,7 @@ def _headers_of(headers: tuple[str, ...]) -> dict[str, list[str]]:
 
 
 def _ask(settings: Settings, path: str, document: dict[str, Any] | None) -> Any:
-    listen = settings.admin_listen[0]
-    url = f"http://{reachable(listen)}{path}"
-    method = "GET" if document is None else "POST"
-    try:
-        answer = ask(listen, path, method=method, document=document, timeout_s=60.0)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise NotAnswered(
-            f"no control plane answers at {url}: {reason}; ask a file with -f, or name it with "
-            "--set admin_listen=HOST:PORT"
-        ) from None
-    if answer.status != HTTPStatus.OK:
-        told = answer.body.get("message", "") if isinstance(answer.body, dict) else ""
-        raise NotAnswered(f"{url} answered {answer.status} {told}".rstrip())
-    return answer.body
+    return AdminApi(settings, otherwise="ask a file with -f, or ").get(path, document)
 
 
 def _image_of(file: Path, flavor: str) -> LayeredImage:

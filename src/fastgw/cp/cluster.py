@@ -17,6 +17,7 @@ Source: Kong's cluster listener, for what answers where (404 on /v1/wrpc, on whi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http
 import socket
 import time
@@ -32,8 +33,8 @@ from fastgw.errors import CertificateError, RemoteLinkError
 from fastgw.listening import address_of, open_listeners
 from fastgw.obs.logs import get_logger
 from fastgw.settings import Listen
-from fastgw.tls.cluster import check_peer, explain_handshake_failure, make_server_context
-from fastgw.tls.keypair import KeyPair
+from fastgw.tls.cluster import Credentials, LinkTls
+from fastgw.tls.handshake import alert_of, explain_handshake_failure
 from fastgw.wire.link import (
     HEARTBEAT_S,
     Accepted,
@@ -43,12 +44,13 @@ from fastgw.wire.link import (
     Joined,
     Rejected,
     Reported,
+    WholeWanted,
     Withheld,
 )
 from fastgw.wire.messages import LINK_PATH, MESSAGE_LIMIT_BYTES
 from fastgw.wire.offering import Offering
 from fastgw.wire.pacing import ADMITTED_PER_SECOND, spread_for
-from fastgw.wire.pump import Pump, make_server_connection
+from fastgw.wire.pump import Pump, make_server_connection, refusal
 
 log = get_logger(__name__)
 
@@ -94,8 +96,10 @@ class _Identity(NamedTuple):
 class _Session(asyncio.Protocol):
     """One connection, from the end of its TLS handshake."""
 
-    def __init__(self, server: ClusterServer, peer: str, ip: str) -> None:
+    def __init__(self, server: ClusterServer, tls: LinkTls, peer: str, ip: str) -> None:
         self._server = server
+        self._tls = tls
+        self._certificate_expiry_s: int | None = None
         self._peer = peer
         self._ip = ip
         self._transport: asyncio.Transport | None = None
@@ -114,10 +118,13 @@ class _Session(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES)
         try:
-            check_peer(transport.get_extra_info("ssl_object"), self._server.pair)
+            certificate = self._tls.check_data_plane(transport.get_extra_info("ssl_object"))
         except CertificateError as exc:
+            # The handshake was well, so OpenSSL has told it nothing.
+            self._write(refusal(b"403 Forbidden", str(exc)))
             self._refuse(str(exc))
             return
+        self._certificate_expiry_s = int(certificate.not_valid_after_utc.timestamp())
         self._server.sessions.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -166,6 +173,7 @@ class _Session(asyncio.Protocol):
         if self._link is not None:
             if now_s >= self._link.next_deadline():
                 self._act(self._link.on_tick(now_s))
+                self._pump.flush()
         elif now_s >= self._upgrade_deadline_s:
             self._refuse(f"no upgrade to websocket within {UPGRADE_TIMEOUT_S:g} s")
 
@@ -197,7 +205,7 @@ class _Session(asyncio.Protocol):
         for event in events:
             match event:
                 case Joined(hello):
-                    self._data_plane = DataPlane(hello, self, self._ip, self._server.certificate_expiry_s)
+                    self._data_plane = DataPlane(hello, self, self._ip, self._certificate_expiry_s)
                     hub.join(self._data_plane)
                 case Ended(reason):
                     self._end(reason)
@@ -207,8 +215,10 @@ class _Session(asyncio.Protocol):
                     hub.reported(self._data_plane, version, digest)
                 case Accepted(ack):
                     hub.accepted(self._data_plane, ack)
-                case Rejected(nack):
-                    hub.rejected(self._data_plane, nack)
+                case Rejected():
+                    hub.rejected(self._data_plane, event)
+                case WholeWanted(offering):
+                    hub.whole_wanted(self._data_plane, offering)
                 case Withheld(version, reason):
                     hub.withheld(self._data_plane, version, reason)
 
@@ -252,20 +262,18 @@ class ClusterServer:
     def __init__(
         self,
         listens: Sequence[Listen],
-        pair: KeyPair,
+        credentials: Credentials,
         hub: Hub,
         *,
         control_plane_id: str,
         heartbeat_s: float = HEARTBEAT_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.pair = pair
         self.hub = hub
         self.identity = _Identity(control_plane_id, heartbeat_s, clock)
-        self.certificate_expiry_s = int(pair.not_after.timestamp())
         self.sessions: set[_Session] = set()
         self._listens = listens
-        self._context = make_server_context(pair)
+        self._credentials = credentials
         self._admission = Admission(ADMITTED_PER_SECOND, ADMISSION_BURST, clock)
         self._listeners: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -331,18 +339,24 @@ class ClusterServer:
 
     async def _shake_hands(self, connection: socket.socket, peer: str, ip: str) -> None:
         loop = asyncio.get_running_loop()
+        tls = self._credentials.current()
+        # The event loop closes what it was given without the alert that tells the peer why.
+        second = connection.dup()
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await loop.connect_accepted_socket(
-                lambda: _Session(self, peer, ip),
+                lambda: _Session(self, tls, peer, ip),
                 connection,
-                ssl=self._context,
+                ssl=tls.server_context,
                 ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
             )
         except (OSError, EOFError) as exc:
-            log.warning("refused %s: %s", peer, explain_handshake_failure(exc))
+            log.warning("refused %s: %s", peer, explain_handshake_failure(exc, is_shared=tls.is_shared))
+            with contextlib.suppress(OSError):
+                second.send(alert_of(exc))
             connection.close()
         finally:
+            second.close()
             self._handshakes -= 1
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:

@@ -14,30 +14,30 @@ import resource
 import signal
 import time
 import uuid
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from typing import Any, Final
-
-import uvicorn
 
 from fastgw import __version__
 from fastgw.cp.admin import make_admin_app
 from fastgw.cp.admin.access_log import AdminAccessLog
+from fastgw.cp.admin.serving import AdminDoors
 from fastgw.cp.cluster import ClusterServer
 from fastgw.cp.hub import Hub
 from fastgw.cp.publisher import Publisher
 from fastgw.cp.storage import Storage, make_storage
 from fastgw.errors import FastgwError, SettingsError
-from fastgw.listening import address_of, open_listeners
+from fastgw.listening import address_of
+from fastgw.model.snapshot import Snapshot
 from fastgw.obs import logs
+from fastgw.obs.service_manager import ServiceManager
 from fastgw.routing.compile_process import CompileProcess
 from fastgw.routing.overlay import LayeredImage
-from fastgw.settings import Settings, require_cluster_pair
-from fastgw.tls.keypair import load_key_pair
+from fastgw.settings import Settings
+from fastgw.tls.cluster_files import FileCredentials
 from fastgw.wire.link import HEARTBEAT_S
 
 log = logs.get_logger("cp")
 
-_ADMIN_GRACE_S: Final = 5
 _SHUTDOWN_TIMEOUT_S: Final = 15.0
 
 
@@ -54,16 +54,11 @@ class _ClusterView:
     def publication(self) -> dict[str, Any]:
         return self._publisher.publication()
 
+    def last_read(self) -> Snapshot | None:
+        return self._publisher.last_read
+
     def open_image(self) -> LayeredImage | None:
         return self._publisher.open_image()
-
-
-class _AdminServer(uvicorn.Server):
-    """uvicorn without its own signal handling: signals are the process's."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 class ControlPlane:
@@ -80,6 +75,7 @@ class ControlPlane:
         self._background: list[asyncio.Task[Any]] = []
         self._is_closing = False
         self._access_log: AdminAccessLog | None = None
+        self._credentials: FileCredentials | None = None
         self._failed: asyncio.Future[None] | None = None
         self.admin_addresses: list[str] = []
         """Once started, as `127.0.0.1:8001`, with the real ports."""
@@ -99,10 +95,10 @@ class ControlPlane:
 
     async def _start(self) -> None:
         settings = self._settings
-        require_cluster_pair(settings)
-        pair = load_key_pair(settings.cluster_cert, settings.cluster_cert_key)
-        for warning in (*settings.warnings, *pair.warnings):
+        for warning in settings.warnings:
             log.warning("%s", warning)
+        credentials = FileCredentials(settings, tell=log.notice, complain=log.warning)
+        self._credentials = credentials
         self._failed = asyncio.get_running_loop().create_future()
 
         storage = make_storage(settings)
@@ -115,12 +111,12 @@ class ControlPlane:
         self._cleanup.push_async_callback(compile_process.close)
 
         hub = Hub(storage, purge_delay_s=settings.cluster_data_plane_purge_delay)
-        self._cleanup.push_async_callback(hub.write_rows)
+        self._cleanup.push_async_callback(hub.close)
         publisher = Publisher(storage, compile_process, hub)
 
         cluster = ClusterServer(
             settings.cluster_listen,
-            pair,
+            credentials,
             hub,
             control_plane_id=control_plane_id,
             heartbeat_s=self._heartbeat_s,
@@ -131,8 +127,8 @@ class ControlPlane:
 
         await self._start_admin(storage, _ClusterView(hub, publisher))
         self._background = [self._run(publisher.run(), "publisher"), self._run(hub.run(), "hub")]
-        for address in self.admin_addresses:
-            log.notice("the Admin API listens on %s", address)
+        for listen, address in zip(settings.admin_listen, self.admin_addresses, strict=True):
+            log.notice("the Admin API listens on %s%s", address, ", with TLS" if listen.ssl else "")
         for address in self.cluster_addresses:
             log.notice("the cluster port listens on %s", address)
         log.notice("fastgw %s, control plane on %s, is ready", __version__, storage.dialect)
@@ -147,26 +143,12 @@ class ControlPlane:
             started_at=time.time(),
         )
         self._access_log = app.state.access_log
-        listeners = open_listeners(settings.admin_listen, name="admin_listen")
-        self.admin_addresses = [address_of(listener) for listener in listeners]
-        server = _AdminServer(
-            uvicorn.Config(
-                app,
-                http="httptools",
-                ws="none",
-                lifespan="on",
-                backlog=max(listen.backlog for listen in settings.admin_listen),
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_graceful_shutdown=_ADMIN_GRACE_S,
-            )
-        )
-        serving = self._run(server.serve(sockets=listeners), "Admin API")
+        doors = AdminDoors(app, settings)
+        self.admin_addresses = [address_of(listener) for listener in doors.listeners]
+        serving = self._run(doors.serve(), "Admin API")
 
         async def stop() -> None:
-            server.should_exit = True
+            doors.stop()
             await asyncio.wait([serving])
 
         self._cleanup.push_async_callback(stop)
@@ -176,6 +158,18 @@ class ControlPlane:
         logs.reopen()
         if self._access_log is not None:
             self._access_log.reopen()
+
+    def describe(self) -> str:
+        """Say in one line what it does, once started."""
+        return (
+            f"control plane on {self._settings.database}: Admin API on {', '.join(self.admin_addresses)}, "
+            f"cluster port on {', '.join(self.cluster_addresses)}"
+        )
+
+    def read_again(self) -> None:
+        """Read what can change while the control plane runs."""
+        if self._credentials is not None:
+            self._credentials.read_again()
 
     async def wait_failed(self) -> None:
         """Return never; raise what ended a part that should not end."""
@@ -223,22 +217,34 @@ async def run_control_plane(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     control_plane = ControlPlane(settings)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    manager = ServiceManager()
+
+    def reload() -> None:
+        manager.reloading()
+        control_plane.reopen_logs()
+        control_plane.read_again()
+        manager.ready(control_plane.describe())
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         loop.add_signal_handler(number, stopped.set)
-    for number in (signal.SIGHUP, signal.SIGUSR1):
-        loop.add_signal_handler(number, control_plane.reopen_logs)
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    loop.add_signal_handler(signal.SIGUSR1, control_plane.reopen_logs)
     await control_plane.start()
+    manager.ready(control_plane.describe())
+    manager.start_watchdog()
     failed = asyncio.ensure_future(control_plane.wait_failed())
     stopping = asyncio.ensure_future(stopped.wait())
     try:
         await asyncio.wait([failed, stopping], return_when=asyncio.FIRST_COMPLETED)
         log.notice("shutting down")
+        manager.stopping("shutting down")
         async with asyncio.timeout(_SHUTDOWN_TIMEOUT_S):
             await control_plane.close()
     except TimeoutError:
         log.error("not everything was closed within %g s", _SHUTDOWN_TIMEOUT_S)
     finally:
         stopping.cancel()
+        manager.close()
     if failed.done():
         failed.result()
     failed.cancel()

@@ -31,6 +31,8 @@ cdef class ServiceEntry:
         readonly bint is_tls
         readonly object tls_verify        # None: as the settings say; so is the depth
         readonly object tls_verify_depth
+        readonly tuple client_pairs       # KeyPair: what its upstream is shown, one for each type of key
+        readonly tuple authorities        # PEM texts that its upstream is verified by; none: the settings'
         object pool                   # an UpstreamPool, found on first use
 
 
@@ -58,6 +60,7 @@ cdef class BaseRuntime:
         MetricsSegment metrics
         readonly object plugins       # plugins.registry.Plugins
         readonly object chain         # of the plugins for everything; None: there are none
+        object certificates           # routing.certificates.CertificateSet, of the base alone
         list routes                   # RouteEntry or None
         dict services                 # number -> ServiceEntry
 
@@ -70,6 +73,7 @@ cdef class Runtime:
         readonly BaseRuntime base
         object chain                  # the base's
         object image                  # LayeredImage
+        readonly object certificates  # routing.certificates.CertificateSet
         LayeredTable table
         MetricsSegment metrics
         WorkerTotals* totals

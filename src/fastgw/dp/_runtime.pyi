@@ -1,6 +1,8 @@
 from fastgw.dp._metrics import MetricsSegment
 from fastgw.dp.plugins.registry import Plugins
+from fastgw.routing.certificates import CertificateSet
 from fastgw.routing.image import Image
+from fastgw.tls.pair import KeyPair
 
 class BaseRuntime:
     @property
@@ -15,10 +17,13 @@ class ServiceEntry:
     is_tls: bool
     tls_verify: bool | None
     tls_verify_depth: int | None
+    client_pairs: tuple[KeyPair, ...]
+    authorities: tuple[str, ...]
 
 class Runtime:
     version: int
     digest: str
+    certificates: CertificateSet
     @property
     def base(self) -> BaseRuntime: ...
     def __init__(self, base: BaseRuntime, overlay_fd: int = -1) -> None: ...

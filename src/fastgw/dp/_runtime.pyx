@@ -12,6 +12,7 @@ from fastgw._uri import encode
 from fastgw.dp.plugins.registry import PluginUnusable
 from fastgw.errors import ImageError
 from fastgw.obs.logs import get_logger
+from fastgw.routing.certificates import CertificateSet
 from fastgw.routing.image import Image
 from fastgw.routing.overlay import LayeredImage
 from fastgw.routing.plugins import StepRecord
@@ -20,8 +21,8 @@ _log = get_logger("dp.worker")
 
 
 cdef class ServiceEntry:
-    def __init__(self, record):
-        """*record* is a `ServiceRecord` of the image."""
+    def __init__(self, record, certificates):
+        """*record* is a `ServiceRecord` of the image, *certificates* the `CertificateSet` that it names."""
         self.id = record.id
         self.name = record.name or record.host
         self.own_name = record.name
@@ -35,6 +36,10 @@ cdef class ServiceEntry:
         self.host_header = (host if record.port == default_port else f"{host}:{record.port}").encode()
         self.tls_verify = record.tls_verify
         self.tls_verify_depth = record.tls_verify_depth
+        self.client_pairs = ()
+        if record.client_certificate is not None:
+            self.client_pairs = certificates.pairs_of(record.client_certificate)
+        self.authorities = tuple(certificates.authority(id_) for id_ in record.ca_certificates or ())
         self.retries = record.retries
         self.connect_ms = record.connect_timeout_ms
         self.write_ms = record.write_timeout_ms
@@ -103,6 +108,7 @@ cdef class BaseRuntime:
         except PluginUnusable as error:
             # It is a step of every route, too: none is served without it.
             _log.error("all routes answer 503: %s", error)
+        self.certificates = CertificateSet(self.image.certificates)
         self.routes = [None] * self.image.route_count
         self.services = {}
 
@@ -121,7 +127,8 @@ cdef class BaseRuntime:
             return None
         cached = self.services.get(number)
         if cached is None:
-            cached = self.services[number] = ServiceEntry(self.image.service(number))
+            cached = self.services[number] = ServiceEntry(
+                self.image.service(number), self.certificates)
         return <ServiceEntry>cached
 
 
@@ -139,6 +146,7 @@ cdef class Runtime:
         overlay = Image.open(overlay_fd) if overlay_fd >= 0 else None
         self.image = LayeredImage(base.image, overlay)
         self.table = self.image.table()
+        self.certificates = self.image.certificates()
         self.metrics = base.metrics
         self.totals = base.metrics.totals
         self.version = self.image.meta.version
@@ -180,7 +188,7 @@ cdef class Runtime:
         cached = self.services.get(number)
         if cached is None:
             try:
-                cached = ServiceEntry(self.image.service(number))
+                cached = ServiceEntry(self.image.service(number), self.certificates)
             except IndexError as exc:
                 raise ImageError(f"a route names the service {number}: {exc}") from exc
             self.services[number] = cached

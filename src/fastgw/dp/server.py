@@ -184,6 +184,8 @@ class ProxyServer:
     def commit(self, runtime: Runtime) -> None:
         """Give *runtime* to all requests that begin from now on."""
         self._core.swap(runtime)
+        if self._certificates is not None:
+            self._certificates.serve(runtime.certificates)
         if self._staged is runtime.base:
             self._staged = None
 

@@ -47,7 +47,7 @@ class StatusApp:
         supervisor: Supervisor,
         *,
         link: Callable[[], SyncStatus | None],
-        certificate_expires_s: float | None = None,
+        certificate_expires_s: Callable[[], float | None] = lambda: None,
     ) -> None:
         """Make the app of *supervisor*.
 
@@ -148,7 +148,7 @@ class StatusApp:
             config_applied_total=applier.applied_total,
             config_refused_total=applier.refused_total,
             control_plane_connected=None if link is None else link.is_connected,
-            certificate_expires_s=self._certificate_expires_s,
+            certificate_expires_s=self._certificate_expires_s(),
         )
         return render(node, self._gather())
 

@@ -16,6 +16,7 @@ applied.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import socket
@@ -28,11 +29,11 @@ from typing import Any, Final, NamedTuple, cast
 from websockets.http11 import Response
 
 from fastgw import __version__
-from fastgw.errors import CertificateError, CompileError, FastgwError, RemoteLinkError
+from fastgw.errors import CertificateError, CompileError, DeltaError, FastgwError, RemoteLinkError
 from fastgw.obs.logs import Logger
 from fastgw.settings import Settings
-from fastgw.tls.cluster import SERVER_NAME, check_peer, explain_handshake_failure, make_client_context
-from fastgw.tls.keypair import load_key_pair
+from fastgw.tls.cluster import Credentials, LinkTls
+from fastgw.tls.handshake import alert_of, explain_handshake_failure
 from fastgw.wire.link import Confirmed, DataEvent, DataLink, Ended, Received, Welcomed
 from fastgw.wire.messages import Ack, Hello, Welcome
 from fastgw.wire.pacing import CONNECT_TIMEOUT_S, HEALTHY_AFTER_S, next_delay
@@ -54,6 +55,9 @@ class IncomingSnapshot(NamedTuple):
     version: int
     digest: str
     compressed: bytes
+    """From `Snapshot.pack`; with a base from `pack_delta`."""
+    base_digest: str = ""
+    """The digest of what the delta is to be applied to; empty: the snapshot is whole."""
 
 
 class Applied(NamedTuple):
@@ -73,6 +77,10 @@ class Refused(NamedTuple):
 
     version: int
     faults: list[dict[str, Any]]
+    wants_whole: bool = False
+    """It was a delta that does not lead there from what runs."""
+    is_passing: bool = False
+    """The reasons are the moment's: the same may be taken later."""
 
 
 ApplyResult = Applied | Refused
@@ -106,8 +114,9 @@ class SyncStatus:
 class _Connection(asyncio.Protocol):
     """One try: from the end of the TLS handshake until the link is over."""
 
-    def __init__(self, sync: Sync) -> None:
+    def __init__(self, sync: Sync, tls: LinkTls) -> None:
         self._sync = sync
+        self._tls = tls
         self._transport: asyncio.Transport | None = None
         self._pump = Pump(make_client_connection(sync.authority), self._write)
         self._timer: asyncio.TimerHandle | None = None
@@ -121,7 +130,7 @@ class _Connection(asyncio.Protocol):
         # uvloop's TLS transport is one in all but its bases.
         self._transport = cast(asyncio.Transport, transport)
         try:
-            check_peer(transport.get_extra_info("ssl_object"), self._sync.pair)
+            self._tls.check_control_plane(transport.get_extra_info("ssl_object"))
         except CertificateError as exc:
             self._end(str(exc))
             return
@@ -156,7 +165,7 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if isinstance(exc, ssl.SSLError):
             # TLS 1.3: the control plane's word about our certificate comes after our side of the handshake.
-            self._end(explain_handshake_failure(exc))
+            self._end(explain_handshake_failure(exc, is_shared=self._tls.is_shared))
         elif exc is None or isinstance(exc, ConnectionError):
             self._end(self._closed_by_peer())
         else:
@@ -181,7 +190,12 @@ class _Connection(asyncio.Protocol):
                 )
             )
         else:
-            self.link.reject(result.version, result.faults)
+            self.link.reject(
+                result.version,
+                result.faults,
+                wants_whole=result.wants_whole,
+                is_passing=result.is_passing,
+            )
         self._pump.flush()
 
     def report(self, state: AppliedState) -> None:
@@ -212,9 +226,10 @@ class _Connection(asyncio.Protocol):
         if self.link is not None:
             return "the control plane closed the connection"
         # Its TLS layer may close without a word.
+        what = "its cluster_cert is another one" if self._tls.is_shared else "it refuses our certificate"
         return (
-            "the control plane closed the connection at once:"
-            " its cluster_cert is another one, or too many connect to it now; its log says which"
+            f"the control plane closed the connection at once: {what}, or too many connect to it now; "
+            "its log says which"
         )
 
     def _upgraded(self) -> None:
@@ -236,8 +251,8 @@ class _Connection(asyncio.Protocol):
                     asyncio.get_running_loop().call_soon(self.tick)
                 case Confirmed(version):
                     self._sync.confirmed(version)
-                case Received(version, digest, compressed):
-                    self._sync.received(self, IncomingSnapshot(version, digest, compressed))
+                case Received():
+                    self._sync.received(self, IncomingSnapshot(*event))
 
     def _end(self, reason: str) -> None:
         if self.over.done():
@@ -263,19 +278,18 @@ class Sync:
     """Keeps one link to the control plane.
 
     Args:
+        credentials: what each connection is made with.
         apply: applies one snapshot, which costs nothing when its digest is what runs; a FastgwError of it
             is answered as a refusal.
         applied: what runs now.
         draw: a number from 0 up to 1 for each delay.
         clock: monotonic seconds, of which the link's deadlines are made.
-
-    Raises:
-        CertificateError: `cluster_cert` or `cluster_cert_key` cannot serve.
     """
 
     def __init__(
         self,
         settings: Settings,
+        credentials: Credentials,
         *,
         node: NodeIdentity,
         apply: Callable[[IncomingSnapshot], Awaitable[ApplyResult]],
@@ -285,9 +299,6 @@ class Sync:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.authority = settings.cluster_control_plane
-        self.pair = load_key_pair(settings.cluster_cert, settings.cluster_cert_key)
-        for warning in self.pair.warnings:
-            log.warning("%s", warning)
         self.clock = clock
         self.status = SyncStatus(self.authority)
         self._settings = settings
@@ -295,7 +306,7 @@ class Sync:
         self._apply = apply
         self._applied = applied
         self._log = log
-        self._context = make_client_context(self.pair)
+        self._credentials = credentials
         self._draw = draw
         self._spread_s = 0.0
         self._linked_at_s: float | None = None
@@ -382,7 +393,8 @@ class Sync:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 return await self._connect_to_any(host.strip("[]"), int(port))
         except ssl.SSLError as exc:
-            raise RemoteLinkError(explain_handshake_failure(exc)) from exc
+            is_shared = self._credentials.current().is_shared
+            raise RemoteLinkError(explain_handshake_failure(exc, is_shared=is_shared)) from exc
         except TimeoutError:
             raise RemoteLinkError(f"no connection within {CONNECT_TIMEOUT_S:g} s") from None
         except socket.gaierror as exc:
@@ -411,11 +423,25 @@ class Sync:
             except BaseException:
                 connection.close()
                 raise
-            _, protocol_object = await loop.create_connection(
-                lambda: _Connection(self), sock=connection, ssl=self._context, server_hostname=SERVER_NAME
-            )
-            return protocol_object
+            return await self._shake_hands(connection)
         raise RemoteLinkError(f"the name {host} has no address")
+
+    async def _shake_hands(self, connection: socket.socket) -> _Connection:
+        tls = self._credentials.current()
+        # The event loop closes what it was given without the alert that tells the peer why.
+        with connection.dup() as second:
+            try:
+                _, made = await asyncio.get_running_loop().create_connection(
+                    lambda: _Connection(self, tls),
+                    sock=connection,
+                    ssl=tls.client_context,
+                    server_hostname=tls.server_name,
+                )
+            except ssl.SSLError as exc:
+                with contextlib.suppress(OSError):
+                    second.send(alert_of(exc))
+                raise
+        return made
 
     async def _apply_each(self) -> None:
         while True:
@@ -426,6 +452,8 @@ class Sync:
             (connection, snapshot), self._waiting = self._waiting, None
             result = await self._apply_one(snapshot)
             if connection is self._connection:
+                if isinstance(result, Refused):
+                    connection.report(self._applied())
                 connection.answer(result)
             elif self._connection is not None:
                 self._connection.report(self._applied())
@@ -435,6 +463,8 @@ class Sync:
             return await self._apply(snapshot)
         except CompileError as exc:
             return Refused(snapshot.version, list(exc.faults))
+        except DeltaError as exc:
+            return Refused(snapshot.version, [{"reason": str(exc)}], wants_whole=True)
         except FastgwError as exc:
             return Refused(snapshot.version, [{"reason": str(exc)}])
         except Exception as exc:

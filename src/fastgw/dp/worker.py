@@ -31,8 +31,7 @@ from fastgw.dp.server import ProxyOptions, ProxyServer
 from fastgw.errors import CertificateError, FastgwError, ImageError
 from fastgw.obs import logs
 from fastgw.obs.accesslog import AccessLog
-from fastgw.tls.proxy_pairs import ProxyTls
-from fastgw.tls.server import CertificateStore
+from fastgw.tls.server import CertificateStore, ProxyTls
 
 CONFIGURE_DEADLINE_S: Final = 10.0
 
@@ -135,7 +134,7 @@ class _Worker:
         try:
             tls = _decode_tls(tls_fd)
             if self._certificates is not None and tls is not None:
-                self._certificates.replace(tls.default, {})
+                self._certificates.replace_default(tls.default)
         except CertificateError as error:
             return control.Refused(0, str(error))
         return control.Certified()

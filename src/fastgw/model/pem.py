@@ -20,6 +20,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
+from fastgw.model.pem_memory import openssl_fault
+
 _BEGIN = "-----BEGIN CERTIFICATE-----"
 _BAD = (ValueError, TypeError, UnsupportedAlgorithm)
 
@@ -50,11 +52,12 @@ def public_key_fault(text: str) -> str | None:
 
 
 def pair_fault(cert: str, key: str, what: str) -> str | None:
-    """Whether *key* belongs to the first certificate of *cert*."""
+    """Whether *key* belongs to the first certificate of *cert*, and both can be presented."""
     leaf = x509.load_pem_x509_certificates(cert.encode())[0]
-    if _public_bytes(leaf.public_key()) == _public_half(key):
-        return None
-    return f"{what} does not match key"
+    if _public_bytes(leaf.public_key()) != _public_half(key):
+        return f"{what} does not match key"
+    fault = openssl_fault(cert.encode(), key.encode())
+    return None if fault is None else f"{what} cannot be presented: OpenSSL says '{fault}'"
 
 
 def same_type_fault(cert: str, cert_alt: str) -> str | None:

@@ -67,6 +67,10 @@ def _unserved_host(host: str) -> str | None:
     return _too_long(host, _LONGEST_BYTES)
 
 
+def _unserved_reference(text: str) -> str | None:
+    return "fastgw does not resolve references to vaults yet" if text.startswith("{vault://") else None
+
+
 def _too_long(text: str, longest_bytes: int) -> str | None:
     if len(text) <= longest_bytes // 4 or len(text.encode()) <= longest_bytes:
         return None
@@ -96,8 +100,9 @@ UNSERVED: Final[Mapping[str, tuple[Unserved, ...]]] = {
         Unserved("protocol", _unserved_protocol),
         Unserved("host", lambda host: _too_long(host, _LONGEST_HOST_BYTES)),
         Unserved("path", lambda path: _too_long(path, _LONGEST_BYTES)),
-        Unserved("client_certificate", _whole("client certificates towards services")),
-        Unserved("ca_certificates", _whole("CA certificates of services")),
+    ),
+    "certificates": tuple(
+        Unserved(field, _unserved_reference) for field in ("cert", "key", "cert_alt", "key_alt")
     ),
     "routes": (
         Unserved("protocols", _unserved_protocols),

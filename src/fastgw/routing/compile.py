@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any, Final, NamedTuple, TypeVar
+from typing import Annotated, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -21,9 +21,12 @@ from fastgw.errors import CompileError
 from fastgw.model.entities import ENTITIES
 from fastgw.model.served import SERVED_PLUGINS, UNSERVED
 from fastgw.model.snapshot import Snapshot
+from fastgw.routing.certificates import KINDS as CERTIFICATE_KINDS
+from fastgw.routing.certificates import compile_certificates
 from fastgw.routing.image import Records, ServiceRecord, pack_image
 from fastgw.routing.routes import (
     FLAVORS,
+    Reference,
     RouteRefused,
     RouteRow,
     add_route,
@@ -58,9 +61,8 @@ class _ServiceRow(msgspec.Struct, gc=False):
     enabled: bool
     tls_verify: bool | None = None
     tls_verify_depth: _Int | None = None
-    # Never served so far: looked at by the table of what is not.
-    client_certificate: Any = None
-    ca_certificates: Any = None
+    client_certificate: Reference | None = None
+    ca_certificates: list[str] | None = None
 
 
 _Row = TypeVar("_Row", _ServiceRow, RouteRow)
@@ -96,6 +98,8 @@ class Layer(NamedTuple):
     services: Records
     service_numbers: dict[str, int]
     """By id, of each service among the lines; `LEFT_OUT` of those that are not served."""
+    certificates: bytes | None
+    """The CERTIFICATES section; None: it needs none."""
 
 
 def compile_snapshot(
@@ -112,20 +116,27 @@ def compile_snapshot(
     Raises:
         CompileError: with all reasons, each {entity, id, field, reason}.
     """
+    counts = snapshot.counts()
     around = Surroundings(snapshot, served_plugins)
-    layer = compile_layer(snapshot.lines(), around=around, flavor=flavor)
+    layer = compile_layer(
+        snapshot.lines(),
+        around=around,
+        flavor=flavor,
+        with_certificates=any(counts.get(kind) for kind in CERTIFICATE_KINDS),
+    )
     plugins = Records()
     for record in around.plugins.records:
         plugins.add(record)
     return pack_image(
         version=snapshot.version,
         digest=snapshot.digest,
-        counts=snapshot.counts(),
+        counts=counts,
         table=layer.table,
         routes=layer.routes,
         services=layer.services,
         plugins=plugins,
         packed=snapshot.pack(),
+        certificates=layer.certificates,
     )
 
 
@@ -136,6 +147,7 @@ def compile_layer(
     base_service: Callable[[str], int | None] = lambda id_: None,
     first_service: int = 0,
     flavor: str = "traditional_compatible",
+    with_certificates: bool = False,
 ) -> Layer:
     """Table and records of *lines*, which are sorted.
 
@@ -145,6 +157,7 @@ def compile_layer(
             where there is none.
         first_service: the number that the first service among the lines gets.
         flavor: Kong's `router_flavor`; the same for all layers of one table.
+        with_certificates: whether the layer has a section for them; *lines* then hold all `snis`.
     Raises:
         CompileError: with all reasons, each {entity, id, field, reason}.
     """
@@ -159,13 +172,16 @@ def compile_layer(
         return base_service(id_) if found is None else found
 
     table, routes = _compile_routes(by_kind.get("routes", []), number_of, around, flavor, faults)
+    certificates = None
+    if with_certificates:
+        certificates = compile_certificates(by_kind, around.has, faults.add)
     faults.check()
     try:
         block = table.freeze()
     except ValueError as exc:
         faults.add("routes", "", "", exc)
         faults.check()
-    return Layer(block, routes, services, numbers)
+    return Layer(block, routes, services, numbers, certificates)
 
 
 def _kinds_of(lines: Sequence[bytes]) -> Iterator[tuple[str, Sequence[bytes]]]:
@@ -185,11 +201,12 @@ def _rows(
     decode = msgspec.json.Decoder(row_type).decode
     # Of routes, the table and its translation refuse what they cannot hold.
     uses = UNSERVED[entity] if entity == "services" else ()
+    start = len(entity) + 1
     for line in lines:
-        _, id_bytes, body = line.split(b" ", 2)
-        id_ = id_bytes.decode(errors="replace")
+        end = line.index(b" ", start)
+        id_ = line[start:end].decode(errors="replace")
         try:
-            row = decode(body)
+            row = decode(line[end + 1 :])
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             faults.add(entity, id_, "", exc)
             yield id_, None
@@ -197,7 +214,7 @@ def _rows(
         is_served = row.id == id_
         if not is_served:
             faults.add(entity, id_, "id", f"its row says {row.id}")
-        for field, reason in refusals(row, uses):
+        for field, reason in refusals(row, uses) if uses else ():
             faults.add(entity, row.id, field, reason)
             is_served = False
         yield row.id, row if is_served else None
@@ -213,6 +230,7 @@ def _compile_services(
         if row is None or not row.enabled:
             numbers[id_] = LEFT_OUT
             continue
+        _check_certificates(row, around, faults)
         numbers[id_] = first + records.add(
             ServiceRecord(
                 id=row.id,
@@ -229,9 +247,21 @@ def _compile_services(
                 is_upstream_name=row.host in around.upstreams,
                 tls_verify=row.tls_verify,
                 tls_verify_depth=row.tls_verify_depth,
+                client_certificate=None if row.client_certificate is None else row.client_certificate.id,
+                ca_certificates=tuple(row.ca_certificates) if row.ca_certificates else None,
             )
         )
     return records, numbers
+
+
+def _check_certificates(row: _ServiceRow, around: Surroundings, faults: _Faults) -> None:
+    """What a service connects with must be there: nothing else is presented or trusted in its place."""
+    if row.client_certificate is not None and not around.has("certificates", row.client_certificate.id):
+        reason = f"there is no certificate {row.client_certificate.id}"
+        faults.add("services", row.id, "client_certificate", reason)
+    for id_ in row.ca_certificates or ():
+        if not around.has("ca_certificates", id_):
+            faults.add("services", row.id, "ca_certificates", f"there is no CA certificate {id_}")
 
 
 def _compile_routes(

@@ -7,7 +7,7 @@ Layout, little-endian::
 
     header     magic, u32 format version, u32 sections, u64 length of the file, sha256 over all that follows
     directory  per section: u32 id, u32 zero, u64 offset, u64 length
-    sections   each at a multiple of 16 bytes
+    sections   each at a multiple of 64 bytes
 
     META      `ImageMeta` as JSON
     TABLE     the block of `_router.Table`; its route numbers count the records of ROUTES
@@ -45,14 +45,15 @@ import msgspec
 from fastgw._router import Table
 from fastgw.errors import ImageError, SnapshotError
 from fastgw.model.snapshot import Snapshot, unpack_delta
+from fastgw.routing.certificates import CertificateSection
 from fastgw.routing.plugins import PluginRecord, StepRecord
 
-FORMAT_VERSION: Final = 4
+FORMAT_VERSION: Final = 5
 
 _MAGIC: Final = b"FGWIMAGE"
 _HEADER: Final = Struct("<8sIIQ32s")
 _DIRECTORY_ENTRY: Final = Struct("<IIQQ")
-_ALIGNMENT: Final = 16
+_ALIGNMENT: Final = 64
 _SECTIONS_LIMIT: Final = 64
 
 
@@ -62,8 +63,9 @@ class Section(IntEnum):
     ROUTES = 3
     SERVICES = 4
     SNAPSHOT = 5
-    PLUGINS = 6
-    PATCH = 7
+    PATCH = 6
+    CERTIFICATES = 7
+    PLUGINS = 8
 
 
 class Protocols(IntFlag):
@@ -129,6 +131,10 @@ class ServiceRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
     tls_verify: bool | None = None
     """None: as the data plane's settings say; so is the depth."""
     tls_verify_depth: int | None = None
+    client_certificate: str | None = None
+    """Id of the certificate that its upstream is shown."""
+    ca_certificates: tuple[str, ...] | None = None
+    """Ids of the authorities that its upstream is verified by; None: those of the settings."""
 
 
 class Records:
@@ -160,6 +166,7 @@ def pack_image(
     services: Records,
     plugins: Records,
     packed: bytes,
+    certificates: bytes | None = None,
 ) -> bytes:
     """The bytes of an image; *packed* is the snapshot from `Snapshot.pack`."""
     return _assemble(
@@ -170,6 +177,7 @@ def pack_image(
             Section.SERVICES: services.pack(),
             Section.SNAPSHOT: packed,
             Section.PLUGINS: plugins.pack(),
+            **({} if certificates is None else {Section.CERTIFICATES: certificates}),
         }
     )
 
@@ -185,6 +193,7 @@ def pack_overlay(
     services: Records,
     patch: Patch,
     packed_delta: bytes,
+    certificates: bytes | None = None,
 ) -> bytes:
     """The bytes of an overlay of the image with the checksum *base*."""
     meta = ImageMeta(version, digest, dict(counts), time.time(), base)
@@ -198,6 +207,7 @@ def pack_overlay(
             Section.SERVICES: services.pack(),
             Section.SNAPSHOT: packed_delta,
             Section.PATCH: Struct(f"<{len(numbers)}I").pack(*numbers),
+            **({} if certificates is None else {Section.CERTIFICATES: certificates}),
         }
     )
 
@@ -228,6 +238,9 @@ class Image:
         """64 hex digits over all its bytes: its name for overlays."""
         self.patch: Final = _patch_of(_section(sections, Section.PATCH)) if meta.base else None
         """What it takes away from its base; None: it is whole."""
+        found = sections.get(Section.CERTIFICATES)
+        self.certificates: Final = None if found is None else CertificateSection(found)
+        """None: it holds none, or changes none of its base."""
         try:
             table = Table(_section(sections, Section.TABLE))
         except ValueError as exc:

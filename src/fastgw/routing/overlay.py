@@ -22,9 +22,12 @@ import msgspec
 from fastgw._overlay import LayeredTable
 from fastgw.errors import ImageError
 from fastgw.model.snapshot import Delta, Snapshot, key_of, pack_delta
+from fastgw.routing.certificates import KINDS, CertificateSet
 from fastgw.routing.compile import LEFT_OUT, compile_layer
 from fastgw.routing.image import Image, ImageMeta, Patch, RouteRecord, ServiceRecord, pack_overlay
 from fastgw.routing.surroundings import Surroundings
+
+CERTIFICATE_KEYS: Final = tuple(f"{kind} ".encode() for kind in KINDS)
 
 
 class LayeredImage:
@@ -60,6 +63,11 @@ class LayeredImage:
             )
         except ValueError as exc:
             raise ImageError(f"the overlay does not fit its base: {exc}") from exc
+
+    def certificates(self) -> CertificateSet:
+        """The certificates in force."""
+        newest_first = (None if self.overlay is None else self.overlay.certificates, self.base.certificates)
+        return CertificateSet(*newest_first)
 
     @property
     def meta(self) -> ImageMeta:
@@ -148,17 +156,34 @@ _enabled_decoder: Final = msgspec.json.Decoder(_Enabled)
 
 
 def compile_overlay(
-    base: Base, snapshot: Snapshot, delta: Delta, *, flavor: str = "traditional_compatible"
+    base: Base,
+    snapshot: Snapshot,
+    delta: Delta,
+    *,
+    flavor: str = "traditional_compatible",
+    around: Surroundings | None = None,
 ) -> bytes:
     """The overlay of *base* that leads to *snapshot*.
 
     Args:
         delta: from the base's snapshot to *snapshot*.
         flavor: that of the base.
+        around: of *snapshot*, where they are known already.
     Raises:
         CompileError: with all reasons, each {entity, id, field, reason}.
     """
     touched = dict(delta)
+    changed_certificates = [key for key in delta if key.startswith(CERTIFICATE_KEYS)]
+    if changed_certificates:
+        # Who connects with a certificate, or verifies by one, gets an entry that knows the new one.
+        ids = [key.partition(b" ")[2] for key in changed_certificates]
+        touched.update(
+            (key_of(line), line)
+            for id_ in ids
+            for line in snapshot.lines_with(id_)
+            if line.startswith(b"services ")
+        )
+        touched.update((key_of(line), line) for line in snapshot.lines() if line.startswith(b"snis "))
     for key in delta:
         if key.startswith(b"services ") and base.has_other_state(key, delta[key]):
             touched.update(
@@ -174,8 +199,9 @@ def compile_overlay(
         sorted(line for line in touched.values() if line is not None),
         base_service=service,
         first_service=base.image.service_count,
-        around=Surroundings(snapshot),
+        around=around or Surroundings(snapshot),
         flavor=flavor,
+        with_certificates=bool(changed_certificates),
     )
     replaced = {
         old: new
@@ -192,6 +218,7 @@ def compile_overlay(
         services=layer.services,
         patch=Patch(_route_numbers(base, touched), replaced),
         packed_delta=pack_delta(delta),
+        certificates=layer.certificates,
     )
 
 

@@ -22,6 +22,7 @@ class Surroundings:
 
     def __init__(self, snapshot: Snapshot, served: frozenset[str] = SERVED_PLUGINS) -> None:
         """*served*: names of the plugins whose behaviour the data plane has."""
+        self._snapshot = snapshot
         counts = snapshot.counts()
         self._served = served
         self.upstreams: Final = frozenset(
@@ -45,6 +46,10 @@ class Surroundings:
         # With both, the route is the narrower one.
         scope = row["route"] or row["service"]
         self._missing.setdefault(None if scope is None else scope["id"], set()).add(row["name"])
+
+    def has(self, kind: str, id_: str) -> bool:
+        """Whether the snapshot has an entity."""
+        return self._snapshot.line(f"{kind} {id_}".encode()) is not None
 
     def warnings(self) -> list[str]:
         """A line for each thing that is served otherwise than the snapshot says."""

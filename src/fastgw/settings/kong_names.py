@@ -50,8 +50,8 @@ _NAMES: Final = frozenset(
     """
     admin_api_uri admin_approved_email admin_emails_from admin_emails_reply_to admin_invitation_expiry
     allow_inconsistent_data_plane_plugins anonymous_reports client_body_buffer_size
-    client_max_body_size cluster_allowed_common_names cluster_ca_cert cluster_cjson
-    cluster_incremental_sync cluster_ocsp cluster_rpc cluster_rpc_sync cluster_server_name
+    client_max_body_size cluster_cjson
+    cluster_incremental_sync cluster_ocsp cluster_rpc cluster_rpc_sync
     cluster_use_proxy cluster_v2 concurrency_timeout
     declarative_config_encryption_mode declarative_config_string dedicated_config_processing
     enforce_rbac enforce_route_path_pattern error_default_type error_template_html error_template_json

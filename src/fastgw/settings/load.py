@@ -21,8 +21,8 @@ _REQUIRED_LISTENS: Final[Mapping[Role, tuple[str, ...]]] = {
     "control_plane": ("admin_listen", "cluster_listen"),
     "data_plane": ("proxy_listen",),
 }
-# cluster_listen is TLS always; the doors of these speak plain HTTP in this version.
-_PLAIN_LISTENS: Final = ("admin_listen", "status_listen")
+# cluster_listen is TLS always; the door of this one speaks plain HTTP in this version.
+_PLAIN_LISTENS: Final = ("status_listen",)
 
 
 def load_settings(
@@ -51,12 +51,14 @@ def load_settings(
     if bool(values["cluster_cert"]) != bool(values["cluster_cert_key"]):
         given = "cluster_cert" if values["cluster_cert"] else "cluster_cert_key"
         faults.append(f"{_source(gathered, given)}: cluster_cert and cluster_cert_key go together")
-    if len(values["ssl_cert"]) != len(values["ssl_cert_key"]):
-        given = "ssl_cert" if values["ssl_cert"] else "ssl_cert_key"
-        faults.append(
-            f"{_source(gathered, given)}: ssl_cert names {len(values['ssl_cert'])} and ssl_cert_key "
-            f"{len(values['ssl_cert_key'])}: each certificate needs its key, in the same order"
-        )
+    for name in ("ssl_cert", "admin_ssl_cert"):
+        certificates, keys = values[name], values[f"{name}_key"]
+        if len(certificates) != len(keys):
+            given = name if certificates else f"{name}_key"
+            faults.append(
+                f"{_source(gathered, given)}: {name} names {len(certificates)} and {name}_key {len(keys)}: "
+                "each certificate needs its key, in the same order"
+            )
     if faults:
         raise SettingsError("; ".join(faults))
     return Settings(**values, warnings=tuple(warnings))
@@ -86,11 +88,19 @@ def find_role(
 
 
 def require_cluster_pair(settings: Settings) -> None:
-    """Raise SettingsError unless the cluster key pair is named; for the processes that use the link."""
+    """Raise SettingsError unless what cluster_mtls needs is named; for the processes that use the link."""
     if not settings.cluster_cert:
+        how = (
+            "make a pair with 'fastgw hybrid gen-cert' and give the same two files to the control plane and "
+            "to every data plane"
+            if settings.cluster_mtls == "shared"
+            else "a certificate that an authority of the other side's cluster_ca_cert has issued, and its key"
+        )
+        raise SettingsError(f"cluster_cert and cluster_cert_key must be provided: {how}")
+    if settings.cluster_mtls != "shared" and not settings.cluster_ca_cert:
         raise SettingsError(
-            "cluster_cert and cluster_cert_key must be provided: make a pair with 'fastgw hybrid gen-cert' "
-            "and give the same two files to the control plane and to every data plane"
+            f"cluster_ca_cert must be specified when cluster_mtls = {settings.cluster_mtls}: the "
+            "certificates of the authorities that issue those of the other side"
         )
 
 
@@ -117,12 +127,15 @@ def _parse(gathered: Gathered) -> dict[str, Any]:
 _EMPTY: Final[Mapping[str, Any]] = {
     "admin_token_file": None,
     "admin_cors_origins": (),
+    "admin_ssl_cert": (),
+    "admin_ssl_cert_key": (),
     "ssl_cert": (),
     "ssl_cert_key": (),
     "trusted_ips": (),
     "dns_resolver": (),
     "dns_valid_ttl": None,
     "cluster_dp_labels": {},
+    "cluster_allowed_common_names": frozenset(),
     "declarative_config": None,
 }
 
@@ -169,10 +182,8 @@ def _check_listens(
             left_out += [f"{listen} ({item.name})" for listen in listens if listen.ssl]
             values[item.name] = tuple(listen for listen in listens if not listen.ssl)
         if not values[item.name] and item.name in _REQUIRED_LISTENS[role]:
-            why = "has only ssl listeners, which this version does not serve" if listens else "is off"
-            faults.append(
-                f"{_source(gathered, item.name)}: {item.name} {why}, and a {role.replace('_', ' ')} needs one"
-            )
+            what = f"{item.name} is off, and a {role.replace('_', ' ')} needs one"
+            faults.append(f"{_source(gathered, item.name)}: {what}")
     if without_effect:
         warnings.append(f"listen flags without effect in this version: {_listed(without_effect)}")
     if left_out:

@@ -156,6 +156,11 @@ def material(value: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
+def names(value: str) -> frozenset[str]:
+    """Read comma-separated names; case does not count."""
+    return frozenset(part.strip().lower() for part in value.split(",") if part.strip())
+
+
 def cipher_suite(value: str) -> str:
     suite = one_of("modern", "intermediate", "old", "fips", "custom")(value)
     if suite in ("old", "fips"):

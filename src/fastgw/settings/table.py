@@ -69,7 +69,9 @@ class Settings:
     prefix: Path = _property("", parsers.path, "directory that holds state and logs")
     log_level: str = _property("notice", parsers.one_of(*parsers.LOG_LEVELS), "least level that is logged")
 
-    admin_listen: tuple[Listen, ...] = _property("127.0.0.1:8001", Listen.parse, "Admin API", CP)
+    admin_listen: tuple[Listen, ...] = _property(
+        "127.0.0.1:8001, 127.0.0.1:8444 ssl", Listen.parse, "Admin API; with the flag ssl over TLS", CP
+    )
     proxy_listen: tuple[Listen, ...] = _property(
         "0.0.0.0:8000 reuseport backlog=16384, 0.0.0.0:8443 ssl reuseport backlog=16384",
         Listen.parse,
@@ -85,6 +87,15 @@ class Settings:
 
     admin_access_log: str = _property("logs/admin_access.log", parsers.access_log, "path, or off", CP)
     admin_error_log: str = _property("logs/error.log", parsers.error_log, "the control plane's log", CP)
+    admin_ssl_cert: tuple[str, ...] = _property(
+        "",
+        parsers.material,
+        "certificates of the Admin API's ssl listeners: paths, PEM or base64; none: made at start",
+        CP,
+    )
+    admin_ssl_cert_key: tuple[str, ...] = _property(
+        "", parsers.material, "their keys, in the same order", CP, secret=True
+    )
     admin_cors_origins: tuple[str, ...] = _property(
         "", parsers.origins, "origins of pages that may read and write through the Admin API", CP
     )
@@ -119,12 +130,41 @@ class Settings:
     pg_ssl: bool = _property("off", parsers.boolean, "talk TLS to PostgreSQL, or not at all", CP)
     pg_ssl_verify: bool = _property("off", parsers.boolean, "verify PostgreSQL's certificate", CP)
 
+    history_versions: int = _property(
+        "10000",
+        parsers.integer(1, _WHOLE),
+        "versions of the configuration that can be shown and restored",
+        CP,
+    )
+    history_age: float = _property(
+        "0",
+        parsers.seconds,
+        "seconds (or 90d) that versions are kept, the newest always; 0 is without end",
+        CP,
+    )
+
     cluster_control_plane: str = _property(
         "127.0.0.1:8005", parsers.host_port, "the control plane to connect to", DP
     )
     cluster_cert: str = _property("", parsers.text, "path, PEM text, or base64 of PEM text")
     cluster_cert_key: str = _property("", parsers.text, "the same forms as cluster_cert", secret=True)
-    cluster_mtls: str = _property("shared", parsers.one_of("shared"), "one key pair on both sides")
+    cluster_mtls: str = _property(
+        "shared",
+        parsers.one_of("shared", "pki", "pki_check_cn"),
+        "one key pair on both sides, or certificates of an authority, or those with names that are allowed",
+    )
+    cluster_ca_cert: str = _property(
+        "", parsers.text, "with pki: the authorities of the other side's certificates; forms as cluster_cert"
+    )
+    cluster_server_name: str = _property(
+        "", parsers.text, "with pki: the control plane's name; none: the host of cluster_control_plane", DP
+    )
+    cluster_allowed_common_names: frozenset[str] = _property(
+        "",
+        parsers.names,
+        "with pki_check_cn: data planes' names; none: those of the control plane's parent domain",
+        CP,
+    )
     cluster_dp_labels: dict[str, str] = _property("", parsers.labels, "key:value, at most ten", DP)
     cluster_max_payload: int = _property(
         "16777216",
@@ -209,16 +249,14 @@ class Settings:
         "", parsers.material, "their keys, in the same order", DP, secret=True
     )
     ssl_cipher_suite: str = _property(
-        "intermediate", parsers.cipher_suite, "modern, intermediate, or custom: the next three", DP
+        "intermediate", parsers.cipher_suite, "modern, intermediate, or custom: the next three"
     )
-    ssl_protocols: tuple[str, ...] = _property(
-        "TLSv1.2 TLSv1.3", parsers.tls_versions, "of the suite custom", DP
-    )
+    ssl_protocols: tuple[str, ...] = _property("TLSv1.2 TLSv1.3", parsers.tls_versions, "of the suite custom")
     ssl_ciphers: str = _property(
-        "", parsers.text, "of the suite custom, for TLS 1.2; empty for those of intermediate", DP
+        "", parsers.text, "of the suite custom, for TLS 1.2; empty for those of intermediate"
     )
-    ssl_prefer_server_ciphers: bool = _property("on", parsers.boolean, "of the suite custom", DP)
-    ssl_session_tickets: bool = _property("on", parsers.boolean, "let clients resume TLS sessions", DP)
+    ssl_prefer_server_ciphers: bool = _property("on", parsers.boolean, "of the suite custom")
+    ssl_session_tickets: bool = _property("on", parsers.boolean, "let clients resume TLS sessions")
     trusted_ips: tuple[str, ...] = _property(
         "", parsers.networks, "peers whose word about their clients is taken: addresses, networks, unix:", DP
     )

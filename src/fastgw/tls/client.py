@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from fastgw.errors import CertificateError
-from fastgw.tls.keypair import KeyPair
+from fastgw.tls.pair import KeyPair
 
 SYSTEM: Final = "system"
 _CONTEXTS_LIMIT: Final = 4096
@@ -37,8 +37,8 @@ class UpstreamTls:
     """Intermediate certificates allowed between the upstream's own and the trusted one."""
     authorities: tuple[str, ...] = ()
     """PEM texts of the certificates to trust; empty: those of the settings."""
-    client: KeyPair | None = None
-    """What is presented to an upstream that asks for a certificate."""
+    client: tuple[KeyPair, ...] = ()
+    """What is presented to an upstream that asks for a certificate: one pair for each type of key."""
 
 
 class UpstreamContexts:
@@ -50,7 +50,7 @@ class UpstreamContexts:
 
     def __init__(self, trusted: str = SYSTEM) -> None:
         self._trusted = trusted
-        self._contexts: dict[tuple[bool, tuple[str, ...], KeyPair | None], ssl.SSLContext] = {}
+        self._contexts: dict[tuple[bool, tuple[str, ...], tuple[KeyPair, ...]], ssl.SSLContext] = {}
 
     def context_for(self, tls: UpstreamTls) -> ssl.SSLContext:
         """Return the context for *tls*; equal demands share one.
@@ -67,7 +67,9 @@ class UpstreamContexts:
             self._contexts[key] = context
         return context
 
-    def _make(self, is_verified: bool, authorities: Sequence[str], client: KeyPair | None) -> ssl.SSLContext:
+    def _make(
+        self, is_verified: bool, authorities: Sequence[str], client: Sequence[KeyPair]
+    ) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
@@ -77,12 +79,12 @@ class UpstreamContexts:
         else:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-        if client is not None:
-            with client.as_paths() as (certificate, key):
+        for pair in client:
+            with pair.as_paths() as (certificate, key):
                 try:
                     context.load_cert_chain(certificate, key)
                 except ssl.SSLError as error:
-                    raise CertificateError(f"{client!r}: OpenSSL refuses it: {explain(error)}") from None
+                    raise CertificateError(f"{pair!r}: OpenSSL refuses it: {explain(error)}") from None
         return context
 
     def _trust(self, context: ssl.SSLContext, authorities: Sequence[str]) -> None:

@@ -12,12 +12,9 @@ from __future__ import annotations
 import base64
 import binascii
 import datetime as dt
-import hashlib
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from cryptography import x509
@@ -26,40 +23,11 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from fastgw.errors import CertificateError
+from fastgw.tls.pair import KeyPair
+
+__all__ = ["FILE_LIMIT_BYTES", "KeyPair", "load_key_pair", "parse_key_pair"]
 
 FILE_LIMIT_BYTES: Final = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class KeyPair:
-    """A certificate, what follows it in its file, and its key; checked."""
-
-    certificate_pem: bytes
-    """The certificate first, then any intermediates."""
-    key_pem: bytes
-    der: bytes
-    """The certificate alone."""
-    not_after: dt.datetime
-    warnings: tuple[str, ...]
-    """One line each, for the log of the process that uses the pair."""
-
-    @property
-    def fingerprint(self) -> bytes:
-        """SHA-256 of the certificate in DER."""
-        return hashlib.sha256(self.der).digest()
-
-    @contextmanager
-    def as_paths(self) -> Iterator[tuple[str, str]]:
-        """Paths of the certificate and the key for `SSLContext.load_cert_chain`, which reads nothing else.
-
-        They lead to memory, not to a disk: what was checked is what is loaded, and a key that came through
-        the environment is never written down.
-        """
-        with _memory_file(self.certificate_pem) as certificate, _memory_file(self.key_pem) as key:
-            yield certificate, key
-
-    def __repr__(self) -> str:
-        return f"<KeyPair {self.fingerprint.hex()[:16]} until {self.not_after:%Y-%m-%d}>"
 
 
 class _Given(NamedTuple):
@@ -92,9 +60,33 @@ def load_key_pair(
         CertificateError: one clause for each fault of either.
     """
     faults: list[str] = []
-    warnings: list[str] = []
     given_certificate = _read(certificate, certificate_name, faults)
     given_key = _read(key, key_name, faults)
+    return _check(given_certificate, given_key, faults, must_be_current=must_be_current, now=now)
+
+
+def parse_key_pair(certificate: str, key: str, *, certificate_name: str, key_name: str) -> KeyPair:
+    """Check a certificate and its key that are given as PEM text, whatever they look like.
+
+    One that has expired is a warning of the pair.
+
+    Raises:
+        CertificateError: one clause for each fault of either.
+    """
+    given = (_Given(certificate_name, certificate.encode(), None), _Given(key_name, key.encode(), None))
+    return _check(*given, [], must_be_current=False, now=None)
+
+
+def _check(
+    given_certificate: _Given | None,
+    given_key: _Given | None,
+    faults: list[str],
+    *,
+    must_be_current: bool,
+    now: dt.datetime | None,
+) -> KeyPair:
+    """Make a pair of what could be read; *faults* are those that were found before."""
+    warnings: list[str] = []
     parsed_certificate = parsed_key = None
     if given_certificate is not None:
         parsed_certificate = _parse_certificate(given_certificate, faults)
@@ -121,6 +113,39 @@ def load_key_pair(
         not_after=parsed_certificate.not_valid_after_utc,
         warnings=(*warnings, *_warnings(given_key)),
     )
+
+
+def load_authorities(value: str, *, name: str = "cluster_ca_cert") -> tuple[x509.Certificate, ...]:
+    """Read the certificates of authorities: a path, PEM text, or base64 of PEM text, one after the other.
+
+    Raises:
+        CertificateError: there is none, one is damaged, or one is not that of a CA. Those that have expired
+            are taken: what they issued is refused by its date.
+    """
+    faults: list[str] = []
+    found: list[x509.Certificate] = []
+    given = _read(value, name, faults)
+    if given is not None and _parse_certificate(given, faults) is not None:
+        try:
+            found = x509.load_pem_x509_certificates(given.content)
+        except ValueError as exc:
+            faults.append(f"{given.name}: a certificate is damaged: {_first_line(exc)}")
+        faults += [
+            f"{given.name}: the certificate of {one.subject.rfc4514_string()!r} is not that of a CA "
+            "(basicConstraints has to say CA:TRUE)"
+            for one in found
+            if not _is_authority(one)
+        ]
+    if faults:
+        raise CertificateError("; ".join(faults))
+    return tuple(found)
+
+
+def _is_authority(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (x509.ExtensionNotFound, ValueError):
+        return False
 
 
 def _read(value: str, name: str, faults: list[str]) -> _Given | None:
@@ -180,10 +205,13 @@ def _parse_key(given: _Given, faults: list[str]) -> PrivateKeyTypes | None:
 
 def _check_dates(given: _Given, certificate: x509.Certificate, now: dt.datetime, faults: list[str]) -> None:
     not_before, not_after = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    clock = f"and the clock here says {now:%Y-%m-%d %H:%M:%S} UTC"
     if now >= not_after:
-        faults.append(f"{given.name}: the certificate expired on {not_after:%Y-%m-%d %H:%M:%S} UTC")
+        faults.append(f"{given.name}: the certificate expired on {not_after:%Y-%m-%d %H:%M:%S} UTC, {clock}")
     elif now < not_before:
-        faults.append(f"{given.name}: the certificate is not valid before {not_before:%Y-%m-%d %H:%M:%S} UTC")
+        faults.append(
+            f"{given.name}: the certificate is not valid before {not_before:%Y-%m-%d %H:%M:%S} UTC, {clock}"
+        )
 
 
 def _check_match(
@@ -212,14 +240,3 @@ def _warnings(given_key: _Given) -> Iterator[str]:
 
 def _first_line(exc: Exception) -> str:
     return str(exc).partition("\n")[0] or type(exc).__name__
-
-
-@contextmanager
-def _memory_file(content: bytes) -> Iterator[str]:
-    fd = os.memfd_create("fastgw-pem", os.MFD_CLOEXEC)
-    try:
-        with open(fd, "wb", closefd=False) as file:
-            file.write(content)
-        yield f"/proc/self/fd/{fd}"
-    finally:
-        os.close(fd)

@@ -1,8 +1,9 @@
-"""The certificates of the proxy's ssl listeners that come from the settings, or were made for want of any.
+"""The certificates of the proxy's and the Admin API's ssl listeners: from the settings, or made at the start.
 
-Contract. With ssl_cert and ssl_cert_key given, those are loaded, and nothing is made. Without, a self-signed
-EC and an RSA pair stand in PREFIX/ssl, made at the first start (keys 0600) and kept: clients that have
-pinned one meet it again. A pair of ours that is gone, damaged or expired is made anew.
+Contract. With ssl_cert and ssl_cert_key (admin_ssl_cert and admin_ssl_cert_key) given, those are loaded, and
+nothing is made. Without, a self-signed EC and an RSA pair stand in PREFIX/ssl, made at the first start (keys
+0600) and kept: clients that have pinned one meet it again. A pair of ours that is gone, damaged or expired is
+made anew.
 """
 
 from __future__ import annotations
@@ -13,23 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-import msgspec
-
 from fastgw.errors import CertificateError
 from fastgw.settings import Settings
 from fastgw.tls.generate import generate_placeholder_pair
 from fastgw.tls.keypair import KeyPair, load_key_pair
-from fastgw.tls.server import INTERMEDIATE_CIPHERS, Policy
+from fastgw.tls.server import INTERMEDIATE_CIPHERS, Policy, ProxyTls
 
 _KINDS: Final[tuple[Literal["ec", "rsa"], ...]] = ("ec", "rsa")
 _VERSIONS: Final = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
-
-
-class ProxyTls(msgspec.Struct, frozen=True):
-    """What ssl listeners need of the settings; plain data, so that it can travel to a worker."""
-
-    policy: Policy
-    default: tuple[KeyPair, ...]
 
 
 def load_proxy_tls(settings: Settings) -> ProxyTls:
@@ -39,10 +31,46 @@ def load_proxy_tls(settings: Settings) -> ProxyTls:
         CertificateError: one clause for each fault of a given pair; or a pair cannot be written.
     """
     if settings.ssl_cert:
-        pairs = _load_given(settings.ssl_cert, settings.ssl_cert_key)
+        pairs = _load_given(settings.ssl_cert, settings.ssl_cert_key, "ssl_cert")
     else:
-        pairs = [_load_or_make(settings.prefix / "ssl", kind) for kind in _KINDS]
+        pairs = [_load_or_make(*_made_paths(settings, "default", kind), kind, "ssl_cert") for kind in _KINDS]
     return ProxyTls(policy_of(settings), tuple(pairs))
+
+
+def load_admin_pairs(settings: Settings) -> list[KeyPair]:
+    """Read (or make) what the ssl listeners of admin_listen present.
+
+    Raises:
+        CertificateError: as `load_proxy_tls`.
+    """
+    name = "admin_ssl_cert"
+    if settings.admin_ssl_cert:
+        return _load_given(settings.admin_ssl_cert, settings.admin_ssl_cert_key, name)
+    return [_load_or_make(*_made_paths(settings, "admin-default", kind), kind, name) for kind in _KINDS]
+
+
+def admin_certificates(settings: Settings) -> list[bytes]:
+    """The certificates (PEM) by which a client on this machine knows the Admin API; makes none.
+
+    Raises:
+        CertificateError: one of them, or its key, cannot be read.
+    """
+    if settings.admin_ssl_cert:
+        return [pair.certificate_pem for pair in load_admin_pairs(settings)]
+    found = []
+    for kind in _KINDS:
+        certificate, _ = _made_paths(settings, "admin-default", kind)
+        try:
+            found.append(certificate.read_bytes())
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise CertificateError(f"{certificate}: {reason}") from None
+    return found
+
+
+def _made_paths(settings: Settings, stem: str, kind: str) -> tuple[Path, Path]:
+    directory = settings.prefix / "ssl"
+    return directory / f"{stem}-{kind}.crt", directory / f"{stem}-{kind}.key"
 
 
 def policy_of(settings: Settings) -> Policy:
@@ -62,7 +90,7 @@ def policy_of(settings: Settings) -> Policy:
     )
 
 
-def _load_given(certificates: Sequence[str], keys: Sequence[str]) -> list[KeyPair]:
+def _load_given(certificates: Sequence[str], keys: Sequence[str], name: str) -> list[KeyPair]:
     pairs: list[KeyPair] = []
     faults: list[str] = []
     for certificate, key in zip(certificates, keys, strict=True):
@@ -71,8 +99,8 @@ def _load_given(certificates: Sequence[str], keys: Sequence[str]) -> list[KeyPai
                 load_key_pair(
                     certificate,
                     key,
-                    certificate_name="ssl_cert",
-                    key_name="ssl_cert_key",
+                    certificate_name=name,
+                    key_name=f"{name}_key",
                     must_be_current=False,
                 )
             )
@@ -83,8 +111,7 @@ def _load_given(certificates: Sequence[str], keys: Sequence[str]) -> list[KeyPai
     return pairs
 
 
-def _load_or_make(directory: Path, kind: Literal["ec", "rsa"]) -> KeyPair:
-    certificate, key = directory / f"default-{kind}.crt", directory / f"default-{kind}.key"
+def _load_or_make(certificate: Path, key: Path, kind: Literal["ec", "rsa"], name: str) -> KeyPair:
     if certificate.exists() and key.exists():
         try:
             return _load_made(certificate, key)
@@ -92,13 +119,13 @@ def _load_or_make(directory: Path, kind: Literal["ec", "rsa"]) -> KeyPair:
             pass  # ours to mend
     made = generate_placeholder_pair(kind)
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        certificate.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _write(key, made.key_pem, 0o600)
         _write(certificate, made.certificate_pem, 0o644)
     except OSError as error:
         raise CertificateError(
-            f"the default certificate cannot be written to {directory}: {error.strerror}; make the directory "
-            "writable, or name ssl_cert and ssl_cert_key"
+            f"the default certificate cannot be written to {certificate.parent}: {error.strerror}; make the "
+            f"directory writable, or name {name} and {name}_key"
         ) from None
     return _load_made(certificate, key)
 

@@ -1,8 +1,9 @@
 """TLS towards clients: what is negotiated, and which certificate a handshake gets.
 
 Contract. A `CertificateStore` is one set of certificates under one `Policy`; `wrap` begins a handshake with
-what the store holds at that moment, and `replace` gives later handshakes another set without touching
-connections. The certificate is chosen by the name that the client asks for (SNI):
+what the store holds at that moment. The default pairs come from the settings (`replace_default`), those with
+a name from the configuration (`serve`); both change what later handshakes get and touch no connection. The
+certificate is chosen by the name that the client asks for (SNI):
 
     exact name, *.name with its first label replaced, name.* with its last label replaced, "*", the default
 
@@ -10,7 +11,7 @@ A client that asks for no name, or for one that is none, gets the default.
 
 The one complication is OpenSSL's: tickets are sealed and opened by the context that a handshake began with,
 the default one, whatever certificate it went on with. So resumption works for all names of a store, within
-one process and until `replace`: Python's ssl cannot share ticket keys between processes or contexts.
+one process and until `replace_default`: Python's ssl cannot share ticket keys between processes or contexts.
 
 Source: proxying reference §6.1, §6.2; Mozilla's server side TLS, intermediate.
 """
@@ -19,12 +20,18 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple, Protocol
+
+import msgspec
 
 from fastgw.errors import CertificateError
-from fastgw.tls.keypair import KeyPair
+from fastgw.tls.pair import KeyPair
+
+CONTEXTS_LIMIT: Final = 4096
+"""Contexts of named certificates that a store keeps; the one longest unused makes room."""
 
 _NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
 _ALL_NUMBERS = re.compile(r"[0-9.]+")
@@ -49,6 +56,33 @@ class Policy:
     gives_tickets: bool = True
 
 
+class ProxyTls(msgspec.Struct, frozen=True):
+    """What ssl listeners need of the settings; plain data, so that it can travel to a worker."""
+
+    policy: Policy
+    default: tuple[KeyPair, ...]
+
+
+class Named(NamedTuple):
+    """Which certificate a name stands for: equal as long as it is the same one with the same content."""
+
+    id: str
+    digest: str
+
+
+class NamedCertificates(Protocol):
+    """The certificates of one configuration by the names they are shown for."""
+
+    def find(self, name: str) -> Named | None:
+        """The certificate of exactly this name or wildcard, lower case; None: it has none."""
+
+    def pairs_of(self, id_: str) -> Sequence[KeyPair]:
+        """One pair for each type of key."""
+
+    def digest_of(self, id_: str) -> str | None:
+        """The digest of the certificate with this id; None: there is none any more."""
+
+
 class ServerTls(ssl.SSLObject):
     """The server's end of one connection."""
 
@@ -68,21 +102,30 @@ class CertificateStore:
 
     def __init__(self, policy: Policy, default: Sequence[KeyPair]) -> None:
         self._policy = policy
-        self._named: Mapping[str, Sequence[KeyPair]] = {}
-        self._contexts: dict[str, ssl.SSLContext] = {}
-        self._default = self._make_default(default)
+        self._pairs = tuple(default)
+        self._named: NamedCertificates | None = None
+        self._contexts: OrderedDict[Named, ssl.SSLContext] = OrderedDict()
+        self._default = self._make_default(self._pairs)
 
-    def replace(self, default: Sequence[KeyPair], named: Mapping[str, Sequence[KeyPair]]) -> None:
-        """Serve these from the next handshake on; when it raises, what was served stays.
-
-        Args:
-            named: by name or wildcard, lower case.
+    def replace_default(self, default: Sequence[KeyPair]) -> None:
+        """Present these by default from the next handshake on; the same ones are no work.
 
         Raises:
-            CertificateError: OpenSSL refuses a default pair. Named ones are loaded on first use.
+            CertificateError: OpenSSL refuses a pair; what was served stays.
         """
-        context = self._make_default(default)
-        self._default, self._named, self._contexts = context, named, {}
+        if tuple(default) != self._pairs:
+            self._default = self._make_default(default)
+            self._pairs = tuple(default)
+
+    def serve(self, named: NamedCertificates) -> None:
+        """Choose among *named* from the next handshake on; each is loaded on first use.
+
+        Contexts of certificates that are the same as before are kept, and no others: a key that is gone
+        from the configuration goes from memory.
+        """
+        self._named = named
+        for key in [key for key in self._contexts if named.digest_of(key.id) != key.digest]:
+            del self._contexts[key]
 
     def wrap(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ServerTls:
         """Begin a handshake with a client."""
@@ -91,18 +134,28 @@ class CertificateStore:
         return wrapped
 
     def select(self, name: str | None) -> ssl.SSLContext:
-        """Return the context for what a client asks for."""
-        if name is None or not self._named:
-            return self._default
-        for candidate in candidates(name):
-            if candidate in self._named:
-                return self._context_of(candidate)
+        """Return the context for what a client asks for.
+
+        Raises:
+            CertificateError: the certificate of that name cannot be loaded.
+        """
+        if name is not None and self._named is not None:
+            for candidate in candidates(name):
+                found = self._named.find(candidate)
+                if found is not None:
+                    return self._context_of(found)
         return self._default
 
-    def _context_of(self, name: str) -> ssl.SSLContext:
-        context = self._contexts.get(name)
+    def _context_of(self, named: Named) -> ssl.SSLContext:
+        context = self._contexts.get(named)
         if context is None:
-            context = self._contexts[name] = make_server_context(self._policy, self._named[name])
+            assert self._named is not None
+            context = make_server_context(self._policy, self._named.pairs_of(named.id))
+            if len(self._contexts) >= CONTEXTS_LIMIT:
+                self._contexts.popitem(last=False)
+            self._contexts[named] = context
+        else:
+            self._contexts.move_to_end(named)
         return context
 
     def _make_default(self, pairs: Sequence[KeyPair]) -> ssl.SSLContext:
@@ -121,7 +174,7 @@ class CertificateStore:
             selected = self.select(name)
         except CertificateError:
             return int(ssl.ALERT_DESCRIPTION_INTERNAL_ERROR)
-        if selected is not self._default:
+        if selected is not context:
             connection.context = selected
         return None
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from websockets.client import ClientProtocol
+from websockets.exceptions import InvalidStatus
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import State
@@ -29,6 +30,9 @@ from fastgw.wire.messages import LINK_PATH, MESSAGE_LIMIT_BYTES, SUBPROTOCOL
 # Its lines about each opened and closed connection would stand beside ours, which say why.
 _websockets_log: Final = logging.getLogger("fastgw.websockets")
 _websockets_log.setLevel(logging.ERROR)
+
+_REASON_FIELD: Final = "X-Fastgw-Reason"
+_REASON_LIMIT: Final = 500
 
 
 def make_server_connection() -> ServerProtocol:
@@ -46,6 +50,24 @@ def make_client_connection(authority: str) -> ClientProtocol:
         max_size=MESSAGE_LIMIT_BYTES,
         logger=_websockets_log,
     )
+
+
+def refusal(status: bytes, reason: str) -> bytes:
+    """An answer in place of an upgrade, which may be sent without having read a request."""
+    told = reason.encode("ascii", "replace")[:_REASON_LIMIT]
+    return b"HTTP/1.1 %s\r\nConnection: close\r\n%s: %s\r\nContent-Length: 0\r\n\r\n" % (
+        status,
+        _REASON_FIELD.encode(),
+        told,
+    )
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, InvalidStatus):
+        reason = error.response.headers.get(_REASON_FIELD)
+        if reason:
+            return f"the control plane answered {error.response.status_code}: {reason[:_REASON_LIMIT]}"
+    return str(error)
 
 
 class Pump:
@@ -83,7 +105,7 @@ class Pump:
                 )
         self._write_frames()
         if self.connection.handshake_exc is not None:
-            raise RemoteLinkError(f"no websocket was opened: {self.connection.handshake_exc}")
+            raise RemoteLinkError(f"no websocket was opened: {_explain(self.connection.handshake_exc)}")
         if self.connection.parser_exc is not None:
             raise RemoteLinkError(f"the peer's websocket is broken: {self.connection.parser_exc}")
         return found

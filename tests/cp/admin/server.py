@@ -51,6 +51,9 @@ class StoredDataPlanes:
         finally:
             os.close(fd)
 
+    def last_read(self) -> Snapshot | None:
+        return None
+
     def publication(self) -> dict[str, Any]:
         return {"version": None, "config_hash": None, "published_at": None, "refused": None}
 

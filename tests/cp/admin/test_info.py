@@ -24,7 +24,7 @@ def test_root(admin: httpx.Client) -> None:
     assert body["plugins"]["available_on_server"]["key-auth"] == {"version": "3.9.1", "priority": 1250}
     assert body["plugins"]["enabled_in_cluster"] == []
     assert body["configuration"]["database"] == "sqlite"
-    assert body["configuration"]["admin_listen"] == ["127.0.0.1:8001"]
+    assert body["configuration"]["admin_listen"] == ["127.0.0.1:8001", "127.0.0.1:8444"]
     assert set(body["configuration"]) == {prop.name for prop in PROPERTIES}
     assert body["pids"]["master"] == os.getpid()
 
@@ -82,5 +82,5 @@ def test_without_storage_the_node_says_so(tmp_path: Path) -> None:
         server.run(server.storage.close())
         assert client.get("/status").json()["database"] == {"reachable": False}
         for response in (client.get("/services"), client.post("/services", json={"host": "a"})):
-            assert response.status_code == 500
-            assert response.json() == {"message": "An unexpected error occurred"}
+            assert response.status_code == 503
+            assert response.json()["message"].endswith("fastgw.db: closed")

@@ -17,6 +17,7 @@ from fastgw.errors import (
     ForeignViolation,
     OptionsError,
     ReferencedViolation,
+    StorageUnavailable,
     UniqueViolation,
     ValidationError,
 )
@@ -65,6 +66,10 @@ def not_found() -> Answer:
 
 def unexpected() -> Answer:
     return message(500, "An unexpected error occurred")
+
+
+def unavailable(error: StorageUnavailable) -> Answer:
+    return message(503, f"The database cannot serve this now, try again later: {error}")
 
 
 def _error(status: int, code: int, name: str, text: str, **detail: Any) -> Answer:
@@ -163,6 +168,8 @@ def answer_of(error: Exception) -> Answer | None:
             return invalid_options(error)
         case UniqueViolation():
             return unique_violation(error)
+        case StorageUnavailable():
+            return unavailable(error)
         case ForeignViolation():
             return foreign_violation(error)
         case ReferencedViolation():

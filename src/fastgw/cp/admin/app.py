@@ -7,6 +7,7 @@ its own, and the address of the peer is what the socket says.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -30,6 +31,7 @@ from fastgw.cp.admin.special import special_resources
 from fastgw.cp.admin.tags import tag_resources
 from fastgw.cp.admin.transaction import transaction_resources
 from fastgw.cp.storage.contract import Storage
+from fastgw.cp.storage.snapshot_reader import SnapshotReader
 from fastgw.errors import StorageError
 from fastgw.obs.logs import get_logger
 from fastgw.settings import Settings
@@ -37,6 +39,7 @@ from fastgw.settings import Settings
 log = get_logger(__name__)
 
 _EXPIRY_PERIOD_S: Final = 10.0
+_TRIM_PERIODS: Final = 60
 
 
 def make_admin_app(
@@ -79,13 +82,14 @@ def make_admin_app(
             *transaction_resources(storage, entities),
             *history_resources(storage),
             *description_resources(resources),
-        ]
+        ],
+        last_known=_LastKnown(cluster_view),
     )
     resources.update(dispatcher.resources)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        purge = asyncio.create_task(_delete_expired(storage), name="expired rows")
+        purge = asyncio.create_task(_tidy(storage), name="expired rows")
         try:
             yield
         finally:
@@ -101,12 +105,31 @@ def make_admin_app(
     return app
 
 
-async def _delete_expired(storage: Storage) -> None:
-    """Delete rows whose time is over, every few seconds; data planes hear of it as of any change."""
-    while True:
+class _LastKnown:
+    """Gives a reader of what was last read from the database; the same one until there is something newer."""
+
+    def __init__(self, cluster_view: ClusterView) -> None:
+        self._cluster_view = cluster_view
+        self._reader: SnapshotReader | None = None
+
+    def __call__(self) -> SnapshotReader | None:
+        snapshot = self._cluster_view.last_read()
+        if snapshot is None:
+            return None
+        if self._reader is None or self._reader.snapshot is not snapshot:
+            self._reader = SnapshotReader(snapshot)
+        return self._reader
+
+
+async def _tidy(storage: Storage) -> None:
+    """Delete rows whose time is over every few seconds, data planes hear of it as of any change; and trim the
+    history every few minutes."""
+    for period in itertools.count(1):
         await asyncio.sleep(_EXPIRY_PERIOD_S)
         try:
             async with storage.write("expiry") as writer:
                 await writer.delete_expired()
+                if period % _TRIM_PERIODS == 1:
+                    await writer.trim_history()
         except StorageError as error:
             log.warning("expired rows were not deleted: %s", error)

@@ -36,23 +36,7 @@ class Tokens:
     """
 
     def __init__(self, path: Path) -> None:
-        self._callers: dict[bytes, Caller] = {}
-        try:
-            lines = path.read_text().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not text"
-            raise SettingsError(f"admin_token_file: cannot read {path}: {reason.lower()}") from None
-        for number, line in enumerate(lines, 1):
-            line = line.strip()
-            if not line or line.startswith("#"):
-                continue
-            match = _LINE.fullmatch(line)
-            if match is None:
-                text = "expected name:token or name:token:read, the token of 16 to 200 characters"
-                raise SettingsError(f"admin_token_file: {path}, line {number}: {text}")
-            self._callers[_hash(match[2])] = Caller(match[1], match[3] is None)
-        if not self._callers:
-            raise SettingsError(f"admin_token_file: {path} holds no token")
+        self._callers = {_hash(token): caller for token, caller in _read(path)}
 
     def caller(self, headers: Headers) -> Caller | None:
         """Who sent the token; None without one, or with an unknown one."""
@@ -62,6 +46,36 @@ class Tokens:
             token = given.strip()
         # The look-up is by hash, so its time tells nothing of a token.
         return None if token is None else self._callers.get(_hash(token))
+
+
+def first_token(path: Path, *, may_write: bool) -> str | None:
+    """The first token of the file that may do this, for a command of the file's owner.
+
+    Raises:
+        SettingsError: as `Tokens`.
+    """
+    return next((token for token, caller in _read(path) if caller.may_write or not may_write), None)
+
+
+def _read(path: Path) -> list[tuple[str, Caller]]:
+    found: list[tuple[str, Caller]] = []
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not text"
+        raise SettingsError(f"admin_token_file: cannot read {path}: {reason.lower()}") from None
+    for number, line in enumerate(lines, 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        match = _LINE.fullmatch(line)
+        if match is None:
+            text = "expected name:token or name:token:read, the token of 16 to 200 characters"
+            raise SettingsError(f"admin_token_file: {path}, line {number}: {text}")
+        found.append((match[2], Caller(match[1], match[3] is None)))
+    if not found:
+        raise SettingsError(f"admin_token_file: {path} holds no token")
+    return found
 
 
 def _hash(token: str) -> bytes:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from fastgw.cp.admin.answers import json_response
 from fastgw.cp.admin.dispatch import Call, Resource
 from fastgw.cp.admin.paging import page_body, page_request
+from fastgw.model.snapshot import Snapshot
 from fastgw.routing.overlay import LayeredImage
 
 _STATUS_FIELDS = ("config_hash", "hostname", "ip", "last_seen")
@@ -28,6 +29,9 @@ class ClusterView(Protocol):
     def publication(self) -> dict[str, Any]:
         """What is published to them: `version`, `config_hash`, `published_at`, and `refused`, the reasons
         why the newest version is not; None without any."""
+
+    def last_read(self) -> Snapshot | None:
+        """The newest configuration that was read from the database; None before the first."""
 
     def open_image(self) -> LayeredImage | None:
         """The compiled routes of what is published; None before the first. Not for the event loop."""

@@ -44,7 +44,13 @@ class _Config:
         self._loaded: tuple[str, int] | None = None
 
     async def read(self, call: Call) -> Response:
-        version, rows = await self._storage.load_all()
+        if call.last_known is not None:
+            version, rows = (
+                call.last_known.snapshot.version,
+                await asyncio.to_thread(call.last_known.load_all),
+            )
+        else:
+            version, rows = await self._storage.load_all()
         text = await asyncio.to_thread(lambda: to_yaml(export_document(rows, now_s=time.time())))
         return json_response({"config": text}, headers={"ETag": version_tag(version)})
 

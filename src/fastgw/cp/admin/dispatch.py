@@ -7,13 +7,16 @@ without being declared.
 The path is matched on its raw bytes, segment by segment, each decoded once afterwards, so that `%2F` can
 stand in a name; a web framework's router sees the decoded path and could not tell. Source:
 kong/api/init.lua.
+
+While the database is away, a read is answered from the last configuration that was read from it, with a
+header that says so; what needs the database itself is 503 with the reason.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -23,12 +26,17 @@ from starlette.types import Receive, Scope, Send
 from fastgw.cp.admin import answers
 from fastgw.cp.admin.bodies import Body, check_content_type, parse_urlencoded, read_body, unescape
 from fastgw.cp.storage.contract import Reader, Storage, Writer
-from fastgw.errors import StorageError
+from fastgw.cp.storage.snapshot_reader import SnapshotReader
+from fastgw.errors import StorageError, StorageUnavailable
 from fastgw.obs.logs import get_logger
 
 log = get_logger(__name__)
 
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
+_READS: Final = frozenset({"GET", "HEAD"})
+
+STALE_HEADER: Final = "X-Fastgw-Stale"
+"""Says which version a read was answered from while the database was away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,8 @@ class Call:
     if_match: str | None = None
     #: The transaction that this request is a part of.
     writer: Writer | None = None
+    #: What is read from instead of the database, which is away.
+    last_known: SnapshotReader | None = None
 
     @property
     def actor(self) -> str:
@@ -60,8 +70,9 @@ class Call:
     @asynccontextmanager
     async def reading(self, storage: Storage) -> AsyncIterator[Reader]:
         """Open a view, or read in the transaction that this request is a part of."""
-        if self.writer is not None:
-            yield self.writer
+        instead: Reader | None = self.writer or self.last_known
+        if instead is not None:
+            yield instead
             return
         async with storage.read() as reader:
             yield reader
@@ -109,8 +120,18 @@ class _Node:
 class Dispatcher:
     """The ASGI application over a table of resources."""
 
-    def __init__(self, resources: Iterable[Resource]) -> None:
-        """Of two resources with one pattern, the later counts."""
+    def __init__(
+        self,
+        resources: Iterable[Resource],
+        *,
+        last_known: Callable[[], SnapshotReader | None] = lambda: None,
+    ) -> None:
+        """Of two resources with one pattern, the later counts.
+
+        Args:
+            last_known: gives what to read from while the database is away; None when nothing is known.
+        """
+        self._last_known = last_known
         self._root = _Node()
         self.resources = {resource.pattern: resource for resource in resources}
         for resource in self.resources.values():
@@ -133,13 +154,11 @@ class Dispatcher:
             return await self._dispatch(request)
         except Exception as error:
             found = answers.answer_of(error)
-            if found is None:
-                if isinstance(error, StorageError):
-                    log.error("%s %s failed: %s", request.method, request.url.path, error)
-                else:
-                    log.exception("%s %s failed", request.method, request.url.path)
-                found = answers.unexpected()
-            return answers.error_response(found)
+            if isinstance(error, StorageUnavailable) or (found is None and isinstance(error, StorageError)):
+                log.error("%s %s failed: %s", request.method, request.url.path, error)
+            elif found is None:
+                log.exception("%s %s failed", request.method, request.url.path)
+            return answers.error_response(found or answers.unexpected())
 
     async def _dispatch(self, request: Request) -> Response:
         resource, captured = self.find(request.scope["raw_path"])
@@ -154,16 +173,25 @@ class Dispatcher:
         arguments: dict[str, Any] = {}
         for name, value in parse_urlencoded(request.scope["query_string"]):
             arguments.setdefault(name, value)
-        return await endpoint(
-            Call(
-                request=request,
-                captured=tuple(unescape(raw) for raw in captured),
-                raw_captured=tuple(raw.decode("latin-1") for raw in captured),
-                arguments=arguments,
-                body=await read_body(request) if method in _WITH_BODY else Body(),
-                if_match=request.headers.get("if-match"),
-            )
+        call = Call(
+            request=request,
+            captured=tuple(unescape(raw) for raw in captured),
+            raw_captured=tuple(raw.decode("latin-1") for raw in captured),
+            arguments=arguments,
+            body=await read_body(request) if method in _WITH_BODY else Body(),
+            if_match=request.headers.get("if-match"),
         )
+        try:
+            return await endpoint(call)
+        except StorageUnavailable as error:
+            last_known = self._last_known() if method in _READS else None
+            if last_known is None:
+                raise
+            response = await endpoint(replace(call, last_known=last_known))
+            version = last_known.snapshot.version
+            log.warning("%s %s is answered from version %d: %s", method, request.url.path, version, error)
+            response.headers[STALE_HEADER] = f"version={version}"
+            return response
 
     def find(self, raw_path: bytes) -> tuple[Resource, list[bytes]]:
         """The resource of a path and the segments in its places; a slash at the end does not count."""

@@ -182,6 +182,17 @@ class PluginHooks(Hooks):
                 raise ValidationError({"protocols": fault})
 
 
+class ServiceHooks(Hooks):
+    """Authorities are named by id in a list, which no foreign key watches."""
+
+    async def before_write(
+        self, writer: Writer, row: Row, data: Mapping[str, Any], method: Method, key: RowKey | None
+    ) -> None:
+        for id_ in row["ca_certificates"] or () if "ca_certificates" in data else ():
+            if await writer.get("ca_certificates", id_) is None:
+                raise ValidationError({"ca_certificates": f"there is no CA certificate {id_}"})
+
+
 class AuthorityHooks(Hooks):
     """A certificate of an authority stays while a service names it."""
 
@@ -209,6 +220,7 @@ def make_hooks(settings: Settings) -> dict[str, Hooks]:
         "certificates": CertificateHooks(ENTITIES["certificates"]),
         "targets": TargetHooks(ENTITIES["targets"]),
         "plugins": PluginHooks(ENTITIES["plugins"], settings),
+        "services": ServiceHooks(ENTITIES["services"]),
         "ca_certificates": AuthorityHooks(ENTITIES["ca_certificates"]),
     }
     return {name: special.get(name) or Hooks(entity) for name, entity in ENTITIES.items()}

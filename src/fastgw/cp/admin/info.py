@@ -93,7 +93,7 @@ class _Info:
                         name: {"version": KONG_VERSION, "priority": PLUGIN_SCHEMAS[name].priority}
                         for name in sorted(self._plugins)
                     },
-                    "enabled_in_cluster": await self._configured_plugins(),
+                    "enabled_in_cluster": await self._configured_plugins(call),
                 },
                 "lua_version": f"none ({platform.python_implementation()} {platform.python_version()})",
                 "configuration": self._configuration,
@@ -124,8 +124,8 @@ class _Info:
     async def robots(self, call: Call) -> Response:
         return Response("User-agent: *\nDisallow: /", media_type="text/plain")
 
-    async def _configured_plugins(self) -> list[str]:
-        async with self._storage.read() as reader:
+    async def _configured_plugins(self, call: Call) -> list[str]:
+        async with call.reading(self._storage) as reader:
             return sorted({row["name"] for row in await all_of(reader, "plugins")})
 
     async def status(self, call: Call) -> Response:

@@ -86,6 +86,8 @@ class Connector:
                 verify_depth=(
                     self._verify_depth if service.tls_verify_depth is None else service.tls_verify_depth
                 ),
+                authorities=service.authorities,
+                client=service.client_pairs,
             )
         key = (host, service.port, tls)
         pool = self._pools.get(key)
