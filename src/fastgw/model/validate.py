@@ -147,7 +147,7 @@ def _finish(
     row = {name: _fill(field, given.get(name, UNSET)) for name, field in fields.items()}
     unknown = {name: value for name, value in given.items() if name not in fields}
     faults |= check_record(fields, checks, {**row, **unknown}, is_update=is_update, known_faults=faults)
-    faults = faults or unserved_faults(entity.name, row)
+    faults = faults or unserved_faults(entity.name, row, entity.flavor)
     if faults:
         raise ValidationError(faults)
     return {name: _settle(field, row[name]) for name, field in fields.items() if not field.transient}
