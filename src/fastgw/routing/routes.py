@@ -18,6 +18,7 @@ from fastgw._router_program import All, Test
 from fastgw.model.expressions import parse_expression
 from fastgw.model.served import Unserved, unserved_of
 from fastgw.routing.image import Protocols, RouteRecord
+from fastgw.routing.plugins import StepRecord
 
 FLAVORS: Final = {
     "traditional": Flavor.FLAVOR_TRADITIONAL,
@@ -154,7 +155,13 @@ def refusals(row: Any, uses: Iterable[Unserved]) -> Iterator[tuple[str, str]]:
             yield use.field, next(str(one) for one in (fault if isinstance(fault, list) else [fault]) if one)
 
 
-def record_of(row: RouteRow, service: int, flavor: str, missing_plugin: str | None) -> RouteRecord:
+def record_of(
+    row: RouteRow,
+    service: int,
+    flavor: str,
+    missing_plugin: str | None,
+    plugins: tuple[StepRecord, ...] = (),
+) -> RouteRecord:
     """What the data plane needs to know once the route has matched; *service* is a number, or -1."""
     # By place: there are many.
     return RouteRecord(
@@ -167,4 +174,5 @@ def record_of(row: RouteRow, service: int, flavor: str, missing_plugin: str | No
         row.https_redirect_status_code,
         flavor == "traditional" and row.path_handling == "v1",
         missing_plugin,
+        plugins,
     )
