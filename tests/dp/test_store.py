@@ -192,6 +192,21 @@ def test_a_prefix_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         Store(tmp_path / "file" / "sub")
 
 
+def test_what_is_staged_is_nothing_before_the_decision(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.save(image_file(ONE))
+    before = {path.name for path in store.directory.iterdir()}
+    store.stage(image_file(TWO))
+    assert version_of(store.load()) == 1
+    store.discard()
+    store.discard()
+    assert {path.name for path in store.directory.iterdir()} == before
+    store.stage(image_file(TWO))
+    store.decide()
+    assert version_of(store.load()) == 2
+    store.close()
+
+
 def test_a_failed_save_leaves_what_was_there(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.save(image_file(ONE))
