@@ -82,7 +82,8 @@ def test_a_loaded_image_does_not_change_with_its_file(tmp_path: Path) -> None:
     store.close()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+# No deadline: a sync takes what the disk takes.
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
 @given(st.data())
 def test_damage_anywhere_is_noticed_and_set_aside(tmp_path: Path, data: st.DataObject) -> None:
     store = Store(tmp_path)
