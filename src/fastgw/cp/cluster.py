@@ -11,6 +11,8 @@ signature on the loop that also pushes configuration. So connections are accepte
 asyncio's server, and those beyond the rate (`pacing.ADMITTED_PER_SECOND`) are closed before their
 handshake; to a data plane that is one more failed try, and the next is later.
 
+Kong data planes ask for /v1/outlet and are handed over to `kong_peers`.
+
 Source: Kong's cluster listener, for what answers where (404 on /v1/wrpc, on which its data planes rely).
 """
 
@@ -29,7 +31,9 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 from fastgw import __version__
+from fastgw.cp import kong_peers
 from fastgw.cp.hub import DataPlane, Hub
+from fastgw.cp.kong_payloads import KongPayloads
 from fastgw.errors import CertificateError, RemoteLinkError
 from fastgw.listening import address_of, open_listeners
 from fastgw.obs.logs import get_logger
@@ -38,6 +42,7 @@ from fastgw.tls.authority import node_id_of, serial_of
 from fastgw.tls.cluster import Credentials, LinkTls
 from fastgw.tls.handshake import alert_of, explain_handshake_failure
 from fastgw.wire.enrolment import ENROL_PATH
+from fastgw.wire.kong_v1.messages import OUTLET_PATH
 from fastgw.wire.link import (
     HEARTBEAT_S,
     Accepted,
@@ -211,7 +216,10 @@ class _Session(asyncio.Protocol):
             self._write(refusal(b"403 Forbidden", reason))
             self._refuse(reason)
             return
-        if path != LINK_PATH and not is_enrolment:
+        if path == OUTLET_PATH and self._server.kong is not None:
+            self._hand_over(self._server.kong, request)
+            return
+        if path != self._server.link_path and not is_enrolment:
             response = self._connection.reject(http.HTTPStatus.NOT_FOUND, "no such path on this port\n")
         else:
             response = self._connection.accept(request)
@@ -236,6 +244,24 @@ class _Session(asyncio.Protocol):
         )
         self._pump.link = self._link
 
+    def _hand_over(self, port: kong_peers.Port, request: Request) -> None:
+        """Leave the connection to the end that speaks Kong's protocol."""
+        assert self._transport is not None
+        answer, arguments, reason = kong_peers.answer_upgrade(request)
+        self._write(answer)
+        if arguments is None:
+            self._refuse(f"a Kong data plane: {reason}")
+            return
+        mismatch = self._mismatch(arguments.node_id)
+        if mismatch:
+            self._refuse(f"a Kong data plane: {mismatch}")
+            return
+        peer = kong_peers.KongPeer(port, self._transport, arguments, self._ip, self._certificate)
+        self._is_closing = True
+        self._server.sessions.discard(self)
+        self._server.sessions.add(peer)
+        self._transport.set_protocol(peer)
+
     def _act(self, events: Sequence[ControlEvent]) -> None:
         hub = self._server.hub
         for event in events:
@@ -258,14 +284,21 @@ class _Session(asyncio.Protocol):
                     hub.withheld(self._data_plane, version, reason)
 
     def _join(self, hello: Hello) -> None:
-        assert self._certificate is not None
-        proved = node_id_of(self._certificate)
-        if proved is not None and proved != hello.node_id:
-            self.close(f"its certificate is that of node {proved}, and it says that it is {hello.node_id}")
+        mismatch = self._mismatch(hello.node_id)
+        if mismatch:
+            self.close(mismatch)
             return
+        assert self._certificate is not None
         expiry_s = int(self._certificate.not_valid_after_utc.timestamp())
         self._data_plane = DataPlane(hello, self, self._ip, expiry_s)
         self._server.hub.join(self._data_plane)
+
+    def _mismatch(self, node_id: str) -> str:
+        """Why the certificate speaks against this id; empty if it does not."""
+        proved = node_id_of(self._certificate) if self._certificate is not None else None
+        if proved is None or proved == node_id:
+            return ""
+        return f"its certificate is that of node {proved}, and it says that it is {node_id}"
 
     def _refuse(self, reason: str) -> None:
         """End what never became a link."""
@@ -311,6 +344,8 @@ class ClusterServer:
 
     Args:
         office: answers nodes that want a certificate; None where that is somebody else's business.
+        takes_own: False answers 404 to data planes that speak our protocol.
+        kong_payloads: what Kong data planes are pushed; None: they are answered 404.
         clock: monotonic seconds, of which all deadlines after the TLS handshake are made.
     """
 
@@ -323,12 +358,20 @@ class ClusterServer:
         control_plane_id: str,
         heartbeat_s: float = HEARTBEAT_S,
         office: Registrar | None = None,
+        takes_own: bool = True,
+        kong_payloads: KongPayloads | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.office = office
         self.hub = hub
         self.identity = _Identity(control_plane_id, heartbeat_s, clock)
-        self.sessions: set[_Session] = set()
+        self.sessions: set[_Session | kong_peers.KongPeer] = set()
+        self.link_path = LINK_PATH if takes_own else None
+        self.kong = (
+            kong_peers.Port(hub, kong_payloads, clock, self.sessions.discard)
+            if kong_payloads is not None
+            else None
+        )
         self._listens = listens
         self._credentials = credentials
         self._admission = Admission(ADMITTED_PER_SECOND, ADMISSION_BURST, clock)

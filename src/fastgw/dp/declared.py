@@ -19,11 +19,19 @@ _log: Final = logs.get_logger("supervisor")
 class DeclaredSource:
     """Takes the place of the link: its snapshots come from *path*, and their versions count the readings."""
 
-    def __init__(self, path: Path, apply: Callable[[IncomingSnapshot], Awaitable[Applied | Refused]]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        apply: Callable[[IncomingSnapshot], Awaitable[Applied | Refused]],
+        *,
+        flavor: str,
+    ) -> None:
         self._path = path
         self._apply = apply
+        self._flavor = flavor
         self._version = 0
         self._again = asyncio.Event()
+        self._waiting: list[asyncio.Future[None]] = []
 
     async def read(self) -> IncomingSnapshot:
         """Read the file, whole.
@@ -31,7 +39,7 @@ class DeclaredSource:
         Raises:
             DeclarativeError: with all faults of the file.
         """
-        incoming = await asyncio.to_thread(_read, self._path, self._version + 1)
+        incoming = await asyncio.to_thread(_read, self._path, self._version + 1, self._flavor)
         self._version += 1
         return incoming
 
@@ -48,16 +56,24 @@ class DeclaredSource:
         while True:
             await self._again.wait()
             self._again.clear()
+            waiting, self._waiting = self._waiting, []
             try:
                 await self._apply(await self.read())
             except DeclarativeError as error:
                 _log.error("the declarative file is refused, what is served stays: %s", error)
+            finally:
+                for done in waiting:
+                    if not done.done():
+                        done.set_result(None)
 
-    def read_again(self) -> None:
-        """Have `run` read the file anew."""
+    async def read_again(self) -> None:
+        """Have `run` read the file anew; return when that is applied or refused."""
+        done = asyncio.get_running_loop().create_future()
+        self._waiting.append(done)
         self._again.set()
+        await done
 
 
-def _read(path: Path, version: int) -> IncomingSnapshot:
-    snapshot = Snapshot.from_rows(version, load_declarative(path))
+def _read(path: Path, version: int, flavor: str) -> IncomingSnapshot:
+    snapshot = Snapshot.from_rows(version, load_declarative(path, flavor=flavor))
     return IncomingSnapshot(version, snapshot.digest, snapshot.pack())

@@ -29,6 +29,7 @@ from fastgw.dp.supervisor import Supervisor
 from fastgw.dp.sync import IncomingSnapshot, Sync, SyncStatus
 from fastgw.dp.workers import Deadlines
 from fastgw.obs import logs
+from fastgw.obs.service_manager import ServiceManager
 from fastgw.settings import Settings
 from fastgw.tls.cluster_files import FileCredentials, uses_files
 
@@ -38,8 +39,20 @@ _log: Final = logs.get_logger("supervisor")
 class DataPlane:
     """One data plane."""
 
-    def __init__(self, settings: Settings, *, deadlines: Deadlines | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        deadlines: Deadlines | None = None,
+        manager: ServiceManager | None = None,
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            manager: told how the data plane is; none by default.
+        """
         self._settings = settings
+        self._manager = manager or ServiceManager({})
         self._deadlines = deadlines
         self._cleanup = contextlib.AsyncExitStack()
         self._stopping = asyncio.Event()
@@ -76,6 +89,8 @@ class DataPlane:
         workers = asyncio.create_task(self.supervisor.run(), name="workers")
         status = asyncio.create_task(self.status.run(), name="status")
         stopping = asyncio.create_task(self._stopping.wait())
+        self._in_background(self._tell_ready())
+        self._manager.start_watchdog()
         try:
             await asyncio.wait((source, workers, status, stopping), return_when=asyncio.FIRST_COMPLETED)
             for task in (source, workers, status):
@@ -86,6 +101,7 @@ class DataPlane:
             source.cancel()
             await asyncio.gather(source, return_exceptions=True)
             _log.notice("drains")
+            self._manager.stopping("draining")
             await self.supervisor.stop()
             await asyncio.gather(workers, return_exceptions=True)
             self.status.stop()
@@ -101,14 +117,35 @@ class DataPlane:
 
     def read_again(self) -> None:
         """Read what can change while the data plane runs."""
-        self._in_background(self.supervisor.read_certificates())
-        if self._declared is not None:
-            self._declared.read_again()
-        if self._credentials is not None:
-            self._credentials.read_again()
+        self._in_background(self._read_again())
 
     def reopen_logs(self) -> None:
         self._in_background(self.supervisor.reopen_logs())
+
+    async def _read_again(self) -> None:
+        self._manager.reloading()
+        await self.supervisor.read_certificates()
+        if self._declared is not None:
+            await self._declared.read_again()
+        if self._credentials is not None:
+            self._credentials.read_again()
+        if not self._stopping.is_set():
+            self._manager.ready(self._describe())
+
+    async def _tell_ready(self) -> None:
+        """Tell once all workers accept; with a file, once they serve it.
+
+        A data plane whose control plane is out of sight is ready too: waiting for it is what it is for.
+        """
+        generation = 0 if self._declared is None else 1
+        for worker in self.supervisor.workers:
+            if not await worker.wait_serving(generation, None):
+                return
+        self._manager.ready(self._describe())
+
+    def _describe(self) -> str:
+        version = self.supervisor.state().version
+        return f"data plane on {', '.join(self.supervisor.addresses)}, started with version {version}"
 
     async def _start(self) -> None:
         settings = self._settings
@@ -119,7 +156,9 @@ class DataPlane:
         node = load_identity(settings.prefix)
         self.supervisor = Supervisor(settings, node=node, store=store, deadlines=self._deadlines)
         if settings.declarative_config is not None:
-            self._declared = DeclaredSource(settings.declarative_config, self.supervisor.apply)
+            self._declared = DeclaredSource(
+                settings.declarative_config, self.supervisor.apply, flavor=settings.router_flavor
+            )
             self._first = await self._declared.read()
         else:
             self._link = self._make_link()
@@ -198,10 +237,11 @@ async def run_data_plane(settings: Settings) -> None:
         settings.log_level, settings.log_destination(settings.proxy_error_log), process="dp supervisor"
     )
     raise_file_limit()
-    data_plane = DataPlane(settings)
-    await data_plane.start()
-    with _signals(data_plane):
-        await data_plane.run()
+    with contextlib.closing(ServiceManager()) as manager:
+        data_plane = DataPlane(settings, manager=manager)
+        await data_plane.start()
+        with _signals(data_plane):
+            await data_plane.run()
 
 
 @contextlib.contextmanager
