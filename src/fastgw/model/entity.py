@@ -8,12 +8,15 @@ the Unix second at which they end, or None (the Admin API shows the seconds that
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import KW_ONLY, dataclass, field
-from typing import Any
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Any, Final
 
 from fastgw.model.fields import AllOrNone, Check, Field, Variant
 
 Row = dict[str, Any]
+
+DEFAULT_FLAVOR: Final = "traditional_compatible"
+"""Kong's `router_flavor`, where nothing else is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +60,19 @@ class Entity:
     #: The field whose value, or first known element, selects one of `variants`.
     variant_key: str | None = None
     variants: Mapping[str, Variant] = field(default_factory=dict, repr=False)
+    #: Of routes: the `router_flavor` that they are to be served under.
+    flavor: str = DEFAULT_FLAVOR
     #: What is wrong with a value of `variant_key` that selects none.
     unknown_variant: str = "unknown type: {value}"
 
-    @property
-    def unique_fields(self) -> tuple[str, ...]:
-        return tuple(name for name, declared in self.fields.items() if declared.unique)
+    unique_fields: tuple[str, ...] = field(init=False, repr=False)
+    foreign_fields: Mapping[str, Field] = field(init=False, repr=False)
 
-    @property
-    def foreign_fields(self) -> Mapping[str, Field]:
-        return {name: declared for name, declared in self.fields.items() if declared.type == "foreign"}
+    def __post_init__(self) -> None:
+        unique = tuple(name for name, declared in self.fields.items() if declared.unique)
+        foreign = {name: declared for name, declared in self.fields.items() if declared.type == "foreign"}
+        object.__setattr__(self, "unique_fields", unique)
+        object.__setattr__(self, "foreign_fields", foreign)
 
     @property
     def stored_fields(self) -> Mapping[str, Field]:
@@ -85,3 +91,8 @@ class Entity:
         """The fields as they are declared for *row*."""
         variant = self.variant_of(row)
         return {**self.fields, **variant.fields} if variant else self.fields
+
+
+def flavored(entity: Entity, flavor: str) -> Entity:
+    """*entity* with the rules of a `router_flavor`, which only routes have."""
+    return replace(entity, flavor=flavor) if entity.name == "routes" and flavor != entity.flavor else entity
