@@ -150,7 +150,9 @@ async def cluster_port(
     listen: str = "127.0.0.1:0",
     clock: Clock | None = None,
     heartbeat_s: float = 30.0,
+    **options: Any,
 ) -> AsyncIterator[Port]:
+    """Start a cluster port; *options* are those of `ClusterServer`."""
     pair = pair or gen_cert_pair()
     storage = make_storage(settings_of("control_plane", directory, pair))
     await storage.open()
@@ -161,7 +163,7 @@ async def cluster_port(
         hub,
         control_plane_id="the-control-plane",
         heartbeat_s=heartbeat_s,
-        **({"clock": clock} if clock is not None else {}),
+        **(options if clock is None else {**options, "clock": clock}),
     )
     writing = asyncio.create_task(hub.run())
     try:
@@ -187,11 +189,14 @@ class Node:
         credentials: Credentials | None = None,
         clock: Clock | None = None,
         draw: Callable[[], float] = random.random,
+        trust_told: Callable[[str], None] = lambda _: None,
+        identity: NodeIdentity | None = None,
         **flags: str,
     ) -> None:
         pair = pair or gen_cert_pair()
         settings = settings_of("data_plane", directory, pair, cluster_control_plane=address, **flags)
-        self.id = str(uuid.uuid4())
+        identity = identity or NodeIdentity(str(uuid.uuid4()), "dp-1")
+        self.id = identity.id
         self.state = AppliedState(0, "")
         self.snapshot: Snapshot | None = None
         self.seen: list[int] = []
@@ -202,7 +207,8 @@ class Node:
         self.sync = Sync(
             settings,
             credentials or shared(pair),
-            node=NodeIdentity(self.id, "dp-1"),
+            node=identity,
+            trust_told=trust_told,
             apply=self._apply,
             applied=lambda: self.state,
             log=logs.get_logger("sync"),

@@ -24,6 +24,7 @@ from typing import Final
 import msgspec
 import uvloop
 
+from fastgw._regex import STEPS_LIMIT, overruns
 from fastgw.dp import control
 from fastgw.dp._runtime import Runtime
 from fastgw.dp.process import die_with_parent, raise_file_limit
@@ -48,8 +49,10 @@ class _Worker:
         *socket_fds, metrics_fd, tls_fd = fds
         sockets = [socket.socket(fileno=fd) for fd in socket_fds]
         self._listeners = list(zip(sockets, configure.listeners, strict=True))
-        self._access_log = AccessLog(configure.access_log) if configure.access_log else None
         options = msgspec.msgpack.decode(configure.options, type=ProxyOptions)
+        self._access_log = (
+            AccessLog(configure.access_log, is_json=options.access_log_json) if configure.access_log else None
+        )
         self._certificates = _read_tls(tls_fd)
         self._server = ProxyServer(
             asyncio.get_running_loop(), options, metrics_fd, self._access_log, self._certificates
@@ -158,6 +161,13 @@ def _decode_tls(fd: int) -> ProxyTls | None:
     return msgspec.msgpack.decode(content, type=ProxyTls) if content else None
 
 
+def _tell_overrun(pattern: bytes) -> None:
+    text = pattern.decode(errors="replace")
+    _log.error(
+        "the regex %s took more than %d steps on a request: that counts as no match", text, STEPS_LIMIT
+    )
+
+
 def _read_tls(fd: int) -> CertificateStore | None:
     tls = _decode_tls(fd)
     return None if tls is None else CertificateStore(tls.policy, tls.default)
@@ -171,6 +181,7 @@ async def _serve(sock: socket.socket) -> int:
         if not isinstance(configure, control.Configure):
             raise control.ChannelError(f"the first message is {type(configure).__name__}, not Configure")
         logs.setup(configure.log_level, configure.error_log, process=f"dp worker {configure.worker}")
+        overruns.on_first = _tell_overrun
         worker = _Worker(channel, configure, fds)
         await worker.run()
     except control.ChannelClosed:

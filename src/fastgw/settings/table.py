@@ -114,7 +114,12 @@ class Settings:
     admin_rate_limit: int = _property(
         "0", parsers.integer(0, _WHOLE), "writes per second and caller of the Admin API; 0 is unlimited", CP
     )
-    proxy_access_log: str = _property("logs/access.log", parsers.access_log, "path, or off", DP)
+    proxy_access_log: str = _property(
+        "logs/access.log",
+        parsers.proxy_access_log,
+        "path, or off; with json behind the path each line is one JSON object",
+        DP,
+    )
     proxy_error_log: str = _property("logs/error.log", parsers.error_log, "the data plane's log", DP)
 
     database: str = _property(
@@ -143,8 +148,16 @@ class Settings:
         CP,
     )
 
+    db_update_frequency: float = _property(
+        "5", parsers.seconds, "least seconds between two pushes to one Kong data plane", CP
+    )
     cluster_control_plane: str = _property(
         "127.0.0.1:8005", parsers.host_port, "the control plane to connect to", DP
+    )
+    cluster_wire: str = _property(
+        "auto",
+        parsers.one_of("auto", "fastgw", "kong"),
+        "auto: fastgw's own protocol, and Kong's with nodes of Kong; fastgw or kong: that one alone",
     )
     cluster_cert: str = _property("", parsers.text, "path, PEM text, or base64 of PEM text")
     cluster_cert_key: str = _property("", parsers.text, "the same forms as cluster_cert", secret=True)
@@ -164,6 +177,15 @@ class Settings:
         parsers.names,
         "with pki_check_cn: data planes' names; none: those of the control plane's parent domain",
         CP,
+    )
+    cluster_token: str = _property(
+        "", parsers.text, "with pki: a token of `fastgw pki token` to join with", DP, secret=True
+    )
+    pki_secret: str = _property(
+        "", parsers.text, "encrypts the keys of the built-in authority in the database", CP, secret=True
+    )
+    pki_certificate_lifetime: float = _property(
+        "30d", parsers.lifetime, "how long certificates of the built-in authority are valid", CP
     )
     cluster_dp_labels: dict[str, str] = _property("", parsers.labels, "key:value, at most ten", DP)
     cluster_max_payload: int = _property(
@@ -313,7 +335,7 @@ class Settings:
 
     def log_destination(self, value: str) -> str | None:
         """Resolve a log property against the prefix; None when it is off."""
-        return None if value == "off" else os.path.join(self.prefix, value)
+        return None if value == "off" else os.path.join(self.prefix, value.removesuffix(" json"))
 
     def __repr__(self) -> str:
         shown = (

@@ -21,8 +21,8 @@ MINOR_VERSION: Final = 1
 """1: the data plane takes a `Delta`, and says `wants_whole` and `is_passing` in a Nack."""
 
 CHUNK_BYTES: Final = 16 * 1024
-"""What a control plane puts into one chunk: a TLS record. OpenSSL keeps for each connection a buffer as large as
-the largest message that ever went through it, so larger ones would cost a thousand data planes their memory."""
+"""What a control plane puts into one chunk: a TLS record. OpenSSL keeps for each connection a buffer as large
+as the largest message that ever went through it, which a thousand data planes multiply."""
 CHUNK_LIMIT_BYTES: Final = 256 * 1024
 DELTA_LIMIT_BYTES: Final = 512 * 1024
 MESSAGE_LIMIT_BYTES: Final = 1024 * 1024
@@ -70,6 +70,9 @@ class Welcome(Message, tag="welcome", frozen=True, kw_only=True):
     """How far apart this control plane wants reconnecting data planes: see `pacing`."""
     heartbeat_s: Annotated[float, Meta(ge=0.1, le=300)]
     """How often to send a Ping; one and a half of it without any message is silence."""
+    trust: Text = ""
+    """Names the state of the cluster's authorities and signing keys; a data plane that knows another one asks
+    for them anew (`enrolment`). Empty: they are not the control plane's business."""
 
 
 class Same(Message, tag="same", frozen=True, kw_only=True):
@@ -134,7 +137,8 @@ class Ping(Message, tag="ping", frozen=True, kw_only=True):
 
 
 class Pong(Message, tag="pong", frozen=True, kw_only=True):
-    pass
+    trust: Text = ""
+    """As `Welcome.trust`, as it is now."""
 
 
 class Bye(Message, tag="bye", frozen=True, kw_only=True):
