@@ -212,7 +212,9 @@ def _source_warnings(gathered: Gathered) -> list[str]:
     formats = [
         name
         for name in ("admin_access_log", "proxy_access_log", "admin_error_log", "proxy_error_log")
-        if name in gathered.values and len(gathered.values[name].text.split()) > 1
+        if name in gathered.values
+        and (words := gathered.values[name].text.split()[1:])
+        and not (name == "proxy_access_log" and words == ["json"])
     ]
     if formats:
         warnings.append(f"only the path counts, the words after it have no effect: {_listed(formats)}")

@@ -120,6 +120,12 @@ def access_log(value: str) -> str:
     return "off" if destination.lower() == "off" else destination
 
 
+def proxy_access_log(value: str) -> str:
+    """Read `path`, or `path json`: as nginx has it, the name of a format stands behind the path."""
+    destination = access_log(value)
+    return f"{destination} json" if value.split()[1:] == ["json"] and destination != "off" else destination
+
+
 def error_log(value: str) -> str:
     destination = log_file(value)
     if destination.lower() == "off":

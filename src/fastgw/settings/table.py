@@ -114,7 +114,12 @@ class Settings:
     admin_rate_limit: int = _property(
         "0", parsers.integer(0, _WHOLE), "writes per second and caller of the Admin API; 0 is unlimited", CP
     )
-    proxy_access_log: str = _property("logs/access.log", parsers.access_log, "path, or off", DP)
+    proxy_access_log: str = _property(
+        "logs/access.log",
+        parsers.proxy_access_log,
+        "path, or off; with json behind the path each line is one JSON object",
+        DP,
+    )
     proxy_error_log: str = _property("logs/error.log", parsers.error_log, "the data plane's log", DP)
 
     database: str = _property(
@@ -143,8 +148,16 @@ class Settings:
         CP,
     )
 
+    db_update_frequency: float = _property(
+        "5", parsers.seconds, "least seconds between two pushes to one Kong data plane", CP
+    )
     cluster_control_plane: str = _property(
         "127.0.0.1:8005", parsers.host_port, "the control plane to connect to", DP
+    )
+    cluster_wire: str = _property(
+        "auto",
+        parsers.one_of("auto", "fastgw", "kong"),
+        "auto: fastgw's own protocol, and Kong's with nodes of Kong; fastgw or kong: that one alone",
     )
     cluster_cert: str = _property("", parsers.text, "path, PEM text, or base64 of PEM text")
     cluster_cert_key: str = _property("", parsers.text, "the same forms as cluster_cert", secret=True)
@@ -313,7 +326,7 @@ class Settings:
 
     def log_destination(self, value: str) -> str | None:
         """Resolve a log property against the prefix; None when it is off."""
-        return None if value == "off" else os.path.join(self.prefix, value)
+        return None if value == "off" else os.path.join(self.prefix, value.removesuffix(" json"))
 
     def __repr__(self) -> str:
         shown = (
