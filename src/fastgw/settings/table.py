@@ -178,6 +178,15 @@ class Settings:
         "with pki_check_cn: data planes' names; none: those of the control plane's parent domain",
         CP,
     )
+    cluster_token: str = _property(
+        "", parsers.text, "with pki: a token of `fastgw pki token` to join with", DP, secret=True
+    )
+    pki_secret: str = _property(
+        "", parsers.text, "encrypts the keys of the built-in authority in the database", CP, secret=True
+    )
+    pki_certificate_lifetime: float = _property(
+        "30d", parsers.lifetime, "how long certificates of the built-in authority are valid", CP
+    )
     cluster_dp_labels: dict[str, str] = _property("", parsers.labels, "key:value, at most ten", DP)
     cluster_max_payload: int = _property(
         "16777216",
