@@ -72,7 +72,7 @@ class Node:
 
     async def take_over(self, **properties: str) -> subprocess.Popen[str]:
         """Have a new process take over, and see it done."""
-        before = self.processes[-1].pid
+        before = [process.pid for process in self.processes if process.poll() is None][-1]
         process = self.start("--takeover", **properties)
         await until(
             lambda: f"has taken over from process {before}" in self.log() or process.poll() is not None,
