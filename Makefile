@@ -5,7 +5,7 @@ PYTHON_VENV := .venv/bin/python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev test fuzz check bench docs clean
+.PHONY: help run dev test fuzz check bench docs wheels clean
 
 help: ## Say what can be made
 	@echo "fastgw: make WHAT [ARGS=…]"
@@ -44,6 +44,9 @@ docs: dev ## Build the documentation as a site: build/docs/index.html
 	@$(PYTHON_VENV) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' \
 		| $(PYTHON_VENV) -m pip install -q --disable-pip-version-check -r /dev/stdin
 	$(PYTHON_VENV) -m sphinx -W --keep-going -q -b html docs build/docs
+
+wheels: dev ## Build sdist and wheels for every Python here, and try each in an empty environment
+	$(PYTHON_VENV) tools/wheels.py $(ARGS)
 
 clean: ## Remove what was built, .venv included
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks src/fastgw.egg-info

@@ -1,9 +1,14 @@
-"""The compiled extensions and their compiler directives; all else stands in pyproject.toml."""
+"""The compiled extensions and their compiler directives; all else stands in pyproject.toml.
+
+Cython runs when extensions are built, not when somebody asks for metadata or makes an sdist: that one carries
+the `.pyx` files, and no C.
+"""
 
 import os
+from typing import Any
 
-from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 DEBUG = os.environ.get("FASTGW_DEBUG") == "1"
 
@@ -32,35 +37,50 @@ MODULES = [
     "fastgw.dp._proxy_header",
     "fastgw.dp._exchange",
     "fastgw.dp._admit",
+    "fastgw.dp._phases",
     "fastgw.dp._upstream",
     "fastgw.dp._respond",
     "fastgw.dp._downstream",
 ]
 
-extensions = [
-    Extension(
-        name,
-        [f"src/{name.replace('.', '/')}.pyx"],
-        extra_compile_args=["-O0", "-g"] if DEBUG else ["-O2", "-fno-plt"],
-        define_macros=[("CYTHON_TRACE_NOGIL", "1")] if DEBUG else [],
-    )
-    for name in MODULES
-    if os.path.exists(f"src/{name.replace('.', '/')}.pyx")
-]
+
+class CythonBuildExt(build_ext):
+    """Translates all extensions at once, then compiles them."""
+
+    def build_extensions(self) -> None:
+        from Cython.Build import cythonize  # noqa: PLC0415 - what makes no extension needs no Cython
+
+        translated: list[Any] = cythonize(
+            self.extensions,
+            include_path=["src"],
+            annotate=DEBUG,
+            compiler_directives={
+                "language_level": 3,
+                "freethreading_compatible": False,
+                "linetrace": DEBUG,
+                "boundscheck": True,
+                "wraparound": False,
+                "cdivision": True,
+                "embedsignature": False,
+            },
+        )
+        # In place: setuptools has put marks of its own on the objects that it knows.
+        by_name = {extension.name: extension for extension in translated}
+        for extension in self.extensions:
+            extension.sources = by_name[extension.name].sources
+            extension.depends = by_name[extension.name].depends
+        super().build_extensions()
+
 
 setup(
-    ext_modules=cythonize(
-        extensions,
-        include_path=["src"],
-        annotate=DEBUG,
-        compiler_directives={
-            "language_level": 3,
-            "freethreading_compatible": False,
-            "linetrace": DEBUG,
-            "boundscheck": True,
-            "wraparound": False,
-            "cdivision": True,
-            "embedsignature": False,
-        },
-    ),
+    cmdclass={"build_ext": CythonBuildExt},
+    ext_modules=[
+        Extension(
+            name,
+            [f"src/{name.replace('.', '/')}.pyx"],
+            extra_compile_args=["-O0", "-g"] if DEBUG else ["-O2", "-fno-plt"],
+            define_macros=[("CYTHON_TRACE_NOGIL", "1")] if DEBUG else [],
+        )
+        for name in MODULES
+    ],
 )

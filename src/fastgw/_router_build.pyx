@@ -8,6 +8,7 @@ The one complication is that candidates are sorted twice: by precedence, which g
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, qsort
 from libc.string cimport memcmp, memcpy
@@ -20,7 +21,7 @@ from fastgw._router cimport (
     PRIORITY_KINDS_SHIFT, PRIORITY_LENGTH_LIMIT, PRIORITY_PLAIN_HOSTS_SHIFT, PRIORITY_REGEX_PRIORITY_SHIFT,
     PRIORITY_REGEX_SHIFT, TABLE_MAGIC, TABLE_VERSION, Candidate, RegexRecord, TableHeader,
 )
-from fastgw._router_conditions cimport pack_conditions
+from fastgw._router_conditions cimport pack_conditions, pack_plain
 from fastgw._router_hosts cimport method_bit, parse_pattern
 from fastgw._router_tries cimport Item, Output, TrieWriter, grown
 
@@ -68,7 +69,8 @@ cdef class TableBuilder:
     cdef Py_ssize_t built_count, built_room
     cdef Item* items
     cdef Py_ssize_t item_count, item_room
-    cdef list owned                   # the bytes of all paths
+    cdef list owned                   # the bytes or str of all paths
+    cdef dict usual                   # the one host of a plain route -> its patterns and conditions
     cdef dict conditions              # packed conditions -> number
     cdef dict patterns                # (HOST_* kind, key, port or -1) -> number; ANY_HOST is nobody's
     cdef dict programs                # program -> number
@@ -82,6 +84,7 @@ cdef class TableBuilder:
         self.owned = []
         self.conditions = {}
         self.patterns = {}
+        self.usual = {}
         self.programs = {}
         self.regexes = {}
 
@@ -178,6 +181,72 @@ cdef class TableBuilder:
                     program, regex_flags, raw_numbers, begin,
                 )
 
+    def add_plain(self, uint32_t route, hosts, paths, methods, int64_t created_at, str id not None):
+        cdef uint8_t key[16]
+        cdef uint32_t flags = METHOD_ANY
+        cdef uint32_t place
+        cdef uint64_t priority
+        cdef list numbers
+        cdef const char* text
+        cdef Py_ssize_t n
+        cdef str path
+        if (
+            self.flavor != FLAVOR_COMPATIBLE or route == 0xFFFFFFFF or not (hosts or paths)
+            or not unhex(id, key)
+        ):
+            return False
+        if paths:
+            for path in paths:
+                text = PyUnicode_AsUTF8AndSize(path, &n)
+                if n == 0 or n > PATH_LIMIT_BYTES or text[0] != c'/':
+                    return False
+            if len(paths) > 1:
+                paths = list(dict.fromkeys(paths))
+        is_usual = len(hosts) == 1 and not methods if hosts else False
+        known = self.usual.get(hosts[0]) if is_usual else None
+        if known is None:
+            numbers = self.numbers_of_names(hosts) if hosts else [ANY_HOST]
+            if numbers is None:
+                return False
+            if methods:
+                flags = mask_of([method.encode() for method in methods])
+            place = self.conditions.setdefault(pack_plain(hosts or (), methods or ()), len(self.conditions))
+            if is_usual:
+                self.usual[hosts[0]] = numbers, place
+        else:
+            numbers, place = known
+
+        self.routes = max(self.routes, route + 1)
+        priority = (
+            <uint64_t>(bool(hosts) + bool(paths) + bool(methods)) << PRIORITY_KINDS_SHIFT
+            | <uint64_t>bool(hosts) << PRIORITY_PLAIN_HOSTS_SHIFT
+        )
+        for path in paths or ("",):
+            text = PyUnicode_AsUTF8AndSize(path, &n)
+            self.owned.append(path)
+            self.put_candidate(
+                route, priority | <uint64_t>min(n, PRIORITY_LENGTH_LIMIT), created_at, key,
+                <const uint8_t*>text, n, place, NO_PROGRAM, flags,
+            )
+            self.put_items(<const uint8_t*>text, n, numbers)
+        return True
+
+    cdef list numbers_of_names(self, hosts):
+        """The pattern's number of each host; None unless all are plain names in lower case, without port."""
+        cdef list names = []
+        cdef str host
+        cdef const char* text
+        cdef Py_ssize_t n, i
+        for host in hosts:
+            text = PyUnicode_AsUTF8AndSize(host, &n)
+            for i in range(n):
+                if not (c'a' <= text[i] <= c'z' or c'0' <= text[i] <= c'9' or text[i] in b".-_"):
+                    return None
+            if n == 0:
+                return None
+            names.append((HOST_EXACT, host.encode(), -1))
+        return self.numbers_of(names)
+
     def add_expression(
         self, uint32_t route, *, bytes text not None, tree, uint64_t priority, int64_t created_at,
         bytes key not None,
@@ -235,38 +304,55 @@ cdef class TableBuilder:
         uint32_t program, uint32_t flags, list numbers, tuple begins,
     ) except -1:
         """Add a candidate: *text* is its path, *begins* what a request's path must begin with."""
-        cdef Built* built
-        cdef Item* item
         cdef bytes begin
         self.owned.append(text)
+        self.put_candidate(
+            route, priority, created_at, <const uint8_t*>PyBytes_AS_STRING(key),
+            <const uint8_t*>PyBytes_AS_STRING(text), len(text), place, program, flags,
+        )
+        for begin in begins:
+            if begin is not text:
+                self.owned.append(begin)
+            self.put_items(<const uint8_t*>PyBytes_AS_STRING(begin), len(begin), numbers)
+        return 0
+
+    cdef int put_candidate(
+        self, uint32_t route, uint64_t priority, int64_t created_at, const uint8_t* key, const uint8_t* path,
+        Py_ssize_t path_len, uint32_t place, uint32_t program, uint32_t flags,
+    ) except -1:
+        """Add a candidate without items; whoever owns *path* is among the owned."""
+        cdef Built* built
         self.built = <Built*>grown(self.built, self.built_count, &self.built_room, sizeof(Built))
         built = &self.built[self.built_count]
         built.kept.priority = priority
         built.kept.created_at = created_at
-        memcpy(built.kept.key, PyBytes_AS_STRING(key), 16)
+        memcpy(built.kept.key, key, 16)
         built.kept.route = route
-        built.kept.path_len = <uint32_t>len(text)
+        built.kept.path_len = <uint32_t>path_len
         built.kept.path_offset = 0
         built.kept.conditions_offset = place      # their offsets once they are laid out
         built.kept.program_offset = program
         built.kept.flags = flags
-        built.path = <const uint8_t*>PyBytes_AS_STRING(text)
+        built.path = path
         built.number = <uint32_t>self.built_count
-        for begin in begins:
-            if begin is not text:
-                self.owned.append(begin)
-            for number in numbers:
-                self.items = <Item*>grown(self.items, self.item_count, &self.item_room, sizeof(Item))
-                item = &self.items[self.item_count]
-                item.path = <const uint8_t*>PyBytes_AS_STRING(begin)
-                item.path_len = <uint32_t>len(begin)
-                item.pattern = number
-                item.candidate = built.number
-                item.route = route
-                item.flags = flags
-                item.is_alone = len(numbers) == 1
-                self.item_count += 1
         self.built_count += 1
+        return 0
+
+    cdef int put_items(self, const uint8_t* begin, Py_ssize_t begin_len, list numbers) except -1:
+        """Have the last candidate stand at *begin* under each of these patterns."""
+        cdef const Built* built = &self.built[self.built_count - 1]
+        cdef Item* item
+        for number in numbers:
+            self.items = <Item*>grown(self.items, self.item_count, &self.item_room, sizeof(Item))
+            item = &self.items[self.item_count]
+            item.path = begin
+            item.path_len = <uint32_t>begin_len
+            item.pattern = number
+            item.candidate = built.number
+            item.route = built.kept.route
+            item.flags = built.kept.flags
+            item.is_alone = len(numbers) == 1
+            self.item_count += 1
         return 0
 
     def freeze(self):
@@ -363,6 +449,32 @@ cdef class TableBuilder:
             candidate[i].path_offset = <uint32_t>text_offset
             text_offset += candidate[i].path_len
         return candidates_offset
+
+
+cdef bint unhex(str id, uint8_t* out) except -1:
+    """The 16 bytes of a UUID; False if *id* is no UUID in Kong's form."""
+    cdef Py_ssize_t n
+    cdef const char* text = PyUnicode_AsUTF8AndSize(id, &n)
+    cdef Py_ssize_t i
+    cdef Py_ssize_t digits = 0
+    cdef uint8_t byte
+    if n != 36:
+        return False
+    for i in range(36):
+        byte = text[i]
+        if i == 8 or i == 13 or i == 18 or i == 23:
+            if byte != c'-':
+                return False
+            continue
+        if c'0' <= byte <= c'9':
+            byte -= c'0'
+        elif c'a' <= byte <= c'f':
+            byte -= c'a' - 10
+        else:
+            return False
+        out[digits >> 1] = byte if digits & 1 == 0 else out[digits >> 1] << 4 | byte
+        digits += 1
+    return True
 
 
 cdef int check_identity(uint32_t route, bytes key) except -1:

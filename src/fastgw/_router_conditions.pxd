@@ -14,6 +14,9 @@ cdef inline uint32_t read_u16(const uint8_t* at) noexcept nogil:
 # Raises ValueError where something is too long or too many.
 cdef bytes pack_conditions(hosts, methods, snis, headers, bytes expression)
 
+# The same of hosts and methods alone, as str.
+cdef bytes pack_plain(hosts, methods)
+
 # (hosts, methods, SNIs, headers, expressions)
 cdef tuple unpack_conditions(const uint8_t* at)
 

@@ -1,8 +1,9 @@
 """What a route asks for, as text (see `_router_conditions.pxd`)."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport uint8_t, uint32_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
 
 from fastgw._router cimport CONDITIONS_HEADER
 
@@ -42,6 +43,36 @@ cdef bytes pack_conditions(hosts, methods, snis, headers, bytes expression):
         out = put_u16(out, <uint32_t>len(text))
         memcpy(out, PyBytes_AS_STRING(text), len(text))
         out += len(text)
+    return packed
+
+
+cdef bytes pack_plain(hosts, methods):
+    cdef Py_ssize_t size = CONDITIONS_HEADER
+    cdef Py_ssize_t n
+    cdef const char* text
+    cdef bytes packed
+    cdef uint8_t* out
+    cdef str value
+    if len(hosts) > CONDITION_LIMIT or len(methods) > CONDITION_LIMIT:
+        raise ValueError(f"more than {CONDITION_LIMIT} values in one field")
+    for values in (hosts, methods):
+        for value in values:
+            PyUnicode_AsUTF8AndSize(value, &n)
+            if n > CONDITION_LIMIT:
+                raise ValueError(f"a value of more than {CONDITION_LIMIT} bytes")
+            size += 2 + n
+    packed = PyBytes_FromStringAndSize(NULL, size)
+    out = <uint8_t*>PyBytes_AS_STRING(packed)
+    memset(out, 0, CONDITIONS_HEADER)
+    put_u16(out, <uint32_t>len(hosts))
+    put_u16(out + 2, <uint32_t>len(methods))
+    out += CONDITIONS_HEADER
+    for values in (hosts, methods):
+        for value in values:
+            text = PyUnicode_AsUTF8AndSize(value, &n)
+            out = put_u16(out, <uint32_t>n)
+            memcpy(out, text, n)
+            out += n
     return packed
 
 

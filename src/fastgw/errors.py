@@ -14,6 +14,7 @@ FastgwError
 │   ├── ForeignViolation     foreign        a reference points nowhere
 │   └── ReferencedViolation  referenced     the row is still in use
 ├── SnapshotError            snapshot       bytes are not a snapshot, or the digest differs
+│   └── DeltaError           delta          changes lead elsewhere, or nobody knows from where: take the whole
 ├── CompileError             compile        a snapshot cannot become an image: all reasons
 ├── ImageError               image          an image is damaged or of another format
 ├── DeclarativeError         declarative    a declarative file is wrong: all faults with their paths
@@ -123,6 +124,10 @@ class ReferencedViolation(StorageError):
 
 class SnapshotError(FastgwError):
     code = "snapshot"
+
+
+class DeltaError(SnapshotError):
+    code = "delta"
 
 
 class CompileError(FastgwError):

@@ -21,8 +21,16 @@ from websockets.uri import parse_uri
 from fastgw.cp.cluster import ClusterServer
 from fastgw.cp.hub import Hub
 from fastgw.cp.storage import Storage, make_storage
-from fastgw.dp.sync import Applied, AppliedState, ApplyResult, IncomingSnapshot, NodeIdentity, Sync
-from fastgw.model.snapshot import Snapshot
+from fastgw.dp.sync import (
+    Applied,
+    AppliedState,
+    ApplyResult,
+    IncomingSnapshot,
+    NodeIdentity,
+    Refused,
+    Sync,
+)
+from fastgw.model.snapshot import Snapshot, unpack_delta
 from fastgw.obs import logs
 from fastgw.settings import Listen, Settings, load_settings
 from fastgw.tls.cluster import SERVER_NAME, Credentials, FixedCredentials, LinkTls
@@ -30,7 +38,7 @@ from fastgw.tls.generate import GeneratedPair
 from fastgw.wire import messages as m
 from fastgw.wire.offering import Offering
 from tests.tls.certificates import gen_cert_pair, loaded
-from tests.wire.ends import hello
+from tests.wire.ends import hello, whole_offering
 
 DEADLINE_S: Final = 20.0
 
@@ -108,7 +116,7 @@ def settings_of(role: Any, directory: Path, pair: GeneratedPair, **flags: str) -
 def offering_of(version: int, names: list[str], padding: bytes = b"") -> Offering:
     rows = [{"id": name, "name": name, "padding": padding.hex()} for name in names]
     snapshot = Snapshot.from_rows(version, {"services": rows})
-    return Offering(version, snapshot.digest, snapshot.pack())
+    return whole_offering(version, snapshot.digest, snapshot.pack())
 
 
 def shared(pair: GeneratedPair) -> Credentials:
@@ -163,7 +171,7 @@ async def cluster_port(
         await server.close()
         writing.cancel()
         await asyncio.gather(writing, return_exceptions=True)
-        await hub.write_rows()
+        await hub.close()
         await storage.close()
 
 
@@ -187,6 +195,7 @@ class Node:
         self.state = AppliedState(0, "")
         self.snapshot: Snapshot | None = None
         self.seen: list[int] = []
+        self.deltas = 0
         self.may_apply = asyncio.Event()
         self.may_apply.set()
         self.refusal: ApplyResult | Exception | None = None
@@ -210,7 +219,14 @@ class Node:
             raise self.refusal
         if self.refusal is not None:
             return self.refusal
-        self.snapshot = Snapshot.unpack(incoming.version, incoming.compressed, incoming.digest)
+        if incoming.base_digest:
+            if self.snapshot is None or self.snapshot.digest != incoming.base_digest:
+                return Refused(incoming.version, [{"reason": "another base"}], wants_whole=True)
+            self.deltas += 1
+            self.snapshot = self.snapshot.patch(unpack_delta(incoming.compressed), version=incoming.version)
+            assert self.snapshot.digest == incoming.digest
+        else:
+            self.snapshot = Snapshot.unpack(incoming.version, incoming.compressed, incoming.digest)
         self.state = AppliedState(incoming.version, incoming.digest)
         return Applied(incoming.version, incoming.digest, 1.0, 2.0, 3.0, 4.0, ["one warning"])
 

@@ -29,7 +29,7 @@ from tests.cp.cluster_nodes import (
     settings_of,
 )
 from tests.tls.certificates import KINDS, gen_cert_pair, issued_pair, loaded, make_pair, pair_of
-from tests.wire.ends import hello
+from tests.wire.ends import hello, packed_of
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_large_configurations_arrive_whole(tmp_path: Path, log: Log) -> None:
             node = Node(tmp_path, port.address)
             async with node.running():
                 large = offering_of(1, [str(number) for number in range(3)], os.urandom(1_000_000))
-                assert len(large.compressed) > 8 * m.CHUNK_BYTES
+                assert len(packed_of(large)) > 8 * m.CHUNK_BYTES
                 port.hub.publish(large)
                 await eventually(lambda: node.state.digest == large.digest, "the large one", 10)
 

@@ -8,19 +8,20 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from fastgw.cp.hub import DataPlane, Hub
 from fastgw.cp.publisher import Publisher
 from fastgw.cp.storage import Row, Storage, make_storage
 from fastgw.model.entities import ENTITIES
-from fastgw.model.snapshot import Snapshot
+from fastgw.model.snapshot import Snapshot, unpack_delta
 from fastgw.model.validate import make_row
 from fastgw.routing.compile_process import CompileProcess
 from fastgw.wire.offering import Offering
 from tests.cp.cluster_nodes import Log, eventually, run, settings_of
 from tests.tls.certificates import gen_cert_pair
-from tests.wire.ends import hello
+from tests.wire.ends import hello, packed_of
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ class Listener:
         if not self.offered:
             return None
         last = self.offered[-1]
-        return Snapshot.unpack(last.version, last.compressed, last.digest)
+        return Snapshot.unpack(last.version, packed_of(last), last.digest)
 
 
 class Published:
@@ -119,6 +120,25 @@ def test_what_stands_is_published_at_the_start_and_every_change_after(tmp_path: 
             await log.shows("published version 3")
         async with publishing(tmp_path) as published:
             assert await published.reaches(3) == snapshot
+
+    run(scenario())
+
+
+def test_data_planes_at_the_versions_before_need_the_changes_only(tmp_path: Path, log: Log) -> None:
+    async def scenario() -> None:
+        async with publishing(tmp_path) as published:
+            snapshots = [await published.reaches(0)]
+            for number in range(1, 4):
+                await published.insert(service(f"s{number}"))
+                snapshots.append(await published.reaches(number))
+            newest = published.listener.offered[-1]
+            for before in snapshots[:-1]:
+                delta = newest.delta_from(before.digest)
+                assert delta is not None
+                assert len(delta) < 2048
+                changes = unpack_delta(msgspec.msgpack.decode(delta)["data"])
+                assert before.patch(changes, version=3) == snapshots[-1]
+            await log.shows("bytes of changes")
 
     run(scenario())
 

@@ -17,7 +17,7 @@ from fastgw.dp.store import Store
 from fastgw.dp.supervisor import Supervisor
 from fastgw.dp.sync import Applied, IncomingSnapshot, NodeIdentity, Refused
 from fastgw.dp.workers import Deadlines, Worker, WorkerState
-from fastgw.model.snapshot import Snapshot
+from fastgw.model.snapshot import Snapshot, pack_delta
 from fastgw.obs import logs
 from fastgw.settings import Settings, load_settings
 from tests.routing.snapshots import route, service, snapshot
@@ -44,6 +44,11 @@ def make_settings(prefix: Path, **flags: str) -> Settings:
 
 def incoming(made: Snapshot) -> IncomingSnapshot:
     return IncomingSnapshot(made.version, made.digest, made.pack())
+
+
+def stepped(before: Snapshot, made: Snapshot) -> IncomingSnapshot:
+    """*made* as a delta from *before*."""
+    return IncomingSnapshot(made.version, made.digest, pack_delta(before.delta(made)), before.digest)
 
 
 def routed(version: int, *paths: str) -> IncomingSnapshot:

@@ -14,14 +14,14 @@ import pytest
 
 from fastgw.dp.generation import ImageFile
 from fastgw.dp.store import BASES_KEPT, CURRENT, PREVIOUS, Store, StoredImage, StoredSnapshot
-from fastgw.dp.sync import Applied
+from fastgw.dp.sync import Applied, Refused
 from fastgw.model.snapshot import EntityChange, Snapshot
 from fastgw.routing import compiler
 from fastgw.routing.compile import compile_snapshot
 from fastgw.routing.image import FORMAT_VERSION, Image
 from fastgw.routing.overlay import Base, compile_overlay
 from tests.cli.running import environment
-from tests.dp.node import Node, incoming, run, running_node, until
+from tests.dp.node import Node, incoming, run, running_node, stepped, until
 from tests.routing.snapshots import make_id, route, service, snapshot
 
 MATCHED = 502  # nothing listens where the routes lead
@@ -38,6 +38,26 @@ def moved(before: Snapshot, number: int, path: str) -> Snapshot:
     return before.apply([EntityChange(before.version + 1, "routes", row["id"], row)])
 
 
+def test_changes_apply_to_what_runs_even_after_a_restart_and_to_nothing_else(tmp_path: Path) -> None:
+    async def test() -> None:
+        made = routes_of(50)
+        async with running_node(tmp_path, workers=1) as node:
+            assert isinstance(await node.apply(incoming(made)), Applied)
+            before, made = made, moved(made, 1, "/one-")
+            assert isinstance(await node.apply(stepped(before, made)), Applied)
+        async with running_node(tmp_path, workers=1) as node:
+            before, made = made, moved(made, 2, "/two-")
+            assert isinstance(await node.apply(stepped(before, made)), Applied)
+            assert await node.statuses("/one-", 1) == await node.statuses("/two-", 1) == {MATCHED}
+            refused = await node.apply(stepped(before, moved(made, 3, "/three-")))
+            assert isinstance(refused, Refused)
+            assert refused.wants_whole
+            assert node.supervisor.state().digest == made.digest
+            assert await node.statuses("/three-", 1) == {UNMATCHED}
+
+    run(test())
+
+
 def test_three_hundred_changes_with_merges_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the compile process a table of this size counts as large, so that it merges."""
     monkeypatch.setenv("PYTHONPATH", f"{_patched_start(tmp_path)}:{os.environ.get('PYTHONPATH', '')}")
@@ -52,8 +72,8 @@ def test_three_hundred_changes_with_merges_between(tmp_path: Path, monkeypatch: 
             for change in range(300):
                 number = order.randrange(200)
                 gone, paths[number] = paths[number], f"/c{change}-"
-                made = moved(made, number, paths[number])
-                applied = await node.apply(incoming(made))
+                before, made = made, moved(made, number, paths[number])
+                applied = await node.apply(incoming(made) if change % 3 == 0 else stepped(before, made))
                 assert isinstance(applied, Applied), applied
                 if change % 20 == 0:
                     assert await node.statuses(paths[number], 4) == {MATCHED}

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from fastgw.errors import CompileError, SnapshotError
-from fastgw.model.snapshot import EntityChange, Snapshot
+from fastgw.errors import CompileError, DeltaError, SnapshotError
+from fastgw.model.snapshot import EntityChange, Snapshot, pack_delta
 from fastgw.routing.compile_process import CompileProcess, CompileResult
 from fastgw.routing.image import Image, read_checksum
 from fastgw.routing.overlay import LayeredImage
@@ -149,7 +149,8 @@ def test_a_job_is_tried_once_more_when_the_process_dies_under_it() -> None:
         os.kill(pid, signal.SIGSTOP)  # the job waits in the socket
         job = asyncio.ensure_future(compile_(process, MADE))
         while not job.done() and process.pid == pid:
-            await asyncio.to_thread(os.kill, pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it was collected just now
+                await asyncio.to_thread(os.kill, pid, signal.SIGKILL)
             await asyncio.wait([job], timeout=0.01)
         os.close((await job).fd)
         assert process.pid != pid
@@ -259,6 +260,39 @@ def test_a_change_of_a_named_base_gives_an_overlay_whoever_compiled_the_base() -
     run(test)
 
 
+def test_a_delta_needs_no_whole_snapshot_even_when_the_process_was_replaced() -> None:
+    async def test(process: CompileProcess) -> None:
+        first = await compile_(process, MANY)
+        made, overlay_fd = MANY, -1
+        for number in range(1, 5):
+            before, made = made, moved(made, number)
+            if number == 3:
+                pid = process.pid
+                assert pid is not None
+                os.kill(pid, signal.SIGKILL)
+            result = await process.compile(
+                pack_delta(before.delta(made)),
+                version=made.version,
+                digest=made.digest,
+                since=before.digest,
+                base=read_checksum(first.fd),
+                base_fd=first.fd,
+                overlay_fd=overlay_fd,
+            )
+            assert answers_of(first.fd, result.overlay_fd).meta.digest == made.digest
+            if overlay_fd >= 0:
+                os.close(overlay_fd)
+            overlay_fd = result.overlay_fd
+        with pytest.raises(DeltaError, match="which is not known"):
+            await process.compile(
+                pack_delta({}), version=9, digest=made.digest, since="ab" * 32, base="", base_fd=-1
+            )
+        os.close(overlay_fd)
+        first.close()
+
+    run(test)
+
+
 def test_a_merge_gives_a_base_beside_the_jobs() -> None:
     async def test(process: CompileProcess) -> None:
         first = await compile_(process, MANY)
@@ -266,6 +300,7 @@ def test_a_merge_gives_a_base_beside_the_jobs() -> None:
         (await change(process, merged_of, first.fd)).close()
         fds = open_fds()
         merging = asyncio.create_task(process.merge(merged_of.digest))
+        await asyncio.sleep(0)  # the question goes out before the next job
         later = merged_of
         while not merging.done():
             later = moved(later, later.version % 4 + 2)

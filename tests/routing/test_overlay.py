@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from fastgw._overlay import LayeredTable
 from fastgw._router import Request
 from fastgw._router_explain import explain
-from fastgw.errors import CompileError, ImageError
-from fastgw.model.snapshot import Snapshot
+from fastgw.errors import CompileError, DeltaError, ImageError
+from fastgw.model.snapshot import EntityChange, Snapshot, pack_delta
 from fastgw.routing.compile import compile_layer, compile_snapshot
 from fastgw.routing.compiler import OVERLAY_LEAST, Compiled, Compiler
 from fastgw.routing.image import Image, Patch, RouteRecord, ServiceRecord, pack_overlay
@@ -158,19 +158,31 @@ class Process:
         self.compiler = Compiler()
         self.base: Image | None = None
         self.layered: LayeredImage | None = None
+        self.running: Snapshot | None = None
+        """What `layered` was made of."""
 
     def open_base(self) -> Image:
         assert self.base is not None
         return self.base
 
-    def compile(self, made: Snapshot, *, accept: bool = True) -> Compiled:
-        base = self.base
+    def open_overlay(self) -> Image:
+        assert self.layered is not None
+        assert self.layered.overlay is not None
+        return self.layered.overlay
+
+    def compile(self, made: Snapshot, *, accept: bool = True, by_delta: bool = False) -> Compiled:
+        base, running = self.base, self.running
+        is_layered = self.layered is not None and self.layered.base is base
         compiled = self.compiler.compile(
-            made.pack(),
+            pack_delta(running.delta(made)) if by_delta and running is not None else made.pack(),
             version=made.version,
             digest=made.digest,
+            since=running.digest if by_delta and running is not None else "",
             base=base.checksum if base is not None else "",
             open_base=self.open_base if base is not None else None,
+            open_overlay=self.open_overlay
+            if is_layered and self.layered is not None and self.layered.overlay is not None
+            else None,
         )
         if compiled.base is not None:
             fresh = open_image(compiled.base)
@@ -178,7 +190,7 @@ class Process:
             base = fresh
         if accept:
             assert base is not None
-            self.base = base
+            self.base, self.running = base, made
             overlay = open_image(compiled.overlay) if compiled.overlay is not None else None
             self.layered = LayeredImage(base, overlay)
         return compiled
@@ -190,22 +202,25 @@ class Process:
         st.tuples(
             st.lists(change, min_size=1, max_size=6),
             st.sampled_from(["", "", "restart", "merge", "merge, restart", "refuse", "lose the merge"]),
+            st.booleans(),
         ),
         max_size=12,
     )
 )
-def test_whatever_a_compile_process_remembers_the_answer_is_the_same(steps: list[tuple[Any, str]]) -> None:
+def test_whatever_a_compile_process_remembers_the_answer_is_the_same(
+    steps: list[tuple[Any, str, bool]],
+) -> None:
     rows: Rows = {number: {"port": 80} for number in (1, 2, 3)}
     rows |= {number: {"paths": [f"/{number}"], "to": 1} for number in range(30, 50)}
     process = Process()
     process.compile(snapshot_of(rows, 1))
-    for version, (step, event) in enumerate(steps, 2):
+    for version, (step, event, by_delta) in enumerate(steps, 2):
         for number, fields in step:
             apply(rows, number, fields)
         made = snapshot_of(rows, version)
         expected, faults = attempt(made)
         try:
-            process.compile(made, accept=event != "refuse")
+            process.compile(made, accept=event != "refuse", by_delta=by_delta)
         except CompileError as exc:
             refused = exc.faults
         else:
@@ -215,7 +230,7 @@ def test_whatever_a_compile_process_remembers_the_answer_is_the_same(steps: list
             continue
         assert expected is not None
         if event == "refuse":
-            process.compile(made)
+            process.compile(made, by_delta=by_delta)
         assert process.layered is not None
         assert answers(process.layered) == answers(expected)
         if "merge" in event:
@@ -303,6 +318,48 @@ def test_a_base_that_cannot_be_read_is_replaced() -> None:
     made = snapshot(route(1, paths=["/"]))
     compiled = compiler.compile(made.pack(), version=1, digest=made.digest, base="00" * 32, open_base=damaged)
     assert compiled.base is not None
+
+
+def changed(*numbers: int) -> Rows:
+    return many(40) | {number: {"paths": ["/x"]} for number in numbers}
+
+
+def test_a_delta_is_read_from_what_runs_by_who_does_not_remember_it() -> None:
+    process = Process()
+    process.compile(snapshot_of(many(40), 1))
+    process.compile(snapshot_of(changed(100), 2))
+    process.compiler = Compiler()
+    compiled = process.compile(snapshot_of(changed(100, 101), 3), by_delta=True)
+    assert (compiled.base, process.layered is not None) == (None, True)
+
+
+def test_a_delta_from_the_unknown_or_to_elsewhere_is_of_no_use() -> None:
+    process = Process()
+    process.compile(snapshot_of(many(40), 1))
+    process.running = snapshot_of(changed(100), 2)
+    target = snapshot_of(changed(101), 3)
+    with pytest.raises(DeltaError, match="which is not known"):
+        process.compile(target, by_delta=True)
+    process.running = snapshot_of(many(40), 1)
+    delta = pack_delta(process.running.delta(target))
+    with pytest.raises(DeltaError, match="the changes lead to the digest"):
+        process.compiler.compile(delta, version=3, digest="ab" * 32, since=process.running.digest)
+    assert process.compile(target, by_delta=True).overlay is not None
+
+
+def test_facts_around_are_kept_between_deltas_and_noticed_when_they_change() -> None:
+    process = Process()
+    process.compile(snapshot_of(many(40), 1))
+    plugin = {"id": make_id(7), "name": "missing", "enabled": True} | dict.fromkeys(
+        ("consumer", "route", "service")
+    )
+    rows = snapshot_of(many(40), 1)
+    with_plugin = rows.apply([EntityChange(2, "plugins", make_id(7), plugin)])
+    for made, warnings in ((with_plugin, 1), (snapshot_of(changed(100), 3), 0)):
+        assert len(process.compile(made, by_delta=True).warnings) == warnings
+    kept = with_plugin.apply([EntityChange(4, "routes", make_id(500), route(500, paths=["/500"]))])
+    process.compile(with_plugin, by_delta=True)
+    assert len(process.compile(kept, by_delta=True).warnings) == 1
 
 
 BASE = snapshot(service(1), *(route(n, to=1, paths=[f"/{n}"]) for n in range(10, 20)))

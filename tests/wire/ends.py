@@ -32,12 +32,23 @@ def ack(version: int, digest: str) -> m.Ack:
 
 
 def offering(version: int, digest: str, size: int = 10) -> Offering:
-    return Offering(version, digest, bytes(size))
+    return whole_offering(version, digest, bytes(size))
 
 
 def real_offering(version: int, names: list[str]) -> Offering:
     snapshot = Snapshot.from_rows(version, {"services": [{"id": name} for name in names]})
-    return Offering(version, snapshot.digest, snapshot.pack())
+    return whole_offering(version, snapshot.digest, snapshot.pack())
+
+
+def whole_offering(version: int, digest: str, packed: bytes) -> Offering:
+    """One that is packed already, and that no delta leads to."""
+    made = Offering(version, digest, lambda: packed)
+    made.make_whole()
+    return made
+
+
+def packed_of(offering: Offering) -> bytes:
+    return offering.make_whole().compressed
 
 
 def control_link(now_s: float = 0.0) -> ControlLink:

@@ -33,6 +33,7 @@ from tests.wire.ends import (
     exchange,
     hello,
     offering,
+    packed_of,
     real_offering,
     sent_by,
     welcome,
@@ -51,7 +52,7 @@ def test_a_fresh_data_plane_gets_even_the_empty_configuration() -> None:
     assert control_events == [Joined(hello())]
     welcomed, received = data_events
     assert isinstance(welcomed, Welcomed)
-    assert received == Received(0, "0" * 64, empty.compressed)
+    assert received == Received(0, "0" * 64, packed_of(empty))
     data.accept(ack(0, "0" * 64))
     assert exchange(control, data)[0] == [Accepted(ack(0, "0" * 64))]
     assert control.state is ControlState.IDLE
@@ -82,7 +83,7 @@ def test_large_snapshots_come_in_bounded_messages() -> None:
     assert kinds(sent) == ["welcome", "snapshot", "chunk", "chunk", "chunk"]
     assert max(map(len, sent)) < m.MESSAGE_LIMIT_BYTES
     events = [event for message in sent for event in data.receive_message(message, 0.0)]
-    assert events[-1] == Received(3, THREE, large.compressed)
+    assert events[-1] == Received(3, THREE, packed_of(large))
 
 
 def test_links_share_one_encoding() -> None:
@@ -127,7 +128,7 @@ def test_a_refused_snapshot_is_not_sent_again_but_the_next_one_is() -> None:
     faults = [{"entity": "routes", "id": "r", "field": "paths", "reason": "no"}]
     data.reject(2, faults)
     events, data_events = exchange(control, data)
-    assert events == [Rejected(m.Nack(version=2, faults=faults))]
+    assert events == [Rejected(m.Nack(version=2, faults=faults), None)]
     assert data_events == []
     control.offer(offering(2, TWO))
     data.report(1, ONE)

@@ -17,6 +17,7 @@ TO_DATA_PLANE = [
     m.Same(version=1, digest=ONE),
     m.SnapshotBegin(version=1, digest=ONE, size=1),
     m.SnapshotChunk(data=b"x"),
+    m.Delta(version=2, digest=ONE, base_digest=ONE, data=b"x"),
     m.Pong(),
 ]
 

@@ -43,6 +43,7 @@ TO_DATA_PLANE = {
     DataInput.WELCOME: welcome(),
     DataInput.SAME: m.Same(version=5, digest=ONE),
     DataInput.SNAPSHOT: m.SnapshotBegin(version=2, digest=TWO, size=10),
+    DataInput.DELTA: m.Delta(version=2, digest=TWO, base_digest=ONE, data=b"x"),
     DataInput.CHUNK: m.SnapshotChunk(data=bytes(4)),
     DataInput.LAST_CHUNK: m.SnapshotChunk(data=bytes(10)),
     DataInput.PONG: m.Pong(),

@@ -9,6 +9,7 @@ do the same.
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping
 from typing import Any, Final
 
 from fastgw.cli.ask import Answer, ask, reachable
@@ -41,7 +42,14 @@ class AdminApi:
         self._tls = _context_of(settings) if self._listen.ssl else None
         self.url = f"http{'s' if self._listen.ssl else ''}://{reachable(self._listen)}"
 
-    def ask(self, path: str, document: object = None, *, method: str | None = None) -> Answer:
+    def ask(
+        self,
+        path: str,
+        document: object = None,
+        *,
+        method: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
         """Send a GET, or a POST of *document* as JSON; the answer may be of any status.
 
         Raises:
@@ -54,7 +62,7 @@ class AdminApi:
                 path,
                 method=method,
                 document=document,
-                headers=self._headers(may_write=method != "GET"),
+                headers={**self._headers(may_write=method != "GET"), **(headers or {})},
                 timeout_s=self._timeout_s,
                 tls=self._tls,
             )
@@ -63,13 +71,20 @@ class AdminApi:
             advice = f"{self._otherwise}name it with --set admin_listen=HOST:PORT"
             raise NotAnswered(f"no control plane answers at {self.url}{path}: {reason}; {advice}") from None
 
-    def get(self, path: str, document: object = None, *, method: str | None = None) -> Any:
+    def get(
+        self,
+        path: str,
+        document: object = None,
+        *,
+        method: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
         """The same; the body of an answer that is well.
 
         Raises:
             NotAnswered: nothing answers, or not well.
         """
-        answer = self.ask(path, document, method=method)
+        answer = self.ask(path, document, method=method, headers=headers)
         if not 200 <= answer.status < 300:
             raise NotAnswered(f"{self.url}{path} answered {answer.status} {message_of(answer)}".rstrip())
         return answer.body

@@ -44,6 +44,7 @@ from fastgw.wire.link import (
     Joined,
     Rejected,
     Reported,
+    WholeWanted,
     Withheld,
 )
 from fastgw.wire.messages import LINK_PATH, MESSAGE_LIMIT_BYTES
@@ -172,6 +173,7 @@ class _Session(asyncio.Protocol):
         if self._link is not None:
             if now_s >= self._link.next_deadline():
                 self._act(self._link.on_tick(now_s))
+                self._pump.flush()
         elif now_s >= self._upgrade_deadline_s:
             self._refuse(f"no upgrade to websocket within {UPGRADE_TIMEOUT_S:g} s")
 
@@ -213,8 +215,10 @@ class _Session(asyncio.Protocol):
                     hub.reported(self._data_plane, version, digest)
                 case Accepted(ack):
                     hub.accepted(self._data_plane, ack)
-                case Rejected(nack):
-                    hub.rejected(self._data_plane, nack)
+                case Rejected():
+                    hub.rejected(self._data_plane, event)
+                case WholeWanted(offering):
+                    hub.whole_wanted(self._data_plane, offering)
                 case Withheld(version, reason):
                     hub.withheld(self._data_plane, version, reason)
 

@@ -18,8 +18,8 @@ from fastgw.cp.storage.contract import DataPlaneRow, Storage
 from fastgw.errors import StorageError
 from fastgw.model.snapshot import CONFIG_HASH_HEX_LENGTH
 from fastgw.obs.logs import get_logger
-from fastgw.wire.link import HEARTBEAT_S
-from fastgw.wire.messages import Ack, Hello, Nack
+from fastgw.wire.link import HEARTBEAT_S, Rejected
+from fastgw.wire.messages import Ack, Hello
 from fastgw.wire.offering import Offering
 
 log = get_logger(__name__)
@@ -96,6 +96,9 @@ class Hub:
         self._linked: dict[str, DataPlane] = {}
         self._unwritten: dict[str, DataPlane] = {}
         self._has_unwritten = asyncio.Event()
+        self._packing: dict[Offering, set[DataPlane]] = {}
+        """Who waits for the whole of which."""
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._linked)
@@ -106,6 +109,8 @@ class Hub:
 
     def publish(self, offering: Offering) -> None:
         """Take a newer configuration, and offer it."""
+        if self._newest is not None and (whole := self._newest.newest_whole) is not None:
+            offering.begin_with(whole)
         self._newest = offering
         self.offer_all()
 
@@ -155,14 +160,39 @@ class Hub:
         for warning in ack.warnings:
             log.warning("%s runs version %d, and warns: %s", data_plane, ack.version, warning)
 
-    def rejected(self, data_plane: DataPlane, nack: Nack) -> None:
+    def rejected(self, data_plane: DataPlane, rejected: Rejected) -> None:
         """Keep that a data plane refused what it was sent, and why."""
+        nack, retry_s = rejected
         reasons = "; ".join(_describe(fault) for fault in nack.faults) or "no reason given"
+        self._saw(data_plane)
+        if nack.wants_whole and retry_s is not None:
+            log.info("%s cannot use the changes of version %d: %s", data_plane, nack.version, reasons)
+            return
         data_plane.last_error = f"version {nack.version} is refused: {reasons}"
         log.error(
-            "%s stays with version %d: %s", data_plane, data_plane.applied_version, data_plane.last_error
+            "%s stays with version %d: %s%s",
+            data_plane,
+            data_plane.applied_version,
+            data_plane.last_error,
+            "" if retry_s is None else f"; next try in {retry_s:.1f} s",
         )
-        self._saw(data_plane)
+
+    def whole_wanted(self, data_plane: DataPlane, offering: Offering) -> None:
+        """Have a version packed for those that no delta leads to; then offer them again what is wanted."""
+        waiting = self._packing.setdefault(offering, set())
+        if not waiting:
+            task = asyncio.get_running_loop().create_task(self._pack(offering))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        waiting.add(data_plane)
+
+    async def _pack(self, offering: Offering) -> None:
+        whole = await asyncio.to_thread(offering.make_whole)
+        if self._newest is not None and self._newest is not offering:
+            self._newest.begin_with(whole)
+        for data_plane in self._packing.pop(offering):
+            if data_plane.is_connected:
+                self._offer(data_plane)
 
     def withheld(self, data_plane: DataPlane, version: int, reason: str) -> None:
         """Keep that what is wanted of a data plane cannot be sent to it."""
@@ -201,6 +231,13 @@ class Hub:
             )
             self._unwritten = due | self._unwritten
             self._has_unwritten.set()
+
+    async def close(self) -> None:
+        """Give up what is being packed, and write the rows that are left."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.write_rows()
 
     async def data_planes(self) -> list[dict[str, Any]]:
         """Every data plane that the cluster knows, by id: Kong's fields of /clustering/data-planes, and ours.

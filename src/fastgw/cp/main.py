@@ -29,6 +29,7 @@ from fastgw.errors import FastgwError, SettingsError
 from fastgw.listening import address_of
 from fastgw.model.snapshot import Snapshot
 from fastgw.obs import logs
+from fastgw.obs.service_manager import ServiceManager
 from fastgw.routing.compile_process import CompileProcess
 from fastgw.routing.overlay import LayeredImage
 from fastgw.settings import Settings
@@ -110,7 +111,7 @@ class ControlPlane:
         self._cleanup.push_async_callback(compile_process.close)
 
         hub = Hub(storage, purge_delay_s=settings.cluster_data_plane_purge_delay)
-        self._cleanup.push_async_callback(hub.write_rows)
+        self._cleanup.push_async_callback(hub.close)
         publisher = Publisher(storage, compile_process, hub)
 
         cluster = ClusterServer(
@@ -158,6 +159,13 @@ class ControlPlane:
         if self._access_log is not None:
             self._access_log.reopen()
 
+    def describe(self) -> str:
+        """Say in one line what it does, once started."""
+        return (
+            f"control plane on {self._settings.database}: Admin API on {', '.join(self.admin_addresses)}, "
+            f"cluster port on {', '.join(self.cluster_addresses)}"
+        )
+
     def read_again(self) -> None:
         """Read what can change while the control plane runs."""
         if self._credentials is not None:
@@ -191,11 +199,6 @@ class ControlPlane:
         self._failed.set_exception(failure)
 
 
-def _hang_up(control_plane: ControlPlane) -> None:
-    control_plane.reopen_logs()
-    control_plane.read_again()
-
-
 async def run_control_plane(settings: Settings) -> None:
     """Run a control plane until SIGTERM or SIGINT.
 
@@ -214,22 +217,34 @@ async def run_control_plane(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     control_plane = ControlPlane(settings)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    manager = ServiceManager()
+
+    def reload() -> None:
+        manager.reloading()
+        control_plane.reopen_logs()
+        control_plane.read_again()
+        manager.ready(control_plane.describe())
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         loop.add_signal_handler(number, stopped.set)
+    loop.add_signal_handler(signal.SIGHUP, reload)
     loop.add_signal_handler(signal.SIGUSR1, control_plane.reopen_logs)
-    loop.add_signal_handler(signal.SIGHUP, _hang_up, control_plane)
     await control_plane.start()
+    manager.ready(control_plane.describe())
+    manager.start_watchdog()
     failed = asyncio.ensure_future(control_plane.wait_failed())
     stopping = asyncio.ensure_future(stopped.wait())
     try:
         await asyncio.wait([failed, stopping], return_when=asyncio.FIRST_COMPLETED)
         log.notice("shutting down")
+        manager.stopping("shutting down")
         async with asyncio.timeout(_SHUTDOWN_TIMEOUT_S):
             await control_plane.close()
     except TimeoutError:
         log.error("not everything was closed within %g s", _SHUTDOWN_TIMEOUT_S)
     finally:
         stopping.cancel()
+        manager.close()
     if failed.done():
         failed.result()
     failed.cancel()

@@ -4,8 +4,8 @@
 
 Contract. What is published compiles. A snapshot that does not is refused: it is logged, shown by
 `publication`, and the last good one stays published until a later version compiles. The cost of a step is
-in proportion to the change, except for the document and the trial. A storage that is away delays; it ends
-nothing.
+in proportion to the change: the trial gets the changes, data planes get them too, and a whole snapshot is
+packed when one of them needs it. A storage that is away delays; it ends nothing.
 
 The one complication: while one version is tried, others may be committed. They are not queued: the next
 step takes the journal from the version that was read last to the newest, so a burst collapses by itself,
@@ -15,31 +15,36 @@ and a single change waits for nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import time
 import weakref
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, ParamSpec, TypeVar
 
 from fastgw.cp.hub import Hub
 from fastgw.cp.storage.contract import Storage
-from fastgw.errors import CompileError, FastgwError, StorageError
-from fastgw.model.snapshot import Snapshot
+from fastgw.errors import CompileError, DeltaError, FastgwError, StorageError
+from fastgw.model.snapshot import Delta, Snapshot, make_delta, pack_delta
 from fastgw.obs.logs import get_logger
-from fastgw.routing.compile_process import CompileProcess
+from fastgw.routing.compile_process import CompileProcess, CompileResult
 from fastgw.routing.image import Image, read_checksum
 from fastgw.routing.overlay import LayeredImage
 from fastgw.wire.offering import Offering
+from fastgw.wire.steps import Steps, changes_of
 
 log = get_logger(__name__)
 
 LOGGED_FAULTS_LIMIT: Final = 20
 _CHANGES_ON_LOOP: Final = 100
 """More are applied in a thread: each costs some 30 microseconds."""
-_ENTITIES_ON_LOOP: Final = 1000
-"""More are packed in a thread, fewer are done sooner without."""
+_SINCE_LIMIT: Final = 10_000
+"""More changed entities than this are no small change."""
 _WAIT_S: Final = 60.0
 _RETRY_CEILING_S: Final = 10.0
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 class _Overlay:
@@ -72,6 +77,9 @@ class Publisher:
         self._hub = hub
         self._head: Snapshot | None = None
         """What was read last, published or not."""
+        self._since: dict[bytes, bytes | None] | None = None
+        """From what is published to what was read last; None: not known, or not worth knowing."""
+        self._steps = Steps()
         self._tried: tuple[_Base, _Overlay | None] | None = None
         """What the last trial that went well led to."""
         self._base: _Base | None = None
@@ -139,49 +147,49 @@ class Publisher:
                     break
                 if not changes:
                     return head
-                if len(changes) > _CHANGES_ON_LOOP:
-                    head = await asyncio.to_thread(head.apply, changes)
-                else:
-                    head = head.apply(changes)
+                version = changes[-1].version
+                delta = await _off_loop(len(changes), make_delta, changes)
+                head = await _off_loop(len(delta), head.patch, delta, version=version)
+                if self._since is not None:
+                    self._since = self._since | delta if len(self._since) < _SINCE_LIMIT else None
         version, rows = await self._storage.load_all()
+        self._since = None
         return await asyncio.to_thread(Snapshot.from_rows, version, rows)
 
     async def _publish(self, snapshot: Snapshot) -> None:
         started_at_s = time.monotonic()
-        if sum(snapshot.counts().values()) > _ENTITIES_ON_LOOP:
-            offering = await asyncio.to_thread(_make_offering, snapshot)
-        else:
-            offering = _make_offering(snapshot)
-        if self.current is None or snapshot.digest != self.current.digest:
-            faults = await self._try(offering)
+        offering = Offering(snapshot.version, snapshot.digest, snapshot.pack, steps=self._steps)
+        before, since = self.current, self._since
+        if before is None or snapshot.digest != before.digest:
+            faults = await self._try(snapshot, offering)
             if faults:
                 self._refuse(snapshot, faults)
                 return
+            if before is not None:
+                if since is None:
+                    since = await asyncio.to_thread(before.delta, snapshot)
+                changes = await _off_loop(len(since), changes_of, before, since)
+                self._steps.add(before.digest, snapshot.digest, changes)
         self.current = snapshot
+        self._since = {}
         self._refused = None
         self._published_at_s = int(time.time())
         self._hub.publish(offering)
+        delta = offering.delta_from(before.digest) if before is not None else None
         log.notice(
-            "published version %d, digest %s, %s: %d bytes compressed, %.1f ms, to %d data planes",
+            "published version %d, digest %s, %s: %s, %.1f ms, to %d data planes",
             snapshot.version,
             snapshot.config_hash,
             ", ".join(f"{count} {kind}" for kind, count in snapshot.counts().items()) or "no entities",
-            len(offering.compressed),
+            "whole" if delta is None else f"{len(delta)} bytes of changes",
             (time.monotonic() - started_at_s) * 1000,
             len(self._hub),
         )
 
-    async def _try(self, offering: Offering) -> list[dict[str, str]]:
+    async def _try(self, snapshot: Snapshot, offering: Offering) -> list[dict[str, str]]:
         """Compile as a data plane would; what comes back speaks against it."""
-        base = self._base
         try:
-            result = await self._compile_process.compile(
-                offering.compressed,
-                version=offering.version,
-                digest=offering.digest,
-                base=base.checksum if base is not None else "",
-                base_fd=base.fd if base is not None else -1,
-            )
+            result = await self._compile(snapshot, offering)
         except CompileError as exc:
             return exc.faults
         except (FastgwError, OSError, TimeoutError) as exc:
@@ -194,6 +202,31 @@ class Publisher:
         if result.wants_merge and (self._merging is None or self._merging.done()):
             self._merging = asyncio.create_task(self._merge(offering.digest), name="merge")
         return []
+
+    async def _compile(self, snapshot: Snapshot, offering: Offering) -> CompileResult:
+        """Have it compiled from the changes since what is published, or else from the whole."""
+        base = self._base
+        if base is not None and self.current is not None and self._tried is not None and self._since:
+            of_current, overlay = self._tried
+            delta: Delta = self._since
+            with contextlib.suppress(DeltaError):
+                return await self._compile_process.compile(
+                    await _off_loop(len(delta), pack_delta, delta),
+                    version=snapshot.version,
+                    digest=snapshot.digest,
+                    since=self.current.digest,
+                    base=base.checksum,
+                    base_fd=base.fd,
+                    overlay_fd=overlay.fd if overlay is not None and of_current is base else -1,
+                )
+        whole = await asyncio.to_thread(offering.make_whole)
+        return await self._compile_process.compile(
+            whole.compressed,
+            version=snapshot.version,
+            digest=snapshot.digest,
+            base=base.checksum if base is not None else "",
+            base_fd=base.fd if base is not None else -1,
+        )
 
     async def _merge(self, digest: str) -> None:
         """Have the trials go on from a newer base."""
@@ -216,8 +249,8 @@ class Publisher:
         }
 
 
-def _make_offering(snapshot: Snapshot) -> Offering:
-    offering = Offering(snapshot.version, snapshot.digest, snapshot.pack())
-    # Cut into messages here, where that is in a thread, rather than when the first link needs them.
-    assert offering.messages
-    return offering
+async def _off_loop(size: int, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """What *work* gives; it is called in a thread if it is about many changes."""
+    if size > _CHANGES_ON_LOOP:
+        return await asyncio.to_thread(work, *args, **kwargs)
+    return work(*args, **kwargs)

@@ -23,7 +23,7 @@ from fastgw.dp.generation import Generation, ImageFile, describe_counts
 from fastgw.dp.store import Store, StoredImage, StoredSnapshot
 from fastgw.dp.sync import Applied, AppliedState, IncomingSnapshot, Refused
 from fastgw.dp.workers import Deadlines, Worker, WorkerDied, WorkerFailed, WorkerState
-from fastgw.errors import CompileError, FastgwError
+from fastgw.errors import CompileError, DeltaError, FastgwError
 from fastgw.obs import logs
 from fastgw.routing.compile_process import CompileProcess, CompileResult
 
@@ -107,15 +107,12 @@ class Applier:
                 return Applied(incoming.version, incoming.digest, 0.0, 0.0, 0.0, 0.0)
             base = self._base()
             try:
-                result = await self._compiler.compile(
-                    incoming.compressed,
-                    version=incoming.version,
-                    digest=incoming.digest,
-                    base=base.checksum if base is not None else "",
-                    base_fd=base.fd if base is not None else -1,
-                )
+                result = await self._compile(incoming, base)
             except CompileError as error:
                 return self._refuse(incoming, error.faults)
+            except DeltaError as error:
+                _log.info("version %d is asked for whole: %s", incoming.version, error)
+                return Refused(incoming.version, [{"reason": str(error)}], wants_whole=True)
             except (FastgwError, OSError) as error:
                 return self._refuse(incoming, [{"reason": str(error)}])
             self._number += 1
@@ -160,6 +157,29 @@ class Applier:
                 store_ms=store_ms,
                 warnings=result.warnings,
             )
+
+    async def _compile(self, incoming: IncomingSnapshot, base: ImageFile | None) -> CompileResult:
+        """Compile *incoming*, whole or from what runs.
+
+        Raises:
+            DeltaError: it is a delta from something else.
+        """
+        overlay_fd = -1
+        if incoming.base_digest:
+            decided = self.decided
+            if decided is None or decided.digest != incoming.base_digest:
+                raise DeltaError(f"the changes begin from the digest {incoming.base_digest}, not what runs")
+            if decided.image is base and decided.overlay is not None:
+                overlay_fd = decided.overlay.fd
+        return await self._compiler.compile(
+            incoming.compressed,
+            version=incoming.version,
+            digest=incoming.digest,
+            since=incoming.base_digest,
+            base=base.checksum if base is not None else "",
+            base_fd=base.fd if base is not None else -1,
+            overlay_fd=overlay_fd,
+        )
 
     async def _prepare(self, generation: Generation) -> tuple[list[Worker], Faults, float]:
         """Prepare on every worker that runs; those that start just now are waited for, and the first one."""

@@ -24,6 +24,7 @@ class DeclaredSource:
         self._apply = apply
         self._version = 0
         self._again = asyncio.Event()
+        self._waiting: list[asyncio.Future[None]] = []
 
     async def read(self) -> IncomingSnapshot:
         """Read the file, whole.
@@ -51,14 +52,22 @@ class DeclaredSource:
         while True:
             await self._again.wait()
             self._again.clear()
+            waiting, self._waiting = self._waiting, []
             try:
                 await self._apply(await self.read())
             except DeclarativeError as error:
                 _log.error("the declarative file is refused, what is served stays: %s", error)
+            finally:
+                for done in waiting:
+                    if not done.done():
+                        done.set_result(None)
 
-    def read_again(self) -> None:
-        """Have `run` read the file anew."""
+    async def read_again(self) -> None:
+        """Have `run` read the file anew; return when that is applied or refused."""
+        done = asyncio.get_running_loop().create_future()
+        self._waiting.append(done)
         self._again.set()
+        await done
 
 
 def _read(path: Path, version: int) -> IncomingSnapshot:

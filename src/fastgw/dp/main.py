@@ -31,6 +31,7 @@ from fastgw.dp.supervisor import PROXY_LISTEN, Supervisor
 from fastgw.dp.takeover import LentListener, Predecessor, TakeoverDoor, TakeoverFailed
 from fastgw.dp.workers import Deadlines, WorkerState
 from fastgw.obs import logs
+from fastgw.obs.service_manager import ServiceManager
 from fastgw.settings import Settings
 
 IDLE_GRACE_S: Final = 15.0
@@ -42,8 +43,20 @@ _log: Final = logs.get_logger("supervisor")
 class DataPlane:
     """One data plane."""
 
-    def __init__(self, settings: Settings, *, deadlines: Deadlines | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        deadlines: Deadlines | None = None,
+        manager: ServiceManager | None = None,
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            manager: told how the data plane is; none by default.
+        """
         self._settings = settings
+        self._manager = manager or ServiceManager({})
         self._deadlines = deadlines
         self._cleanup = contextlib.AsyncExitStack()
         self._stopping = asyncio.Event()
@@ -84,6 +97,8 @@ class DataPlane:
         workers = asyncio.create_task(self.supervisor.run(), name="workers")
         status = asyncio.create_task(self._run_status(), name="status")
         stopping = asyncio.create_task(self._stopping.wait())
+        self._in_background(self._tell_ready())
+        self._manager.start_watchdog()
         try:
             await asyncio.wait((source, workers, status, stopping), return_when=asyncio.FIRST_COMPLETED)
             for task in (source, workers, status):
@@ -97,6 +112,7 @@ class DataPlane:
                 # What the status port says is the successor's to say.
                 await self._end_status(status)
             _log.notice("drains")
+            self._manager.stopping("draining")
             await self.supervisor.stop(self._drain)
             await asyncio.gather(workers, return_exceptions=True)
             await self._end_status(status)
@@ -111,8 +127,7 @@ class DataPlane:
 
     def read_again(self) -> None:
         """Read what can change while the data plane runs."""
-        self._in_background(self.supervisor.read_certificates())
-        self._source.read_again()
+        self._in_background(self._read_again())
 
     def reopen_logs(self) -> None:
         self._in_background(self.supervisor.reopen_logs())
@@ -143,6 +158,28 @@ class DataPlane:
         _log.notice("process %d serves; what is in progress here may go on for %g s", successor, grace_s)
         self._drain = Drain(grace_s, IDLE_GRACE_S)
         self._stopping.set()
+
+    async def _read_again(self) -> None:
+        self._manager.reloading()
+        await self.supervisor.read_certificates()
+        await self._source.read_again()
+        if not self._stopping.is_set():
+            self._manager.ready(self._describe())
+
+    async def _tell_ready(self) -> None:
+        """Tell once all workers accept; with a file, once they serve it.
+
+        A data plane whose control plane is out of sight is ready too: waiting for it is what it is for.
+        """
+        generation = 1 if self._source.is_file else 0
+        for worker in self.supervisor.workers:
+            if not await worker.wait_serving(generation, None):
+                return
+        self._manager.ready(self._describe())
+
+    def _describe(self) -> str:
+        version = self.supervisor.state().version
+        return f"data plane on {', '.join(self.supervisor.addresses)}, started with version {version}"
 
     async def _start(self, *, takes_over: bool) -> None:
         settings = self._settings
@@ -233,10 +270,11 @@ async def run_data_plane(settings: Settings, *, takes_over: bool = False) -> Non
         settings.log_level, settings.log_destination(settings.proxy_error_log), process="dp supervisor"
     )
     raise_file_limit()
-    data_plane = DataPlane(settings)
-    await data_plane.start(takes_over=takes_over)
-    with _signals(data_plane):
-        await data_plane.run()
+    with contextlib.closing(ServiceManager()) as manager:
+        data_plane = DataPlane(settings, manager=manager)
+        await data_plane.start(takes_over=takes_over)
+        with _signals(data_plane):
+            await data_plane.run()
 
 
 @contextlib.contextmanager

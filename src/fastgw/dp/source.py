@@ -95,10 +95,10 @@ class Source:
         """Go on after `pause`."""
         self._goes_on.set()
 
-    def read_again(self) -> None:
-        """Read the file, or the key pair for the link, anew."""
+    async def read_again(self) -> None:
+        """Read the file, or the key pair for the link, anew; return when that is applied or refused."""
         if self._declared is not None:
-            self._declared.read_again()
+            await self._declared.read_again()
         if self._credentials is not None:
             self._credentials.read_again()
 

@@ -29,7 +29,7 @@ from typing import Any, Final, NamedTuple, cast
 from websockets.http11 import Response
 
 from fastgw import __version__
-from fastgw.errors import CertificateError, CompileError, FastgwError, RemoteLinkError
+from fastgw.errors import CertificateError, CompileError, DeltaError, FastgwError, RemoteLinkError
 from fastgw.obs.logs import Logger
 from fastgw.settings import Settings
 from fastgw.tls.cluster import Credentials, LinkTls
@@ -55,6 +55,9 @@ class IncomingSnapshot(NamedTuple):
     version: int
     digest: str
     compressed: bytes
+    """From `Snapshot.pack`; with a base from `pack_delta`."""
+    base_digest: str = ""
+    """The digest of what the delta is to be applied to; empty: the snapshot is whole."""
 
 
 class Applied(NamedTuple):
@@ -74,6 +77,10 @@ class Refused(NamedTuple):
 
     version: int
     faults: list[dict[str, Any]]
+    wants_whole: bool = False
+    """It was a delta that does not lead there from what runs."""
+    is_passing: bool = False
+    """The reasons are the moment's: the same may be taken later."""
 
 
 ApplyResult = Applied | Refused
@@ -183,7 +190,12 @@ class _Connection(asyncio.Protocol):
                 )
             )
         else:
-            self.link.reject(result.version, result.faults)
+            self.link.reject(
+                result.version,
+                result.faults,
+                wants_whole=result.wants_whole,
+                is_passing=result.is_passing,
+            )
         self._pump.flush()
 
     def report(self, state: AppliedState) -> None:
@@ -239,8 +251,8 @@ class _Connection(asyncio.Protocol):
                     asyncio.get_running_loop().call_soon(self.tick)
                 case Confirmed(version):
                     self._sync.confirmed(version)
-                case Received(version, digest, compressed):
-                    self._sync.received(self, IncomingSnapshot(version, digest, compressed))
+                case Received():
+                    self._sync.received(self, IncomingSnapshot(*event))
 
     def _end(self, reason: str) -> None:
         if self.over.done():
@@ -440,6 +452,8 @@ class Sync:
             (connection, snapshot), self._waiting = self._waiting, None
             result = await self._apply_one(snapshot)
             if connection is self._connection:
+                if isinstance(result, Refused):
+                    connection.report(self._applied())
                 connection.answer(result)
             elif self._connection is not None:
                 self._connection.report(self._applied())
@@ -449,6 +463,8 @@ class Sync:
             return await self._apply(snapshot)
         except CompileError as exc:
             return Refused(snapshot.version, list(exc.faults))
+        except DeltaError as exc:
+            return Refused(snapshot.version, [{"reason": str(exc)}], wants_whole=True)
         except FastgwError as exc:
             return Refused(snapshot.version, [{"reason": str(exc)}])
         except Exception as exc:

@@ -255,6 +255,8 @@ class Worker:
             control.Commit(generation.number), control.Committed, deadline_s=self._deadlines.commit_s
         )
         self.generation = generation.number
+        async with self._changed:
+            self._changed.notify_all()
 
     async def abandon(self, generation: Generation) -> None:
         """Have the process forget *generation*; one that does not answer is hung, and is killed."""

@@ -60,13 +60,14 @@ class Entity:
     #: What is wrong with a value of `variant_key` that selects none.
     unknown_variant: str = "unknown type: {value}"
 
-    @property
-    def unique_fields(self) -> tuple[str, ...]:
-        return tuple(name for name, declared in self.fields.items() if declared.unique)
+    unique_fields: tuple[str, ...] = field(init=False, repr=False)
+    foreign_fields: Mapping[str, Field] = field(init=False, repr=False)
 
-    @property
-    def foreign_fields(self) -> Mapping[str, Field]:
-        return {name: declared for name, declared in self.fields.items() if declared.type == "foreign"}
+    def __post_init__(self) -> None:
+        unique = tuple(name for name, declared in self.fields.items() if declared.unique)
+        foreign = {name: declared for name, declared in self.fields.items() if declared.type == "foreign"}
+        object.__setattr__(self, "unique_fields", unique)
+        object.__setattr__(self, "foreign_fields", foreign)
 
     @property
     def stored_fields(self) -> Mapping[str, Field]:

@@ -7,6 +7,7 @@ them, which are skipped where one of theirs is already at fault. Values have bee
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 from fastgw.model.entities import ENTITIES
@@ -42,10 +43,18 @@ def check_record(
     *,
     is_update: bool,
     known_faults: Mapping[str, Any],
+    settled: AbstractSet[str] = frozenset(),
 ) -> Faults:
-    """The faults of a record or whole row; *known_faults* are names that are at fault already."""
+    """The faults of a record or whole row.
+
+    Args:
+        known_faults: names that are at fault already.
+        settled: names whose values are known to be good.
+    """
     faults: Faults = {}
     for name, given in value.items():
+        if name in settled:
+            continue
         field = fields.get(name)
         fault = "unknown field" if field is None else check_value(field, given, is_update=is_update)
         if fault is not None:
@@ -72,8 +81,9 @@ def _check_several(
     if isinstance(check, Excluding):
         is_broken = value.get(check.field) and any(value.get(name) for name in check.fields)
         return check.message if is_broken else None
+    concerned: tuple[str, ...]
     if isinstance(check, Conditional):
-        concerned: tuple[str, ...] = (check.if_field, check.then_field)
+        concerned = (check.if_field, check.then_field)
     elif isinstance(check, AtLeastOneOf) and check.when_field is not None:
         concerned = (check.when_field, *check.fields)
     else:
@@ -112,6 +122,22 @@ def _check_several(
                 faults[check.on_field] = fault
                 return None
             return fault
+
+
+def concerned_by(check: Check) -> frozenset[str]:
+    """The names of all fields that *check* looks at."""
+    match check:
+        case Conditional():
+            names: tuple[str | None, ...] = (check.if_field, check.then_field)
+        case Excluding():
+            names = (check.field, *check.fields)
+        case AtLeastOneOf():
+            names = (check.when_field, check.unless, *check.fields)
+        case Judged():
+            names = (check.on_field, *check.fields)
+        case _:
+            names = check.fields
+    return frozenset(name.partition(".")[0] for name in names if name is not None)
 
 
 def check_patch(checks: Sequence[AllOrNone], patch: Mapping[str, Any]) -> list[str]:

@@ -13,9 +13,6 @@ fault alone.
 
 from __future__ import annotations
 
-import copy
-import secrets
-import string
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -23,12 +20,10 @@ from typing import Any, Final
 from fastgw.errors import OptionsError, ValidationError
 from fastgw.model.entities import Entity, Row
 from fastgw.model.faults import Fault, Faults
-from fastgw.model.fields import UNSET, Check, Field
-from fastgw.model.rules import MOST_ELEMENTS, REQUIRED, check_patch, check_record, check_type, check_value
+from fastgw.model.fields import UNSET, Field
+from fastgw.model.rules import check_patch, check_record, check_value
 from fastgw.model.served import unserved_faults
-
-_ALPHANUMERIC: Final = string.ascii_letters + string.digits
-_RANDOM_LENGTH: Final = 32
+from fastgw.model.shapes import shape_of
 
 
 def make_row(
@@ -141,26 +136,35 @@ def _finish(
     for name in entity.optional:
         if given.get(name, UNSET) is None:
             del given[name]
-    fields, checks = _declarations(entity, given)
-    _set_by_server(fields, given, now_s=now_s, is_update=is_update)
+    shape = shape_of(entity, given)
+    _set_by_server(shape.auto, given, now_s=now_s, is_update=is_update)
 
-    row = {name: _fill(field, given.get(name, UNSET)) for name, field in fields.items()}
-    unknown = {name: value for name, value in given.items() if name not in fields}
-    faults |= check_record(fields, checks, {**row, **unknown}, is_update=is_update, known_faults=faults)
+    row = shape.row(given)
+    unknown = {name: value for name, value in given.items() if name not in row}
+    faults |= check_record(
+        shape.fields,
+        shape.checks_for(given),
+        {**row, **unknown} if unknown else row,
+        is_update=is_update,
+        known_faults=faults,
+        settled=shape.settled - given.keys(),
+    )
     faults = faults or unserved_faults(entity.name, row)
     if faults:
         raise ValidationError(faults)
-    return {name: _settle(field, row[name]) for name, field in fields.items() if not field.transient}
+    stored = {name: row[name] for name in shape.stored}
+    for name in shape.foreign:
+        # Of a foreign row, only its id is kept.
+        if row[name] is not None:
+            stored[name] = {"id": row[name]["id"].lower()}
+    return stored
 
 
-def _set_by_server(
-    fields: Mapping[str, Field], given: dict[str, Any], *, now_s: float, is_update: bool
-) -> None:
-    """Fill in ids and timestamps; whatever was sent as `updated_at` does not count."""
+def _set_by_server(fields: Sequence[Field], given: dict[str, Any], *, now_s: float, is_update: bool) -> None:
+    """Fill in ids and timestamps among *fields*; whatever was sent as `updated_at` does not count."""
     given.pop("updated_at", None)
-    for name, field in fields.items():
-        if not field.auto:
-            continue
+    for field in fields:
+        name = field.name
         now = round(now_s, 3) if field.type == "number" else int(now_s)
         if name == "updated_at":
             given[name] = now
@@ -186,66 +190,3 @@ def _expand_shorthands(entity: Entity, given: dict[str, Any]) -> Faults:
         else:
             faults[name] = fault
     return faults
-
-
-def _declarations(entity: Entity, given: Mapping[str, Any]) -> tuple[Mapping[str, Field], Sequence[Check]]:
-    """The fields and checks that hold for this row, by its variant and by what it was given."""
-    all_fields = entity.fields
-    given_optional = {name: field for name, field in entity.optional.items() if given.get(name) is not None}
-    if given_optional:
-        all_fields = {**all_fields, **given_optional}
-    if entity.variant_key is None:
-        return all_fields, entity.checks
-    key_field = entity.fields[entity.variant_key]
-    value = _fill(key_field, given.get(entity.variant_key, UNSET))
-    if value is None:
-        raise ValidationError({key_field.name: REQUIRED})
-    candidates = value if isinstance(value, list) else [value]
-    for key in candidates:
-        if isinstance(key, str) and key in entity.variants:
-            variant = entity.variants[key]
-            fields = {name: variant.fields.get(name, field) for name, field in all_fields.items()}
-            return fields, (*entity.checks, *variant.checks)
-    fault = check_type(key_field, value)
-    if fault is None:
-        fault = entity.unknown_variant.format(value=candidates[0] if candidates else "nil")
-    raise ValidationError({key_field.name: fault})
-
-
-def _fill(field: Field, value: Any) -> Any:
-    """The value as it is to be checked: the default for an omitted one, and spellings of the same made one.
-
-    JSON has several spellings of one value: 80.0 for 80, and, from clients written in Lua, `{}` for `[]`.
-    """
-    if value is UNSET:
-        if field.default is not UNSET:
-            # Most defaults are plain values, of which no copy is needed.
-            return copy.deepcopy(field.default) if isinstance(field.default, list | dict) else field.default
-        if field.auto and field.type == "string":
-            return "".join(secrets.choice(_ALPHANUMERIC) for _ in range(_RANDOM_LENGTH))
-        value = {} if field.type == "record" else None
-    match field.type:
-        case "integer" if isinstance(value, float) and value.is_integer():
-            return int(value)
-        case "array" | "set":
-            if value == {}:
-                value = []
-            if isinstance(value, list) and field.elements is not None and len(value) <= MOST_ELEMENTS:
-                elements = [_fill(field.elements, element) for element in value]
-                is_plain_set = field.type == "set" and all(isinstance(element, str) for element in elements)
-                return list(dict.fromkeys(elements)) if is_plain_set else elements
-        case "map" if value == []:
-            return {}
-        case "record" if isinstance(value, Mapping):
-            filled = {name: _fill(sub, value.get(name, UNSET)) for name, sub in field.fields.items()}
-            return {**filled, **{name: sub for name, sub in value.items() if name not in filled}}
-        case "string" if field.uuid and isinstance(value, str):
-            return value.lower()
-    return value
-
-
-def _settle(field: Field, value: Any) -> Any:
-    """The valid value as it is stored: of a foreign row, only its id."""
-    if field.type == "foreign" and value is not None:
-        return {"id": value["id"].lower()}
-    return value

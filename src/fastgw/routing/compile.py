@@ -19,7 +19,7 @@ import msgspec
 from fastgw._router_build import TableBuilder
 from fastgw.errors import CompileError
 from fastgw.model.entities import ENTITIES
-from fastgw.model.served import UNSERVED
+from fastgw.model.served import SERVED_PLUGINS, UNSERVED
 from fastgw.model.snapshot import Snapshot
 from fastgw.routing.certificates import KINDS as CERTIFICATE_KINDS
 from fastgw.routing.certificates import compile_certificates
@@ -102,21 +102,31 @@ class Layer(NamedTuple):
     """The CERTIFICATES section; None: it needs none."""
 
 
-def compile_snapshot(snapshot: Snapshot, *, flavor: str = "traditional_compatible") -> bytes:
+def compile_snapshot(
+    snapshot: Snapshot,
+    *,
+    flavor: str = "traditional_compatible",
+    served_plugins: frozenset[str] = SERVED_PLUGINS,
+) -> bytes:
     """The image of a snapshot, whole; its routes and services are numbered in the order of their ids.
 
     Args:
         flavor: Kong's `router_flavor`.
+        served_plugins: names of those whose behaviour the data plane has; routes with others answer 503.
     Raises:
         CompileError: with all reasons, each {entity, id, field, reason}.
     """
     counts = snapshot.counts()
+    around = Surroundings(snapshot, served_plugins)
     layer = compile_layer(
         snapshot.lines(),
-        around=Surroundings(snapshot),
+        around=around,
         flavor=flavor,
         with_certificates=any(counts.get(kind) for kind in CERTIFICATE_KINDS),
     )
+    plugins = Records()
+    for record in around.plugins.records:
+        plugins.add(record)
     return pack_image(
         version=snapshot.version,
         digest=snapshot.digest,
@@ -124,6 +134,7 @@ def compile_snapshot(snapshot: Snapshot, *, flavor: str = "traditional_compatibl
         table=layer.table,
         routes=layer.routes,
         services=layer.services,
+        plugins=plugins,
         packed=snapshot.pack(),
         certificates=layer.certificates,
     )
@@ -190,11 +201,12 @@ def _rows(
     decode = msgspec.json.Decoder(row_type).decode
     # Of routes, the table and its translation refuse what they cannot hold.
     uses = UNSERVED[entity] if entity == "services" else ()
+    start = len(entity) + 1
     for line in lines:
-        _, id_bytes, body = line.split(b" ", 2)
-        id_ = id_bytes.decode(errors="replace")
+        end = line.index(b" ", start)
+        id_ = line[start:end].decode(errors="replace")
         try:
-            row = decode(body)
+            row = decode(line[end + 1 :])
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             faults.add(entity, id_, "", exc)
             yield id_, None
@@ -202,7 +214,7 @@ def _rows(
         is_served = row.id == id_
         if not is_served:
             faults.add(entity, id_, "id", f"its row says {row.id}")
-        for field, reason in refusals(row, uses):
+        for field, reason in refusals(row, uses) if uses else ():
             faults.add(entity, row.id, field, reason)
             is_served = False
         yield row.id, row if is_served else None
@@ -280,7 +292,8 @@ def _compile_routes(
             for field, reason in refused.faults:
                 faults.add("routes", id_, field, reason)
             continue
-        missing = around.missing_plugin(row.id, None if row.service is None else row.service.id)
-        records.add(record_of(row, service, flavor, missing))
+        service_id = None if row.service is None else row.service.id
+        missing = around.missing_plugin(row.id, service_id)
+        records.add(record_of(row, service, flavor, missing, around.plugins.steps(row.id, service_id)))
         number += 1
     return table, records

@@ -22,7 +22,7 @@ from typing import Final, NamedTuple, NoReturn
 
 import msgspec
 
-from fastgw.errors import CompileError, SnapshotError
+from fastgw.errors import CompileError, DeltaError, SnapshotError
 from fastgw.model.snapshot import Snapshot
 from fastgw.routing.compile import compile_snapshot
 from fastgw.routing.compiler import Compiler
@@ -88,19 +88,21 @@ class _Child:
                         self._begin_merge(digest)
 
     def _answer(self, job: Job, fds: list[int]) -> None:
-        packed, base_fd = read_memfd(fds[0]), fds[1] if len(fds) > 1 else -1
+        packed, more_fds = read_memfd(fds[0]), fds[1:]
         try:
             compiled = self._compiler.compile(
                 packed,
                 version=job.version,
                 digest=job.digest,
+                since=job.since,
                 base=job.base,
-                open_base=lambda: Image.open(base_fd),
+                open_base=lambda: Image.open(more_fds[0]),
+                open_overlay=(lambda: Image.open(more_fds[1])) if len(more_fds) > 1 else None,
             )
         except CompileError as exc:
             self._refuse(Refusal(str(exc), exc.faults))
         except SnapshotError as exc:
-            self._refuse(Refusal(str(exc), []))
+            self._refuse(Refusal(str(exc), [], wants_whole=isinstance(exc, DeltaError)))
         else:
             done = Done(
                 counts=compiled.counts,
@@ -124,8 +126,8 @@ class _Child:
                 del compiled
                 _give_memory_back()
         finally:
-            if base_fd >= 0:
-                os.close(base_fd)
+            for fd in more_fds:
+                os.close(fd)
 
     def _refuse(self, refusal: Refusal) -> None:
         self._send(Refused(), make_sealed_memfd("fastgw-refusal", msgspec.msgpack.encode(refusal)))

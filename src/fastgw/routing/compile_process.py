@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from fastgw.errors import CompileError, SnapshotError
+from fastgw.errors import CompileError, DeltaError, SnapshotError
 from fastgw.obs.logs import get_logger
 from fastgw.routing.jobs import (
     Answer,
@@ -45,6 +45,8 @@ RESTART_DELAY_S: Final = 0.1
 RESTART_DELAY_LIMIT_S: Final = 5.0
 ATTEMPTS: Final = 2
 
+_SMALL_BYTES: Final = 64 * 1024
+"""So much is copied on the loop sooner than a thread is woken."""
 _LONG_LIVED_S: Final = 60.0
 """A process that lived this long did not die of what its predecessor died of."""
 
@@ -106,7 +108,9 @@ class _Child:
             self._answer = self._loop.create_future()
 
     async def _make_memfd(self, data: bytes) -> int:
-        """The same as `make_sealed_memfd`, in a thread: it may be many megabytes."""
+        """The same as `make_sealed_memfd`, in a thread if it is many megabytes."""
+        if len(data) <= _SMALL_BYTES:
+            return make_sealed_memfd("fastgw-snapshot", data)
         made = self._loop.run_in_executor(None, make_sealed_memfd, "fastgw-snapshot", data)
         try:
             return await asyncio.shield(made)
@@ -114,11 +118,11 @@ class _Child:
             made.add_done_callback(lambda made: os.close(made.result()))
             raise
 
-    async def run(self, job: Job, packed: bytes, base_fd: int) -> _Received:
-        """Hand over a job and wait for its answer, as `answer` does."""
+    async def run(self, job: Job, packed: bytes, *more_fds: int) -> _Received:
+        """Hand over a job and wait for its answer, as `answer` does; negative descriptors are left out."""
         fd = await self._make_memfd(packed)
         try:
-            fds = [fd] if base_fd < 0 else [fd, base_fd]
+            fds = [fd, *(more for more in more_fds if more >= 0)]
             socket.send_fds(self._channel, [msgspec.msgpack.encode(job)], fds)
         except OSError as exc:
             raise _Gone from exc
@@ -208,28 +212,34 @@ class CompileProcess:
         *,
         version: int,
         digest: str,
+        since: str = "",
         base: str = "",
         base_fd: int = -1,
+        overlay_fd: int = -1,
         deadline_s: float = JOB_DEADLINE_S,
     ) -> CompileResult:
         """Compile a snapshot; jobs wait for one another.
 
         Args:
-            packed: it, from `Snapshot.pack`.
+            packed: it, from `Snapshot.pack`; with *since*, from `pack_delta`.
+            since: the digest of the snapshot that the delta begins from.
             base: the checksum of the whole image behind *base_fd*, which the result is to change; it stays
                 the caller's. Without one, the result is whole.
+            overlay_fd: the overlay that, on this base, the snapshot *since* was compiled to. A process that
+                does not remember that snapshot reads it from the two.
             deadline_s: for all of it, waiting included.
         Raises:
             CompileError: it cannot be served, with all reasons; or could not be compiled in time.
+            DeltaError: the delta leads elsewhere, or *since* is not known: give the whole.
             SnapshotError: it is damaged, or its digest is another.
         """
-        job = Job(version, digest, base)
+        job = Job(version, digest, base, since)
         try:
             async with asyncio.timeout(deadline_s), self._one_at_a_time:
                 for _ in range(ATTEMPTS):
                     child = await self._ready_child()
                     try:
-                        return _result_of(*await child.run(job, packed, base_fd))
+                        return _result_of(*await child.run(job, packed, base_fd, overlay_fd))
                     except _Gone:
                         self._is_ready.clear()
                     except asyncio.CancelledError:
@@ -351,7 +361,7 @@ def _result_of(answer: Answer, fds: list[int]) -> CompileResult:
     refusal = _refusals.decode(read_memfd(fds[0]))
     if refusal.faults:
         raise CompileError(refusal.faults)
-    raise SnapshotError(refusal.reason)
+    raise DeltaError(refusal.reason) if refusal.wants_whole else SnapshotError(refusal.reason)
 
 
 def _failed(reason: str) -> CompileError:

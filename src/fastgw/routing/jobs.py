@@ -5,7 +5,7 @@ memfd beside it (SCM_RIGHTS), mapped by whoever needs it and never copied throug
 
     parent                                   child
                                              Ready
-    Job    (+ packed snapshot, base)         Done      (+ new base, overlay)
+    Job    (+ packed, base, overlay)         Done      (+ new base, overlay)
                                              Refused   (+ `Refusal` in msgpack)
     Merge                                    Merged    (+ new base), whenever it is done
 
@@ -23,7 +23,7 @@ from typing import Final
 import msgspec
 
 MESSAGE_LIMIT_BYTES: Final = 65536
-FDS_LIMIT: Final = 2
+FDS_LIMIT: Final = 3
 
 _ANCILLARY_BYTES: Final = socket.CMSG_SPACE(FDS_LIMIT * array.array("i").itemsize)
 
@@ -33,6 +33,9 @@ class Job(msgspec.Struct, frozen=True, tag=True):
     digest: str
     base: str
     """Checksum of the base that its sender has, which then comes second; empty: none."""
+    since: str = ""
+    """What is packed is a delta from the snapshot with this digest; empty: it is a whole snapshot. Together
+    with its overlay, if one comes third, the base is what that snapshot was compiled to."""
 
 
 class Merge(msgspec.Struct, frozen=True, tag=True):
@@ -73,6 +76,8 @@ class Refusal(msgspec.Struct, frozen=True):
 
     reason: str
     faults: list[dict[str, str]]
+    wants_whole: bool = False
+    """A delta was of no use (DeltaError)."""
 
 
 Question = Job | Merge

@@ -156,13 +156,19 @@ _enabled_decoder: Final = msgspec.json.Decoder(_Enabled)
 
 
 def compile_overlay(
-    base: Base, snapshot: Snapshot, delta: Delta, *, flavor: str = "traditional_compatible"
+    base: Base,
+    snapshot: Snapshot,
+    delta: Delta,
+    *,
+    flavor: str = "traditional_compatible",
+    around: Surroundings | None = None,
 ) -> bytes:
     """The overlay of *base* that leads to *snapshot*.
 
     Args:
         delta: from the base's snapshot to *snapshot*.
         flavor: that of the base.
+        around: of *snapshot*, where they are known already.
     Raises:
         CompileError: with all reasons, each {entity, id, field, reason}.
     """
@@ -193,7 +199,7 @@ def compile_overlay(
         sorted(line for line in touched.values() if line is not None),
         base_service=service,
         first_service=base.image.service_count,
-        around=Surroundings(snapshot),
+        around=around or Surroundings(snapshot),
         flavor=flavor,
         with_certificates=bool(changed_certificates),
     )

@@ -18,6 +18,7 @@ from fastgw._router_program import All, Test
 from fastgw.model.expressions import parse_expression
 from fastgw.model.served import UNSERVED, Unserved
 from fastgw.routing.image import Protocols, RouteRecord
+from fastgw.routing.plugins import StepRecord
 
 FLAVORS: Final = {
     "traditional": Flavor.FLAVOR_TRADITIONAL,
@@ -81,6 +82,12 @@ def add_route(table: TableBuilder, number: int, row: RouteRow) -> None:
     if row.expression is not None:
         _add_expression(table, number, row)
         return
+    if row.headers is None and row.snis is None:
+        try:
+            if table.add_plain(number, row.hosts, row.paths, row.methods, row.created_at, row.id):
+                return
+        except ValueError as error:
+            raise RouteRefused(list(refusals(row, UNSERVED["routes"])) or [("", str(error))]) from None
     paths = [path.encode() for path in row.paths or ()]
     regexes = [path[1:] for path in paths if path.startswith(b"~")]
     if regexes:
@@ -142,16 +149,24 @@ def refusals(row: Any, uses: Iterable[Unserved]) -> Iterator[tuple[str, str]]:
             yield use.field, next(str(one) for one in (fault if isinstance(fault, list) else [fault]) if one)
 
 
-def record_of(row: RouteRow, service: int, flavor: str, missing_plugin: str | None) -> RouteRecord:
+def record_of(
+    row: RouteRow,
+    service: int,
+    flavor: str,
+    missing_plugin: str | None,
+    plugins: tuple[StepRecord, ...] = (),
+) -> RouteRecord:
     """What the data plane needs to know once the route has matched; *service* is a number, or -1."""
+    # By place: there are many.
     return RouteRecord(
-        id=row.id,
-        name=row.name,
-        service=service,
-        strip_path=row.strip_path,
-        preserve_host=row.preserve_host,
-        protocols=_protocol_mask(tuple(row.protocols)) or 0,
-        https_redirect_status_code=row.https_redirect_status_code,
-        is_v1=flavor == "traditional" and row.path_handling == "v1",
-        missing_plugin=missing_plugin,
+        row.id,
+        row.name,
+        service,
+        row.strip_path,
+        row.preserve_host,
+        _protocol_mask(tuple(row.protocols)) or 0,
+        row.https_redirect_status_code,
+        flavor == "traditional" and row.path_handling == "v1",
+        missing_plugin,
+        plugins,
     )

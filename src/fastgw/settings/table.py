@@ -130,6 +130,19 @@ class Settings:
     pg_ssl: bool = _property("off", parsers.boolean, "talk TLS to PostgreSQL, or not at all", CP)
     pg_ssl_verify: bool = _property("off", parsers.boolean, "verify PostgreSQL's certificate", CP)
 
+    history_versions: int = _property(
+        "10000",
+        parsers.integer(1, _WHOLE),
+        "versions of the configuration that can be shown and restored",
+        CP,
+    )
+    history_age: float = _property(
+        "0",
+        parsers.seconds,
+        "seconds (or 90d) that versions are kept, the newest always; 0 is without end",
+        CP,
+    )
+
     cluster_control_plane: str = _property(
         "127.0.0.1:8005", parsers.host_port, "the control plane to connect to", DP
     )

@@ -2,18 +2,21 @@
 
 Contract. Feed what arrived to `receive_message` and the time to `on_tick`; act on the events that they
 return; then send what `next_message` gives until it gives None. `next_message` is to be called only while the
-transport takes more: a snapshot is cut from its `Offering` as it is pulled, and what is due besides it is one
-place per kind of message, so a peer that does not read holds nothing here but the transport's own buffer.
+transport takes more: what is sent is taken from its `Offering` as it is pulled, and what is due besides it is
+one place per kind of message, so a peer that does not read holds nothing here but the transport's own buffer.
 After an `Ended` event send what is left (a Bye), then close the transport.
 
-The one complication: newest wins, but what has begun is finished. A control plane has one snapshot on its way
-to a data plane and waits for its verdict; offers meanwhile overwrite each other. So a slow data plane under
-steady changes still gets whole snapshots, each the newest of its moment.
+The one complication: newest wins, but what has begun is finished. A control plane has one snapshot or delta
+on its way to a data plane and waits for its verdict; offers meanwhile overwrite each other. So a slow data
+plane under steady changes gets fewer and longer deltas, each to the newest of its moment.
+
+A delta is sent to one who runs what it begins from; after any doubt about it (`Nack.wants_whole`) the whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from fastgw.errors import LocalLinkError, RemoteLinkError
@@ -21,6 +24,7 @@ from fastgw.wire.messages import (
     TEXT_LIMIT,
     Ack,
     Bye,
+    Delta,
     Hello,
     Message,
     Nack,
@@ -36,7 +40,8 @@ from fastgw.wire.messages import (
     decode_to_data_plane,
     encode,
 )
-from fastgw.wire.offering import Offering
+from fastgw.wire.offering import Offering, Whole
+from fastgw.wire.pacing import retry_delay
 from fastgw.wire.states import (
     CONTROL_MOVES,
     DATA_MOVES,
@@ -73,6 +78,8 @@ class Accepted(NamedTuple):
 
 class Rejected(NamedTuple):
     nack: Nack
+    retry_s: float | None
+    """In so many seconds what is wanted then is tried again; None: not this one."""
 
 
 class Withheld(NamedTuple):
@@ -80,6 +87,12 @@ class Withheld(NamedTuple):
 
     version: int
     reason: str
+
+
+class WholeWanted(NamedTuple):
+    """The data plane cannot be sent a delta: have this packed (`Offering.make_whole`), then `offer` again."""
+
+    offering: Offering
 
 
 class Welcomed(NamedTuple):
@@ -94,11 +107,14 @@ class Confirmed(NamedTuple):
 
 
 class Received(NamedTuple):
-    """A whole snapshot has arrived; it is owed a verdict."""
+    """A snapshot has arrived, whole or as a delta; it is owed a verdict."""
 
     version: int
     digest: str
     compressed: bytes
+    """From `Snapshot.pack`; of a delta from `pack_delta`."""
+    base_digest: str = ""
+    """The digest of the snapshot that the delta is to be applied to; empty: it is whole."""
 
 
 class Ended(NamedTuple):
@@ -108,7 +124,7 @@ class Ended(NamedTuple):
     is_refusal: bool
 
 
-ControlEvent = Joined | Reported | Accepted | Rejected | Withheld | Ended
+ControlEvent = Joined | Reported | Accepted | Rejected | Withheld | WholeWanted | Ended
 DataEvent = Welcomed | Confirmed | Received | Ended
 
 
@@ -118,6 +134,7 @@ class ControlLink:
     Args:
         now_s: monotonic seconds, as in all calls.
         spread_s: announced to the data plane: see `pacing.spread_for`.
+        draw: gives a number from 0 up to 1 for each delay.
     """
 
     def __init__(
@@ -128,6 +145,7 @@ class ControlLink:
         version: str,
         spread_s: float = 0.0,
         heartbeat_s: float = HEARTBEAT_S,
+        draw: Callable[[], float] = random.random,
     ) -> None:
         self.state = ControlState.GREETING
         self.hello: Hello | None = None
@@ -136,15 +154,24 @@ class ControlLink:
         )
         self._silence_s = heartbeat_s * _SILENCE_IN_HEARTBEATS
         self._deadline_s = now_s + GREETING_TIMEOUT_S
-        self._applied_digest = ""
+        self._draw = draw
+        self._applied = (0, "")
+        """Version and digest of what the data plane runs."""
         self._wanted: Offering | None = None
         self._settled_version: int | None = None
         """The last version told to be the same, or withheld: said once."""
         self._rejected_digest: str | None = None
+        self._distrusted_digest: str | None = None
+        """A delta from this did not lead where it should: no more of them."""
+        self._retry_at_s: float | None = None
+        """Nothing is sent before: the data plane is in trouble for the moment."""
+        self._failures = 0
+        """Verdicts in a row that were `is_passing`."""
         self._transfer: Sequence[bytes] = ()
         self._transfer_place = 0
         self._transfer_version = 0
         self._transfer_digest = ""
+        self._transfer_base = ""
         self._welcome_due = False
         self._pong_due = False
         self._same_due: Same | None = None
@@ -157,12 +184,17 @@ class ControlLink:
 
     def next_deadline(self) -> float:
         """When `on_tick` has something to do, in monotonic seconds."""
-        return self._deadline_s
+        return self._deadline_s if self._retry_at_s is None else min(self._deadline_s, self._retry_at_s)
 
     def on_tick(self, now_s: float) -> list[ControlEvent]:
-        """End the link if the peer has been silent for too long."""
-        if self.is_closed or now_s < self._deadline_s:
+        """End the link if the peer has been silent for too long; try again what is to be tried again."""
+        if self.is_closed:
             return []
+        if now_s < self._deadline_s:
+            if self._retry_at_s is None or now_s < self._retry_at_s:
+                return []
+            self._retry_at_s = None
+            return self._settle()
         if self.state is ControlState.GREETING:
             return self._end(f"said no Hello within {GREETING_TIMEOUT_S:g} s", is_refusal=True)
         return self._end(f"silent for {self._silence_s:g} s", is_refusal=True)
@@ -173,7 +205,7 @@ class ControlLink:
             return []
         try:
             message = decode_to_control_plane(data)
-            events = self._take(message)
+            events = self._take(message, now_s)
         except RemoteLinkError as exc:
             return self._end(str(exc), is_refusal=True)
         if not self.is_closed:
@@ -216,35 +248,49 @@ class ControlLink:
             return message
         return None
 
-    def _take(self, message: Message) -> list[ControlEvent]:
+    def _take(self, message: Message, now_s: float) -> list[ControlEvent]:
         match message:
             case Hello():
                 self._move(ControlInput.HELLO)
                 self.hello = message
                 self._welcome_due = True
-                self._applied_digest = message.applied_digest
+                self._applied = (message.applied_version, message.applied_digest)
                 return [Joined(message), *self._settle()]
             case Ping():
                 self._move(ControlInput.PING)
                 self._pong_due = True
-                self._applied_digest = message.digest
+                self._applied = (message.version, message.digest)
                 return [Reported(message.version, message.digest), *self._settle()]
             case Ack():
                 self._move(ControlInput.ACK)
                 self._check_verdict(message.version)
-                self._applied_digest = message.digest
+                self._applied = (message.version, message.digest)
                 self._rejected_digest = None  # what spoke against it may have been that moment's
+                self._distrusted_digest = None
+                self._failures = 0
                 self._settled_version = message.version
                 return [Accepted(message), *self._settle()]
             case Nack():
                 self._move(ControlInput.NACK)
                 self._check_verdict(message.version)
-                self._rejected_digest = self._transfer_digest
-                return [Rejected(message), *self._settle()]
+                return [self._rejected(message, now_s), *self._settle()]
             case Bye():
                 self._move(ControlInput.PEER_BYE)
                 return [Ended(f"the data plane ended the link: {message.reason}", message.is_refusal)]
         raise AssertionError(message)
+
+    def _rejected(self, nack: Nack, now_s: float) -> Rejected:
+        """Draw the consequences of a refusal."""
+        if nack.wants_whole and self._transfer_base:
+            self._distrusted_digest = self._transfer_base
+            return Rejected(nack, 0.0)
+        if nack.is_passing:
+            delay_s = retry_delay(self._failures, self._draw)
+            self._failures += 1
+            self._retry_at_s = now_s + delay_s
+            return Rejected(nack, delay_s)
+        self._rejected_digest = self._transfer_digest
+        return Rejected(nack, None)
 
     def _check_verdict(self, version: int) -> None:
         if version != self._transfer_version:
@@ -255,29 +301,51 @@ class ControlLink:
         wanted = self._wanted
         if self.state is not ControlState.IDLE or wanted is None:
             return []
-        if wanted.digest == self._applied_digest:
+        if wanted.digest == self._applied[1]:
             if wanted.version != self._settled_version:
                 self._settled_version = wanted.version
                 self._same_due = Same(version=wanted.version, digest=wanted.digest)
             return []
-        if wanted.digest == self._rejected_digest:
+        if wanted.digest == self._rejected_digest or self._retry_at_s is not None:
             return []
+        delta = self._delta_to(wanted)
+        if delta is not None:
+            self._begin(wanted.version, wanted.digest, (delta,), base=self._applied[1])
+            return []
+        whole = wanted.whole_for(self._applied[0] if self._applied[1] else -1)
+        if whole is None or whole.digest == self._rejected_digest:
+            return [WholeWanted(wanted)]
+        return self._begin_whole(whole, wanted)
+
+    def _delta_to(self, wanted: Offering) -> bytes | None:
         assert self.hello is not None
-        size, limit = len(wanted.compressed), self.hello.max_snapshot_bytes
-        if size > limit:
-            if wanted.version == self._settled_version:
-                return []
-            self._settled_version = wanted.version
-            reason = f"{size} compressed bytes are more than the {limit} of its cluster_max_payload"
-            return [Withheld(wanted.version, reason)]
+        applied = self._applied[1]
+        if self.hello.minor < 1 or not applied or applied == self._distrusted_digest:
+            return None
+        delta = wanted.delta_from(applied)
+        return delta if delta is not None and len(delta) <= self.hello.max_snapshot_bytes else None
+
+    def _begin_whole(self, whole: Whole, wanted: Offering) -> list[ControlEvent]:
+        assert self.hello is not None
+        size, limit = len(whole.compressed), self.hello.max_snapshot_bytes
+        if size <= limit:
+            self._begin(whole.version, whole.digest, whole.messages)
+            return []
+        if wanted.version == self._settled_version:
+            return []
+        self._settled_version = wanted.version
+        reason = f"{size} compressed bytes are more than the {limit} of its cluster_max_payload"
+        return [Withheld(wanted.version, reason)]
+
+    def _begin(self, version: int, digest: str, messages: Sequence[bytes], *, base: str = "") -> None:
         self._move(ControlInput.BEGIN)
         # What was due to be said about an older version is overtaken.
         self._same_due = None
-        self._transfer = wanted.messages
+        self._transfer = messages
         self._transfer_place = 0
-        self._transfer_version = wanted.version
-        self._transfer_digest = wanted.digest
-        return []
+        self._transfer_version = version
+        self._transfer_digest = digest
+        self._transfer_base = base
 
     def _move(self, signal: ControlInput) -> None:
         target = CONTROL_MOVES.get((self.state, signal))
@@ -376,10 +444,24 @@ class DataLink:
             warnings=bounded_texts(ack.warnings),
         )
 
-    def reject(self, version: int, faults: list[dict[str, Any]]) -> None:
-        """Answer the snapshot received last: it is refused, for these reasons."""
+    def reject(
+        self,
+        version: int,
+        faults: list[dict[str, Any]],
+        *,
+        wants_whole: bool = False,
+        is_passing: bool = False,
+    ) -> None:
+        """Answer the snapshot received last: it is refused, for these reasons.
+
+        Args:
+            wants_whole: it was a delta that is of no use here.
+            is_passing: it may be taken when it is sent again later.
+        """
         self._move(DataInput.VERDICT)
-        self._verdict_due = Nack(version=version, faults=bounded_faults(faults))
+        self._verdict_due = Nack(
+            version=version, faults=bounded_faults(faults), wants_whole=wants_whole, is_passing=is_passing
+        )
 
     def close(self, reason: str) -> None:
         """End the link from here; `next_message` still gives the Bye that says so."""
@@ -394,11 +476,12 @@ class DataLink:
             message, self._bye_due = self._bye_due, None
         elif self._hello_due is not None:
             message, self._hello_due = self._hello_due, None
-        elif self._verdict_due is not None:
-            message, self._verdict_due = self._verdict_due, None
         elif self._ping_due:
+            # Before a refusal: what is sent next depends on what runs here.
             self._ping_due = False
             message = Ping(version=self._applied[0], digest=self._applied[1])
+        elif self._verdict_due is not None:
+            message, self._verdict_due = self._verdict_due, None
         else:
             message = None
         return encode(message) if message is not None else None
@@ -429,6 +512,9 @@ class DataLink:
                 self._begin = message
                 self._missing_bytes = message.size
                 return []
+            case Delta():
+                self._move(DataInput.DELTA)
+                return [Received(message.version, message.digest, message.data, message.base_digest)]
             case SnapshotChunk():
                 return self._take_chunk(message.data)
             case Pong():

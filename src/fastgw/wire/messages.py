@@ -17,9 +17,11 @@ from fastgw.errors import RemoteLinkError
 
 LINK_PATH: Final = "/fastgw/v1/link"
 SUBPROTOCOL: Final = "fastgw-link-1"
-MINOR_VERSION: Final = 0
+MINOR_VERSION: Final = 1
+"""1: the data plane takes a `Delta`, and says `wants_whole` and `is_passing` in a Nack."""
 
 CHUNK_BYTES: Final = 256 * 1024
+DELTA_LIMIT_BYTES: Final = 512 * 1024
 MESSAGE_LIMIT_BYTES: Final = 1024 * 1024
 FAULTS_LIMIT: Final = 100
 """A verdict tells at most so many reasons or warnings; what makes one says how many more there are."""
@@ -47,6 +49,7 @@ class Hello(Message, tag="hello", frozen=True, kw_only=True):
     version: Annotated[str, Meta(max_length=64)]
     """Of fastgw, for people; no decision hangs on it."""
     minor: Count = MINOR_VERSION
+    """What it understands: a Delta from 1 on."""
     applied_version: Count
     applied_digest: AppliedDigest
     max_snapshot_bytes: Annotated[int, Meta(ge=1)]
@@ -85,6 +88,18 @@ class SnapshotChunk(Message, tag="chunk", frozen=True, kw_only=True):
     data: Annotated[bytes, Meta(min_length=1, max_length=CHUNK_BYTES)]
 
 
+class Delta(Message, tag="delta", frozen=True, kw_only=True):
+    """What leads from one snapshot, which the data plane runs, to another. Since minor version 1."""
+
+    version: Count
+    digest: Digest
+    """Of the result; the receiver makes sure that it is."""
+    base_digest: Digest
+    """What `data` is to be applied to, and to nothing else."""
+    data: Annotated[bytes, Meta(min_length=1, max_length=DELTA_LIMIT_BYTES)]
+    """Of `pack_delta`."""
+
+
 class Ack(Message, tag="ack", frozen=True, kw_only=True):
     """All workers of the data plane run this version."""
 
@@ -102,6 +117,10 @@ class Nack(Message, tag="nack", frozen=True, kw_only=True):
 
     version: Count
     faults: Faults
+    wants_whole: bool = False
+    """It was a delta that does not lead there from what runs here: nothing speaks against the version."""
+    is_passing: bool = False
+    """The reasons are the moment's (a full disk, a time-out): the same may be taken later."""
 
 
 class Ping(Message, tag="ping", frozen=True, kw_only=True):
@@ -123,7 +142,7 @@ class Bye(Message, tag="bye", frozen=True, kw_only=True):
 
 
 ToControlPlane = Hello | Ack | Nack | Ping | Bye
-ToDataPlane = Welcome | Same | SnapshotBegin | SnapshotChunk | Pong | Bye
+ToDataPlane = Welcome | Same | SnapshotBegin | SnapshotChunk | Delta | Pong | Bye
 
 _encoder = msgspec.msgpack.Encoder()
 _to_control_plane = msgspec.msgpack.Decoder(ToControlPlane)

@@ -1,27 +1,103 @@
-"""A snapshot ready to be sent: compressed and cut into messages once, shared by all links that need it."""
+"""One version as it goes on the wire: as a delta from what a data plane runs, or whole.
+
+Contract. Everything is encoded once and shared by all links that need it: a delta per base, the whole packed
+and cut into messages. Packing a large snapshot takes long, so nobody does it before somebody needs it, and
+then in a thread (`make_whole`). Until it is done an earlier whole serves, if a delta leads on from it.
+"""
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable
+from typing import Final
 
-from fastgw.wire.messages import CHUNK_BYTES, SnapshotBegin, SnapshotChunk, encode
+from fastgw.model.snapshot import pack_delta
+from fastgw.wire.messages import CHUNK_BYTES, DELTA_LIMIT_BYTES, Delta, SnapshotBegin, SnapshotChunk, encode
+from fastgw.wire.steps import Steps
 
 
-class Offering:
-    """One version as it goes on the wire. Immutable; any number of links send from the same one."""
+class Whole:
+    """A packed snapshot, and its messages in the order of sending. Immutable."""
+
+    __slots__ = ("compressed", "digest", "messages", "version")
 
     def __init__(self, version: int, digest: str, compressed: bytes) -> None:
-        self.version = version
-        self.digest = digest
-        self.compressed = compressed
-
-    @cached_property
-    def messages(self) -> tuple[bytes, ...]:
-        """The encoded messages in the order of sending; made when the first link needs them."""
-        begin = SnapshotBegin(version=self.version, digest=self.digest, size=len(self.compressed))
-        view = memoryview(self.compressed)
+        self.version: Final = version
+        self.digest: Final = digest
+        self.compressed: Final = compressed
+        view = memoryview(compressed)
         chunks = [
             SnapshotChunk(data=bytes(view[start : start + CHUNK_BYTES]))
             for start in range(0, len(view), CHUNK_BYTES)
         ]
-        return (encode(begin), *map(encode, chunks))
+        begin = SnapshotBegin(version=version, digest=digest, size=len(compressed))
+        self.messages: Final = (encode(begin), *map(encode, chunks))
+
+
+class Offering:
+    """One version; any number of links send from the same one.
+
+    Args:
+        pack: gives the packed snapshot; may take long.
+        steps: what leads from other versions to this one, if anything does.
+        earlier: the whole of an earlier version, to begin with while there is none of this.
+    """
+
+    def __init__(
+        self,
+        version: int,
+        digest: str,
+        pack: Callable[[], bytes],
+        *,
+        steps: Steps | None = None,
+        earlier: Whole | None = None,
+    ) -> None:
+        self.version: Final = version
+        self.digest: Final = digest
+        self.whole: Whole | None = None
+        """This version, once `make_whole` was called."""
+        self._pack = pack
+        self._steps = steps
+        self._earlier = earlier
+        self._deltas: dict[str, bytes] = {}
+
+    @property
+    def newest_whole(self) -> Whole | None:
+        """This version or the nearest earlier one that is there whole."""
+        return self.whole or self._earlier
+
+    def make_whole(self) -> Whole:
+        """Pack it, unless that is done. Takes long: for a thread."""
+        if self.whole is None:
+            self.whole = Whole(self.version, self.digest, self._pack())
+        return self.whole
+
+    def begin_with(self, earlier: Whole) -> None:
+        """Have *earlier* serve until this version is packed, if it is newer than what served so far."""
+        if self._earlier is None or self._earlier.version < earlier.version < self.version:
+            self._earlier = earlier
+
+    def delta_from(self, digest: str) -> bytes | None:
+        """The encoded `Delta` from the snapshot with this digest; None: there is none."""
+        if digest in self._deltas:
+            return self._deltas[digest]
+        delta = self._steps.between(digest, self.digest) if self._steps is not None else None
+        if delta is None:
+            return None
+        data = pack_delta(delta)
+        if len(data) > DELTA_LIMIT_BYTES:
+            return None
+        message = encode(Delta(version=self.version, digest=self.digest, base_digest=digest, data=data))
+        self._deltas[digest] = message
+        return message
+
+    def whole_for(self, applied_version: int) -> Whole | None:
+        """What a data plane begins with that cannot be sent a delta; None: it has to be packed first.
+
+        An earlier version will do for one that runs an older one still: nobody goes back.
+        """
+        if self.whole is not None:
+            return self.whole
+        earlier = self._earlier
+        if earlier is None or earlier.version <= applied_version or self.delta_from(earlier.digest) is None:
+            return None
+        return earlier

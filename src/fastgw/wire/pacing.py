@@ -26,6 +26,8 @@ HEALTHY_AFTER_S: Final = 60.0
 CONNECT_TIMEOUT_S: Final = 5.0
 SHORT_CAP_S: Final = 6.0
 LONG_CAP_S: Final = 30.0
+RETRY_CAP_S: Final = 15.0
+"""What a data plane could not take for the moment is sent again after so long at most."""
 _FIRST_CEILING_S: Final = 1.0
 _DOUBLINGS_LIMIT: Final = 16
 
@@ -41,6 +43,16 @@ def next_delay(failures: int, spread_s: float, draw: Callable[[], float] = rando
     cap = LONG_CAP_S if spread_s > 0 else SHORT_CAP_S
     backed_off: float = min(cap, _FIRST_CEILING_S * 2.0 ** min(failures, _DOUBLINGS_LIMIT))
     return draw() * max(spread_s, backed_off)
+
+
+def retry_delay(failures: int, draw: Callable[[], float] = random.random) -> float:
+    """Seconds until a data plane is sent again what it could not take for the moment.
+
+    Args:
+        failures: that came before this one, in a row.
+    """
+    ceiling_s: float = min(RETRY_CAP_S, _FIRST_CEILING_S * 2.0 ** min(failures, _DOUBLINGS_LIMIT))
+    return ceiling_s * (0.5 + draw() / 2)
 
 
 def spread_for(data_planes: int) -> float:

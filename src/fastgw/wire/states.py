@@ -7,6 +7,7 @@ The control plane's end::
 The data plane's end::
 
     GREETING ──welcome──> READY ──snapshot──> RECEIVING ──last chunk──> APPLYING ──verdict──> READY
+                          READY ──delta────────────────────────────────> APPLYING
 
 and from every state to CLOSED, by a Bye from either side, a broken rule, or silence. A pair that is not in a
 table is a broken rule: by the peer if the input came from it (the link ends, saying so to the peer), by us
@@ -26,9 +27,9 @@ class ControlState(Enum):
     IDLE = "idle"
     """Nothing is on its way; a newer offer is sent at once."""
     SENDING = "sending"
-    """A snapshot is being sent; newer offers overwrite each other until it is answered."""
+    """A snapshot or a delta is being sent; newer offers overwrite each other until it is answered."""
     AWAITING = "awaiting"
-    """A snapshot is whole on the wire; its Ack or Nack is due."""
+    """It is whole on the wire; its Ack or Nack is due."""
     CLOSED = "closed"
 
 
@@ -53,7 +54,7 @@ class DataState(Enum):
     RECEIVING = "receiving"
     """Between a SnapshotBegin and its last chunk."""
     APPLYING = "applying"
-    """A snapshot is here whole; our Ack or Nack is due."""
+    """A snapshot or a delta is here whole; our Ack or Nack is due."""
     CLOSED = "closed"
 
 
@@ -62,6 +63,7 @@ class DataInput(Enum):
     WELCOME = "welcome"
     SAME = "same"
     SNAPSHOT = "snapshot"
+    DELTA = "delta"
     CHUNK = "chunk"
     LAST_CHUNK = "last_chunk"
     PONG = "pong"
@@ -80,6 +82,7 @@ FROM_CONTROL_PLANE: Final = frozenset(
         DataInput.WELCOME,
         DataInput.SAME,
         DataInput.SNAPSHOT,
+        DataInput.DELTA,
         DataInput.CHUNK,
         DataInput.LAST_CHUNK,
         DataInput.PONG,
@@ -118,6 +121,7 @@ DATA_MOVES: Final[Mapping[tuple[DataState, DataInput], DataState]] = {
     (_D.GREETING, _DI.CLOSE): _D.CLOSED,
     (_D.READY, _DI.SAME): _D.READY,
     (_D.READY, _DI.SNAPSHOT): _D.RECEIVING,
+    (_D.READY, _DI.DELTA): _D.APPLYING,
     (_D.READY, _DI.PONG): _D.READY,
     (_D.READY, _DI.PING): _D.READY,
     (_D.READY, _DI.PEER_BYE): _D.CLOSED,

@@ -388,6 +388,22 @@ async def test_the_journal_keeps_so_many_changes(database: Database) -> None:
     assert await storage.changes_since(5) == []
 
 
+async def test_the_journal_keeps_versions_for_a_time_and_the_newest_always(database: Database) -> None:
+    storage = await database.open(limits=JournalLimits(keep_s=1e-9))
+    for n in range(3):
+        await insert(storage, "services", make_service(f"s{n}"))
+    assert [one.version for one in await storage.versions(before=None, size=9)] == [3, 2, 1]
+    async with storage.write("tidy") as writer:
+        await writer.trim_history()
+    assert await storage.version() == 3
+    assert [one.version for one in await storage.versions(before=None, size=9)] == [3]
+    assert await storage.changes_since(1) is None
+    assert len(await storage.changes_since(2) or ()) == 1
+    async with storage.read() as reader:
+        assert await reader.touched_since(1) is None
+        assert len((await reader.touched_since(2) or {})["services"]) == 1
+
+
 async def test_what_was_committed_is_there_after_reopening(database: Database) -> None:
     storage = await database.open()
     service = make_service("s")

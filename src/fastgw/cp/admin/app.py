@@ -7,6 +7,7 @@ its own, and the address of the peer is what the socket says.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -38,6 +39,7 @@ from fastgw.settings import Settings
 log = get_logger(__name__)
 
 _EXPIRY_PERIOD_S: Final = 10.0
+_TRIM_PERIODS: Final = 60
 
 
 def make_admin_app(
@@ -87,7 +89,7 @@ def make_admin_app(
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        purge = asyncio.create_task(_delete_expired(storage), name="expired rows")
+        purge = asyncio.create_task(_tidy(storage), name="expired rows")
         try:
             yield
         finally:
@@ -119,12 +121,15 @@ class _LastKnown:
         return self._reader
 
 
-async def _delete_expired(storage: Storage) -> None:
-    """Delete rows whose time is over, every few seconds; data planes hear of it as of any change."""
-    while True:
+async def _tidy(storage: Storage) -> None:
+    """Delete rows whose time is over every few seconds, data planes hear of it as of any change; and trim the
+    history every few minutes."""
+    for period in itertools.count(1):
         await asyncio.sleep(_EXPIRY_PERIOD_S)
         try:
             async with storage.write("expiry") as writer:
                 await writer.delete_expired()
+                if period % _TRIM_PERIODS == 1:
+                    await writer.trim_history()
         except StorageError as error:
             log.warning("expired rows were not deleted: %s", error)

@@ -20,6 +20,7 @@ from fastgw.cp.storage.contract import (
 )
 from fastgw.cp.storage.postgres import PostgresStorage
 from fastgw.cp.storage.postgres_server import PostgresServer
+from fastgw.cp.storage.session import JournalLimits
 from fastgw.cp.storage.sqlite import SqliteStorage
 from fastgw.settings import Settings
 
@@ -37,6 +38,7 @@ __all__ = [
 
 def make_storage(settings: Settings) -> SqlStorage:
     """Make the storage that a control plane's *settings* name; nothing is opened yet."""
+    limits = JournalLimits(keep_versions=settings.history_versions, keep_s=settings.history_age)
     if settings.database == "postgres":
-        return PostgresStorage(PostgresServer.from_settings(settings))
-    return SqliteStorage(settings.sqlite_path)
+        return PostgresStorage(PostgresServer.from_settings(settings), limits=limits)
+    return SqliteStorage(settings.sqlite_path, limits=limits)

@@ -22,11 +22,12 @@ from fastgw.cp.storage.contract import (
     Reader,
     Row,
     Storage,
+    VersionSummary,
     Writer,
 )
 from fastgw.cp.storage.migrations import MIGRATIONS, Migration, Migrator
 from fastgw.cp.storage.schema import Dialect, Schema, decode_row
-from fastgw.cp.storage.session import Connection, JournalLimits, SqlReader, SqlWriter
+from fastgw.cp.storage.session import Connection, JournalLimits, SqlReader, SqlWriter, read_state
 from fastgw.cp.storage.version_signal import VersionSignal
 from fastgw.errors import StorageUnavailable
 from fastgw.model.entities import ENTITIES, Entity
@@ -52,14 +53,10 @@ _FETCH_HISTORY: Final = (
     "SELECT version, seq, at, actor, entity, entity_id, op, after FROM journal "
     "WHERE seq < $1 ORDER BY seq DESC LIMIT $2"
 )
-# The rows that changed after a version, and what was first done to them.
-_FETCH_TOUCHED: Final = (
-    "SELECT j.entity, j.entity_id, j.op FROM journal AS j JOIN (SELECT entity, entity_id, min(seq) AS seq "
-    "FROM journal WHERE version > $1 GROUP BY entity, entity_id) AS f ON f.seq = j.seq"
-)
-_FETCH_BEFORE: Final = (
-    "SELECT after FROM journal WHERE entity = $1 AND entity_id = $2 AND version <= $3 "
-    "ORDER BY seq DESC LIMIT 1"
+_FETCH_VERSIONS: Final = (
+    "SELECT version, min(at), min(actor), sum(CASE op WHEN 'create' THEN 1 ELSE 0 END), "
+    "sum(CASE op WHEN 'update' THEN 1 ELSE 0 END), sum(CASE op WHEN 'delete' THEN 1 ELSE 0 END) "
+    "FROM journal WHERE version < $1 GROUP BY version ORDER BY version DESC LIMIT $2"
 )
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -115,28 +112,31 @@ class SqlStorage(Storage):
 
     async def version(self) -> int:
         async with self._view() as connection:
-            return (await _read_state(connection))[0]
+            return (await read_state(connection))[0]
 
     async def load_all(self) -> tuple[int, dict[str, list[Row]]]:
         async with self._view() as connection:
-            version, _, _ = await _read_state(connection)
-            entities: dict[str, list[Row]] = {}
-            for name, table in self._schema.tables.items():
-                rows: list[Row] = []
-                after: str | None = None
-                while True:
-                    sql, arguments = table.page(_LOAD_SLICE, after, None)
-                    documents = await connection.fetch(sql, *arguments)
-                    rows += [decode_row(document) for (document,) in documents]
-                    if len(documents) < _LOAD_SLICE:
-                        break
-                    after = rows[-1]["id"]
-                entities[name] = rows
-            return version, entities
+            version, _, _ = await read_state(connection)
+            return version, await self._load_rows(connection)
+
+    async def _load_rows(self, connection: Connection) -> dict[str, list[Row]]:
+        entities: dict[str, list[Row]] = {}
+        for name, table in self._schema.tables.items():
+            rows: list[Row] = []
+            after: str | None = None
+            while True:
+                sql, arguments = table.page(_LOAD_SLICE, after, None)
+                documents = await connection.fetch(sql, *arguments)
+                rows += [decode_row(document) for (document,) in documents]
+                if len(documents) < _LOAD_SLICE:
+                    break
+                after = rows[-1]["id"]
+            entities[name] = rows
+        return entities
 
     async def changes_since(self, version: int, limit: int = CHANGES_LIMIT) -> list[Change] | None:
         async with self._view() as connection:
-            current, _, trimmed = await _read_state(connection)
+            current, _, trimmed = await read_state(connection)
             if not trimmed <= version <= current:
                 return None
             changes: list[Change] = []
@@ -157,34 +157,22 @@ class SqlStorage(Storage):
             found = await connection.fetch(_FETCH_HISTORY, _NO_SEQ if before is None else before, size)
         return [_change(record) for record in found]
 
+    async def versions(self, *, before: int | None, size: int) -> list[VersionSummary]:
+        async with self._view() as connection:
+            found = await connection.fetch(_FETCH_VERSIONS, _NO_SEQ if before is None else before, size)
+        return [VersionSummary(*record[:3], *map(int, record[3:])) for record in found]
+
     async def rows_at(self, version: int) -> dict[str, list[Row]] | None:
         async with self._view() as connection:
-            current, _, trimmed = await _read_state(connection)
-            if not trimmed <= version <= current:
+            touched = await SqlReader(self._schema, connection).touched_since(version)
+            if touched is None:
                 return None
-            found = await connection.fetch(_FETCH_TOUCHED, version)
-            earlier: dict[tuple[str, str], Row | None] = {}
-            for entity, id_, first_op in found:
-                before = await connection.fetch(_FETCH_BEFORE, entity, id_, version)
-                if before:
-                    (document,) = before[0]
-                    earlier[entity, id_] = None if document is None else decode_row(document)
-                elif first_op == "create":
-                    earlier[entity, id_] = None
-                else:
-                    # What it was then is trimmed.
-                    return None
-            rows: dict[str, list[Row]] = {}
-            for name, table in self._schema.tables.items():
-                documents = await connection.fetch(f"SELECT doc FROM {table.name} ORDER BY id")
-                present = {row["id"]: row for row in (decode_row(document) for (document,) in documents)}
-                for (entity, id_), row in earlier.items():
-                    if entity == name and row is None:
-                        present.pop(id_, None)
-                    elif entity == name and row is not None:
-                        present[id_] = row
-                rows[name] = [present[id_] for id_ in sorted(present)]
-            return rows
+            rows = await self._load_rows(connection)
+        for name, earlier in touched.items():
+            present = {row["id"]: row for row in rows[name] if row["id"] not in earlier}
+            present.update((id_, row) for id_, row in earlier.items() if row is not None)
+            rows[name] = [present[id_] for id_ in sorted(present)]
+        return rows
 
     async def wait_version_above(self, version: int, timeout_s: float) -> int:
         return await self._signal.wait_above(version, timeout_s)
@@ -235,12 +223,6 @@ async def in_turn(turn: asyncio.Lock, database: str) -> AsyncIterator[None]:
         yield
     finally:
         turn.release()
-
-
-async def _read_state(connection: Connection) -> tuple[int, int, int]:
-    """Read version, seq and trimmed."""
-    ((version, seq, trimmed),) = await connection.fetch("SELECT version, seq, trimmed FROM cluster")
-    return int(version), int(seq), int(trimmed)
 
 
 def _change(record: Sequence[Any]) -> Change:

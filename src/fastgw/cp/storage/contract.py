@@ -50,6 +50,17 @@ class TagFilter(NamedTuple):
     mode: Literal["all", "any"]
 
 
+class VersionSummary(NamedTuple):
+    """One version in the journal, in short."""
+
+    version: int
+    at: float
+    actor: str
+    created: int
+    updated: int
+    deleted: int
+
+
 class ImportCounts(NamedTuple):
     """What an import did to rows."""
 
@@ -143,6 +154,19 @@ class Reader(ABC):
     async def count(self, entity: str) -> int:
         """Count the rows of *entity*."""
 
+    @abstractmethod
+    async def get_many(self, entity: str, ids: Sequence[str]) -> dict[str, Row]:
+        """Fetch those of the rows with these ids that exist, by id."""
+
+    @abstractmethod
+    async def touched_since(self, version: int) -> dict[str, dict[str, Row | None]] | None:
+        """Load the rows that changed after *version* as they were at it, by entity and id.
+
+        Returns:
+            None in place of a row that did not exist then. None for all when the journal cannot tell: it is
+            trimmed beyond what is needed, or *version* is unknown.
+        """
+
 
 class Writer(Reader):
     """A transaction. Reads in it see its own writes; writers wait for each other, so what was read holds.
@@ -186,6 +210,17 @@ class Writer(Reader):
         Raises:
             UniqueViolation: a row that stays holds a value of one that comes. Nothing is written then.
         """
+
+    @abstractmethod
+    async def restore_rows(self, rows: Mapping[str, Mapping[str, Row | None]]) -> ImportCounts:
+        """Make rows what they were, by entity and id; None: the row did not exist.
+
+        The rows come from `touched_since`, so that they hold together with all that are not named.
+        """
+
+    @abstractmethod
+    async def trim_history(self) -> None:
+        """Drop what the journal need not keep any longer. This is no change of the configuration."""
 
     @abstractmethod
     async def delete_expired(self) -> int:
@@ -251,6 +286,10 @@ class Storage(ABC):
     @abstractmethod
     async def history(self, *, before: int | None, size: int) -> list[Change]:
         """Load the newest changes, newest first, of those with a `seq` below *before*."""
+
+    @abstractmethod
+    async def versions(self, *, before: int | None, size: int) -> list[VersionSummary]:
+        """Load the newest versions, newest first, of those below *before*."""
 
     @abstractmethod
     async def rows_at(self, version: int) -> dict[str, list[Row]] | None:

@@ -50,6 +50,26 @@ def plan_import(table: Table, stored: Mapping[str, Row], rows: Sequence[Row], *,
     return plan._replace(unchanged=unchanged)
 
 
+def plan_restore(table: Table, stored: Mapping[str, Row], wanted: Mapping[str, Row | None]) -> ImportPlan:
+    """Say what leads from *stored* to *wanted*, where None is a row that goes; others are not concerned."""
+    plan = ImportPlan(table, [], [], [], [], 0)
+    unchanged = 0
+    for id_, row in wanted.items():
+        old = stored.get(id_)
+        if old == row:
+            unchanged += row is not None
+        elif row is None:
+            plan.deleted.append(id_)
+            plan.freed.append(id_)
+        elif old is None:
+            plan.created.append(row)
+        else:
+            plan.updated.append(row)
+            if _keys(table, old) != _keys(table, row):
+                plan.freed.append(id_)
+    return plan._replace(unchanged=unchanged)
+
+
 def _check_others(table: Table, others: Any, rows: Sequence[Row]) -> None:
     held = {key for other in others for key in _keys(table, other)}
     for row in rows:

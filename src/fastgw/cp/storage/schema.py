@@ -96,6 +96,11 @@ class Table:
         ]
         return encode_row(values).decode()
 
+    def fetch_many(self, count: int) -> str:
+        """Make the query for *count* documents by their ids."""
+        marks = ", ".join(f"${n}" for n in range(1, count + 1))
+        return f"SELECT doc FROM {self.name} WHERE id IN ({marks})"
+
     def fetch_by(self, field: str) -> str:
         if field not in self.unique and not (field == COMPOSITE_KEY and self.entity.composite_key):
             raise LookupError(f"{self.entity.name}.{field} is not unique")

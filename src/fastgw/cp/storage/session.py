@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from fastgw.cp.storage.contract import ImportCounts, Operation, Reader, Row, TagFilter, TagRow, Writer
-from fastgw.cp.storage.importing import plan_import
+from fastgw.cp.storage.importing import ImportPlan, plan_import, plan_restore
 from fastgw.cp.storage.schema import (
     COMPOSITE_KEY,
     Schema,
@@ -42,6 +42,18 @@ _INSERT_TAG: Final = "INSERT INTO entity_tags (entity, tag, entity_id) VALUES ($
 _DELETE_TAGS: Final = "DELETE FROM entity_tags WHERE entity = $1 AND entity_id = $2"
 
 
+# The rows that changed after a version: what was first done to them, and their last journal row before that.
+_FETCH_TOUCHED: Final = (
+    "SELECT t.entity, t.entity_id, f.op, b.seq, b.after "
+    "FROM (SELECT entity, entity_id, min(seq) AS seq FROM journal WHERE version > $1 "
+    "GROUP BY entity, entity_id) AS t JOIN journal AS f ON f.seq = t.seq LEFT JOIN journal AS b ON b.seq = "
+    "(SELECT max(c.seq) FROM journal AS c WHERE c.entity = t.entity AND c.entity_id = t.entity_id "
+    "AND c.seq < t.seq)"
+)
+_FEW_IDS: Final = 100
+"""In one query by ids."""
+
+
 class Connection(Protocol):
     """One connection, inside a transaction that its owner began and will end."""
 
@@ -57,6 +69,8 @@ class JournalLimits(NamedTuple):
 
     keep_versions: int = KEEP_VERSIONS
     keep_changes: int = KEEP_CHANGES
+    keep_s: float = 0
+    """Seconds; 0: for ever."""
     trim_every: int = _TRIM_EVERY
 
 
@@ -116,6 +130,29 @@ class SqlReader(Reader):
         ((number,),) = await self._connection.fetch(f"SELECT count(*) FROM {self._table(entity).name}")
         return int(number)
 
+    async def get_many(self, entity: str, ids: Sequence[str]) -> dict[str, Row]:
+        found: dict[str, Row] = {}
+        for start in range(0, len(ids), _FEW_IDS):
+            few = ids[start : start + _FEW_IDS]
+            documents = await self._connection.fetch(self._table(entity).fetch_many(len(few)), *few)
+            found.update((row["id"], row) for row in (decode_row(document) for (document,) in documents))
+        return found
+
+    async def touched_since(self, version: int) -> dict[str, dict[str, Row | None]] | None:
+        current, _, trimmed = await read_state(self._connection)
+        if not trimmed <= version <= current:
+            return None
+        touched: dict[str, dict[str, Row | None]] = {}
+        records = await self._connection.fetch(_FETCH_TOUCHED, version)
+        for number, (entity, id_, first_op, seq_before, before) in enumerate(records):
+            if seq_before is None and first_op != "create":
+                # What it was then is trimmed.
+                return None
+            touched.setdefault(entity, {})[id_] = None if before is None else decode_row(before)
+            if number % _IMPORT_SLICE == 0:
+                await asyncio.sleep(0)
+        return touched
+
     def _table(self, entity: str) -> Table:
         return self._schema.tables[entity]
 
@@ -150,6 +187,7 @@ class SqlWriter(SqlReader, Writer):
         self._seq = seq
         self._trimmed = trimmed
         self._limits = limits
+        self._is_trimmed = False
         self._unwritten: list[tuple[Any, ...]] = []
 
     async def insert(self, entity: str, row: Row) -> None:
@@ -187,6 +225,17 @@ class SqlWriter(SqlReader, Writer):
             plan_import(table, await self._all_rows(table), rows.get(name, ()), replace=replace)
             for name, table in self._schema.tables.items()
         ]
+        return await self._carry_out(plans)
+
+    async def restore_rows(self, rows: Mapping[str, Mapping[str, Row | None]]) -> ImportCounts:
+        plans = []
+        for name, table in self._schema.tables.items():
+            wanted = rows.get(name, {})
+            stored = await self.get_many(name, list(wanted))
+            plans.append(plan_restore(table, stored, wanted))
+        return await self._carry_out(plans)
+
+    async def _carry_out(self, plans: Sequence[ImportPlan]) -> ImportCounts:
         # What goes or changes its unique values lets go of them first, so that others may take them.
         for plan in plans:
             if plan.freed and plan.table.release is not None:
@@ -246,6 +295,8 @@ class SqlWriter(SqlReader, Writer):
         """Write what is left of the journal and move the version, if anything changed."""
         if not self.changed:
             self.version -= 1
+            if self._is_trimmed:
+                await self._connection.execute("UPDATE cluster SET trimmed = $1", self._trimmed)
             return
         await self._write_journal()
         if self.version % self._limits.trim_every == 0:
@@ -311,18 +362,37 @@ class SqlWriter(SqlReader, Writer):
         await self._connection.execute_many(_INSERT_JOURNAL, self._unwritten)
         self._unwritten.clear()
 
+    async def trim_history(self) -> None:
+        await self._trim()
+        if self._limits.keep_s:
+            # No index knows of times, so this walks over the journal: now and then, not at every write.
+            ((beyond,),) = await self._connection.fetch(
+                "SELECT max(version) FROM journal WHERE at < $1", self.at - self._limits.keep_s
+            )
+            # The newest stays, however old it is.
+            await self._cut(min(beyond or 0, self._newest - 1))
+
     async def _trim(self) -> None:
-        """Drop versions beyond either bound; a version goes whole or stays whole."""
-        cut = self.version - self._limits.keep_versions
-        beyond = await self._connection.fetch(
-            "SELECT version FROM journal WHERE seq <= $1 ORDER BY seq DESC LIMIT 1",
-            self._seq - self._limits.keep_changes,
+        """Drop versions beyond the bounds of numbers; a version goes whole or stays whole."""
+        ((beyond,),) = await self._connection.fetch(
+            "SELECT max(version) FROM journal WHERE seq <= $1", self._seq - self._limits.keep_changes
         )
-        if beyond:
-            cut = max(cut, int(beyond[0][0]))
-        if cut > self._trimmed:
-            await self._connection.execute("DELETE FROM journal WHERE version <= $1", cut)
-            self._trimmed = cut
+        await self._cut(max(self._newest - self._limits.keep_versions, beyond or 0))
+
+    async def _cut(self, version: int) -> None:
+        if version > self._trimmed:
+            await self._connection.execute("DELETE FROM journal WHERE version <= $1", version)
+            self._trimmed, self._is_trimmed = version, True
+
+    @property
+    def _newest(self) -> int:
+        return self.version if self.changed else self.version - 1
+
+
+async def read_state(connection: Connection) -> tuple[int, int, int]:
+    """Read version, seq and trimmed."""
+    ((version, seq, trimmed),) = await connection.fetch("SELECT version, seq, trimmed FROM cluster")
+    return int(version), int(seq), int(trimmed)
 
 
 def _is_storable(value: str | None) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ import msgspec
 
 from fastgw.cp.storage.contract import Reader, TagFilter, TagRow
 from fastgw.cp.storage.schema import Schema
+from fastgw.errors import StorageUnavailable
 from fastgw.model.entities import ENTITIES, Row
 from fastgw.model.snapshot import Snapshot
 
@@ -85,6 +86,13 @@ class SnapshotReader(Reader):
 
     async def count(self, entity: str) -> int:
         return self.snapshot.counts().get(entity, 0)
+
+    async def get_many(self, entity: str, ids: Sequence[str]) -> dict[str, Row]:
+        of_kind = self.snapshot.rows(entity)
+        return {id_: row for id_ in ids if (row := of_kind.get(id_)) is not None}
+
+    async def touched_since(self, version: int) -> dict[str, dict[str, Row | None]] | None:
+        raise StorageUnavailable("the history is in the database, which is away")
 
     def load_all(self) -> dict[str, list[Row]]:
         """Every row by entity, in ascending order of id; takes time in proportion to them."""
