@@ -89,11 +89,11 @@ class Node:
 
 
 @contextlib.asynccontextmanager
-async def serving(directory: Path, **properties: str) -> AsyncIterator[Node]:
+async def serving(directory: Path, *more: str, **properties: str) -> AsyncIterator[Node]:
     async with Upstream() as upstream:
         node = Node(directory, upstream.port, **properties)
         try:
-            node.start()
+            node.start(*more)
             await node.ready()
             yield node
         finally:
@@ -131,35 +131,29 @@ def test_three_restarts_under_load_cut_and_refuse_nothing(tmp_path: Path) -> Non
     asyncio.run(test())
 
 
-def test_what_is_long_is_cut_when_its_grace_ends(tmp_path: Path) -> None:
+def test_one_that_fails_leaves_all_to_the_one_before_and_grace_has_an_end(tmp_path: Path) -> None:
     async def test() -> None:
-        async with serving(tmp_path, workers="1") as node:
-            tunnel = await Websocket.open(node.port)
-            await tunnel.echo()
-            await node.take_over(takeover_timeout="300ms")
-            assert await ended(node.processes[0]) == (0, "")
-            with contextlib.closing(tunnel), pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
-                await tunnel.echo()
-
-    asyncio.run(test())
-
-
-def test_one_that_fails_leaves_all_to_the_one_before(tmp_path: Path) -> None:
-    async def test() -> None:
-        async with serving(tmp_path, workers="1") as node:
+        async with serving(tmp_path, "--takeover", workers="1") as node:
             old = node.processes[0]
+            assert "nothing to take over" in node.log()
+            door = node.prefix / "dp" / "takeover.socket"
+            assert stat.S_IMODE(os.stat(door).st_mode) == 0o600
+            tunnel = await Websocket.open(node.port)
             async with Load(node.port, rate=100, clients=4) as load:
-                # It has asked for the sockets when it finds that it cannot serve.
-                for properties, complaint in (
-                    ({"proxy_access_log": "/dev/null/access.log"}, "does not start"),
-                    ({"declarative_config": str(tmp_path / "nowhere.yml")}, "nowhere.yml"),
-                    ({"proxy_listen": "192.0.2.1:1"}, "does not have that address"),
-                ):
-                    process = node.start("--takeover", **properties)
-                    code, output = await ended(process)
-                    assert code == 1
-                    assert complaint in output + node.log()
-                await until(lambda: node.log().count("the take-over failed") == 3, "the old goes on")
+                # The last two have asked for the sockets when they find that they cannot serve.
+                failing = [
+                    node.start(),
+                    node.start("--takeover", declarative_config=str(tmp_path / "nowhere.yml")),
+                ]
+                outputs = [await ended(process) for process in failing]
+                failing.append(node.start("--takeover", proxy_access_log="/dev/null/access.log"))
+                outputs.append(await ended(failing[-1]))
+                assert [code for code, _ in outputs] == [1, 1, 1]
+                assert "another data plane runs there" in outputs[0][1]
+                assert "--takeover" in outputs[0][1]
+                assert "nowhere.yml" in outputs[1][1]
+                assert "worker 0 does not start" in outputs[2][1]
+                await until(lambda: node.log().count("the take-over failed") == 2, "the old goes on")
             assert load.report.failures == {}
             assert old.poll() is None
             # It applies configurations as before,
@@ -168,27 +162,14 @@ def test_one_that_fails_leaves_all_to_the_one_before(tmp_path: Path) -> None:
             await until(lambda: "applied version 2" in node.log(), "the new configuration")
             assert (node.prefix / "dp" / "lock").read_text() == f"{old.pid}\n"
             # and can still be taken over.
-            await node.take_over()
+            await tunnel.echo()
+            await node.take_over(takeover_timeout="300ms")
             assert await ended(old) == (0, "")
+            with contextlib.closing(tunnel), pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                await tunnel.echo()
             assert await node.status("/new") == 200
-
-    asyncio.run(test())
-
-
-def test_without_a_predecessor_it_just_starts_and_a_second_one_is_told_what_to_do(tmp_path: Path) -> None:
-    async def test() -> None:
-        async with serving(tmp_path, workers="1") as node:
-            door = node.prefix / "dp" / "takeover.socket"
-            assert stat.S_IMODE(os.stat(door).st_mode) == 0o600
-            code, output = await ended(node.start())
-            assert code == 1
-            assert "another data plane runs there" in output
-            assert "--takeover" in output
-            node.processes[0].send_signal(signal.SIGTERM)
-            await ended(node.processes[0])
+            node.processes[-1].send_signal(signal.SIGTERM)
+            assert await ended(node.processes[-1]) == (0, "")
             assert not door.exists()
-            node.start("--takeover")
-            await node.ready()
-            assert "nothing to take over" in node.log()
 
     asyncio.run(test())
