@@ -35,7 +35,9 @@ class Source:
         self._goes_on.set()
         self._running: asyncio.Task[None] | None = None
         if settings.declarative_config is not None:
-            self._declared = DeclaredSource(settings.declarative_config, supervisor.apply)
+            self._declared = DeclaredSource(
+                settings.declarative_config, supervisor.apply, flavor=settings.router_flavor
+            )
             return
         log = logs.get_logger("link")
         self._credentials = FileCredentials(settings, tell=log.notice, complain=log.warning)

@@ -287,7 +287,7 @@ def _compile_routes(
                 continue
             service = found
         try:
-            add_route(table, number, row)
+            add_route(table, number, row, flavor)
         except RouteRefused as refused:
             for field, reason in refused.faults:
                 faults.add("routes", id_, field, reason)

@@ -64,7 +64,8 @@ class _Config:
                 if self._loaded == (digest, await self._storage.version()):
                     return Response(status_code=304)
             try:
-                rows = await asyncio.to_thread(_rows, document, text)
+                flavor = self._hooks["routes"].entity.flavor
+                rows = await asyncio.to_thread(_rows, document, text, flavor)
                 self._check_plugins(rows)
             except DeclarativeError as error:
                 raise _refusal(error, flatten=call.arguments.get("flatten_errors") in _TRUE) from None
@@ -103,13 +104,15 @@ def _sent(call: Call) -> tuple[Mapping[str, Any] | None, bytes | None]:
     raise answers.message(400, "expected a declarative configuration")
 
 
-def _rows(document: Mapping[str, Any] | None, text: bytes | None) -> dict[str, list[Row]]:
+def _rows(document: Mapping[str, Any] | None, text: bytes | None, flavor: str) -> dict[str, list[Row]]:
     now_s = int(time.time())
     if document is not None:
-        return rows_of_document(document, source="the configuration", created_at_s=now_s)
+        return rows_of_document(document, source="the configuration", created_at_s=now_s, flavor=flavor)
     assert text is not None
     is_json = text.lstrip()[:1] == b"{"
-    return parse_declarative(text, source="the configuration", is_json=is_json, created_at_s=now_s)
+    return parse_declarative(
+        text, source="the configuration", is_json=is_json, created_at_s=now_s, flavor=flavor
+    )
 
 
 def _refusal(error: DeclarativeError, *, flatten: bool) -> Answer:
