@@ -31,7 +31,8 @@ def hybrid() -> None:
     show_default=True,
     help="How long the certificate is valid.",
 )
-def gen_cert(cert: Path | None, key: Path | None, days: int) -> None:
+@click.option("--keep", is_flag=True, help="End well when both files are there already; for jobs.")
+def gen_cert(cert: Path | None, key: Path | None, days: int, keep: bool) -> None:
     """Write a new certificate and its key, by default to ./cluster.crt and ./cluster.key.
 
     Give both paths or none. Files that exist are never overwritten. The key's mode is 0600.
@@ -40,6 +41,9 @@ def gen_cert(cert: Path | None, key: Path | None, days: int) -> None:
         raise click.UsageError("both the certificate's and the key's path are needed, or none of them")
     cert_path = cert or Path(_DEFAULT_PATHS[0])
     key_path = key or Path(_DEFAULT_PATHS[1])
+    if keep and cert_path.exists() and key_path.exists():
+        click.echo(f"{cert_path} and {key_path} are there already, nothing to do")
+        return
     write_pair(cert_path, key_path, days)
     click.echo(f"wrote the certificate {cert_path} and its key {key_path}; copy both to every node")
 
