@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 
 from fastgw.dp.declared import DeclaredSource
+from fastgw.dp.membership import Membership
 from fastgw.dp.supervisor import Supervisor
 from fastgw.dp.sync import IncomingSnapshot, Sync, SyncStatus
 from fastgw.obs import logs
 from fastgw.settings import Settings
-from fastgw.tls.cluster_files import FileCredentials
+from fastgw.tls.cluster_files import FileCredentials, uses_files
 
 
 class Source:
@@ -30,7 +31,8 @@ class Source:
         self._link: Sync | None = None
         self._declared: DeclaredSource | None = None
         self._first: IncomingSnapshot | None = None
-        self._credentials: FileCredentials | None = None
+        self._credentials: FileCredentials | Membership | None = None
+        self._membership: Membership | None = None
         self._goes_on = asyncio.Event()
         self._goes_on.set()
         self._running: asyncio.Task[None] | None = None
@@ -39,15 +41,23 @@ class Source:
                 settings.declarative_config, supervisor.apply, flavor=settings.router_flavor
             )
             return
-        log = logs.get_logger("link")
-        self._credentials = FileCredentials(settings, tell=log.notice, complain=log.warning)
+        log, node = logs.get_logger("link"), supervisor.node
+        credentials: FileCredentials | Membership
+        if uses_files(settings):
+            credentials = FileCredentials(settings, tell=log.notice, complain=log.warning)
+        else:
+            credentials = self._membership = Membership(
+                settings, node_id=node.id, hostname=node.hostname, log=log
+            )
+        self._credentials = credentials
         self._link = Sync(
             settings,
-            self._credentials,
-            node=supervisor.node,
+            credentials,
+            node=node,
             apply=supervisor.apply,
             applied=supervisor.state,
             log=log,
+            trust_told=self._membership.told if self._membership is not None else lambda _: None,
         )
 
     @property
@@ -106,14 +116,23 @@ class Source:
 
     def certificate_expires_s(self) -> float | None:
         """Unix seconds until which what the next link presents is valid; None without a link."""
-        return None if self._credentials is None else self._credentials.current().pair.not_after.timestamp()
+        if self._membership is not None:
+            until = self._membership.not_after
+        else:
+            until = None if self._credentials is None else self._credentials.current().pair.not_after
+        return None if until is None else until.timestamp()
 
     def link_status(self) -> SyncStatus | None:
         """The state of the link; None without one."""
         return None if self._link is None else self._link.status
 
     async def _apply_all(self) -> None:
-        if self._link is not None:
+        if self._link is not None and self._membership is not None:
+            await self._membership.ready(self._link.status.tell_error)
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._membership.run(), name="membership")
+                both.create_task(self._link.run(), name="link")
+        elif self._link is not None:
             await self._link.run()
         elif self._declared is not None:
             await self._declared.run()
