@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastgw.errors import ValidationError
@@ -29,6 +29,7 @@ def partly_wrong(draw: st.DrawFn) -> tuple[Entity, dict[str, Any]]:
 
 
 @given(partly_wrong())
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_nothing_wrong_is_left_unjudged(drawn: tuple[Entity, dict[str, Any]]) -> None:
     entity, body = drawn
     try:
