@@ -5,11 +5,11 @@ PYTHON_VENV := .venv/bin/python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev test fuzz check bench docs wheels clean
+.PHONY: help run dev test fuzz check bench docs wheels image-test clean
 
 help: ## Say what can be made
 	@echo "fastgw: make WHAT [ARGS=…]"
-	@sed -n 's/^\([a-z]*\):.*## /  \1	/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /  \1	/p' Makefile | expand -t 10
 
 run: ## Build, and run a control plane and a data plane here (ARGS=--demo adds something to call)
 	@tools/bootstrap.sh run
@@ -47,6 +47,9 @@ docs: dev ## Build the documentation as a site: build/docs/index.html
 
 wheels: dev ## Build sdist and wheels for every Python here, and try each in an empty environment
 	$(PYTHON_VENV) tools/wheels.py $(ARGS)
+
+image-test: dev ## Build the image on a Debian base and walk through docker/README.md with it (as root)
+	$(PYTHON_VENV) -m tests.image $(ARGS)
 
 clean: ## Remove what was built, .venv included
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks src/fastgw.egg-info

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastgw.cli.common import load, settings_options
+from fastgw.cli.common import find_conf, load, settings_options
 from fastgw.errors import DeclarativeError
+from fastgw.settings import Role, find_role
 
 if TYPE_CHECKING:
     from fastgw.cp.storage.base import SqlStorage
@@ -137,13 +138,18 @@ def _read(path: Path, conf: Path | None, sets: Mapping[str, str]) -> dict[str, l
             source=str(path),
             is_json=path.suffix == ".json",
             created_at_s=int(time.time()),
-            flavor=load("control_plane", conf, sets, warn=False).router_flavor,
+            flavor=load(_role(conf, sets), conf, sets, warn=False).router_flavor,
         )
     except DeclarativeError as error:
         click.echo(f"Error: Failed parsing: {path}", err=True)
         for where, fault in error.faults:
             click.echo(f"  {where}: {fault}", err=True)
         sys.exit(1)
+
+
+def _role(conf: Path | None, sets: Mapping[str, str]) -> Role:
+    """The role whose settings count for a file: a node without a database has files, too."""
+    return find_role(file=find_conf(conf), flags=sets) or "data_plane"
 
 
 def _storage(conf: Path | None, sets: Mapping[str, str]) -> SqlStorage:

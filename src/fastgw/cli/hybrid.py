@@ -31,7 +31,8 @@ def hybrid() -> None:
     show_default=True,
     help="How long the certificate is valid.",
 )
-def gen_cert(cert: Path | None, key: Path | None, days: int) -> None:
+@click.option("--keep", is_flag=True, help="End well when both files are there already; for jobs.")
+def gen_cert(cert: Path | None, key: Path | None, days: int, keep: bool) -> None:
     """Write a new certificate and its key, by default to ./cluster.crt and ./cluster.key.
 
     Give both paths or none. Files that exist are never overwritten. The key's mode is 0600.
@@ -40,6 +41,9 @@ def gen_cert(cert: Path | None, key: Path | None, days: int) -> None:
         raise click.UsageError("both the certificate's and the key's path are needed, or none of them")
     cert_path = cert or Path(_DEFAULT_PATHS[0])
     key_path = key or Path(_DEFAULT_PATHS[1])
+    if keep and cert_path.exists() and key_path.exists():
+        click.echo(f"{cert_path} and {key_path} are there already, nothing to do")
+        return
     write_pair(cert_path, key_path, days)
     click.echo(f"wrote the certificate {cert_path} and its key {key_path}; copy both to every node")
 
@@ -58,16 +62,16 @@ def write_pair(cert_path: Path, key_path: Path, days: int = DEFAULT_DAYS) -> Non
     from fastgw.tls.generate import generate_cluster_pair
 
     pair = generate_cluster_pair(days)
-    _write_new(key_path, pair.key_pem, 0o600)
+    write_new(key_path, pair.key_pem, 0o600)
     try:
-        _write_new(cert_path, pair.certificate_pem, 0o644)
+        write_new(cert_path, pair.certificate_pem, 0o644)
     except CertificateError:
         # A key without its certificate would only be in the way of the next try.
         key_path.unlink()
         raise
 
 
-def _write_new(path: Path, content: bytes, mode: int) -> None:
+def write_new(path: Path, content: bytes, mode: int) -> None:
     """Create *path* with *mode* from the start, so that a key is at no moment readable by others."""
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)

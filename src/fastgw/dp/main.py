@@ -21,6 +21,7 @@ from typing import Any, Final
 from fastgw import __version__
 from fastgw.dp.declared import DeclaredSource
 from fastgw.dp.identity import load_identity
+from fastgw.dp.membership import Membership
 from fastgw.dp.process import raise_file_limit
 from fastgw.dp.status import StatusApp, StatusServer
 from fastgw.dp.store import Store
@@ -30,7 +31,7 @@ from fastgw.dp.workers import Deadlines
 from fastgw.obs import logs
 from fastgw.obs.service_manager import ServiceManager
 from fastgw.settings import Settings
-from fastgw.tls.cluster_files import FileCredentials
+from fastgw.tls.cluster_files import FileCredentials, uses_files
 
 _log: Final = logs.get_logger("supervisor")
 
@@ -59,7 +60,8 @@ class DataPlane:
         self._link: Sync | None = None
         self._declared: DeclaredSource | None = None
         self._first: IncomingSnapshot | None = None
-        self._credentials: FileCredentials | None = None
+        self._credentials: FileCredentials | Membership | None = None
+        self._membership: Membership | None = None
         self.supervisor: Supervisor
         """Once started."""
         self.status: StatusServer
@@ -178,25 +180,43 @@ class DataPlane:
 
     def _make_link(self) -> Sync:
         log = logs.get_logger("link")
-        self._credentials = FileCredentials(self._settings, tell=log.notice, complain=log.warning)
+        settings, node = self._settings, self.supervisor.node
+        credentials: FileCredentials | Membership
+        if uses_files(settings):
+            credentials = FileCredentials(settings, tell=log.notice, complain=log.warning)
+        else:
+            credentials = self._membership = Membership(
+                settings, node_id=node.id, hostname=node.hostname, log=log
+            )
+        self._credentials = credentials
         return Sync(
-            self._settings,
-            self._credentials,
-            node=self.supervisor.node,
+            settings,
+            credentials,
+            node=node,
             apply=self.supervisor.apply,
             applied=self.supervisor.state,
             log=log,
+            trust_told=self._membership.told if self._membership is not None else lambda _: None,
         )
 
     async def _run_source(self) -> None:
-        if self._link is not None:
+        if self._link is not None and self._membership is not None:
+            await self._membership.ready(self._link.status.tell_error)
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._membership.run(), name="membership")
+                both.create_task(self._link.run(), name="link")
+        elif self._link is not None:
             await self._link.run()
         elif self._declared is not None and self._first is not None:
             await self._declared.run(self._first)
 
     def _certificate_expires_s(self) -> float | None:
         """Unix seconds until which what the next connection presents is valid."""
-        return None if self._credentials is None else self._credentials.current().pair.not_after.timestamp()
+        if self._membership is not None:
+            until = self._membership.not_after
+        else:
+            until = None if self._credentials is None else self._credentials.current().pair.not_after
+        return None if until is None else until.timestamp()
 
     def _link_status(self) -> SyncStatus | None:
         return None if self._link is None else self._link.status

@@ -55,6 +55,7 @@ class ProxyOptions(msgspec.Struct, frozen=True):
 
     headers: frozenset[str]
     upstream_request_id: bool = True
+    access_log_json: bool = False
     debug_fields: bool = False
     head_bytes: int = 32768
     request_line_bytes: int = 8192
@@ -85,6 +86,7 @@ class ProxyOptions(msgspec.Struct, frozen=True):
         return cls(
             headers=settings.headers,
             debug_fields=settings.allow_debug_header,
+            access_log_json=settings.proxy_access_log.endswith(" json"),
             upstream_request_id="x-kong-request-id" in settings.headers_upstream,
             head_bytes=settings.proxy_head_bytes,
             request_line_bytes=settings.proxy_request_line_bytes,
@@ -141,6 +143,7 @@ class ProxyServer:
         self._loop = loop
         self._plugins = Plugins(plugins)
         self._certificates = certificates
+        self._access_log = access_log
         self._metrics = MetricsSegment(metrics_fd)
         self._wheel = TimerWheel(_now_ms())
         self._core = ProxyCore(loop, options, self._wheel, self._metrics, access_log, _log)
@@ -262,6 +265,8 @@ class ProxyServer:
 
     def _tick(self) -> None:
         self._wheel.run(_now_ms())
+        if self._access_log is not None:
+            self._metrics.log_lines_dropped = self._access_log.dropped_total
         self._tick_handle = self._loop.call_later(TICK_S, self._tick)
 
 

@@ -49,8 +49,10 @@ class _Worker:
         *socket_fds, metrics_fd, tls_fd = fds
         sockets = [socket.socket(fileno=fd) for fd in socket_fds]
         self._listeners = list(zip(sockets, configure.listeners, strict=True))
-        self._access_log = AccessLog(configure.access_log) if configure.access_log else None
         options = msgspec.msgpack.decode(configure.options, type=ProxyOptions)
+        self._access_log = (
+            AccessLog(configure.access_log, is_json=options.access_log_json) if configure.access_log else None
+        )
         self._certificates = _read_tls(tls_fd)
         self._server = ProxyServer(
             asyncio.get_running_loop(), options, metrics_fd, self._access_log, self._certificates

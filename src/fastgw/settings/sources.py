@@ -25,8 +25,8 @@ _COMMENT = re.compile(r"(?:^|\s)#.*")
 _CANONICAL: Final[Mapping[str, str]] = {
     spelling: item.name for item in PROPERTIES for spelling in (item.name, *item.aliases)
 }
-# FASTGW_DEBUG is read by the build, FASTGW_CONF names the file itself.
-_NOT_PROPERTIES: Final = frozenset({"debug", "conf"})
+# FASTGW_DEBUG is read by the build, FASTGW_CONF names the file itself, KONG_NGINX_DAEMON is for `kong start`.
+_NOT_PROPERTIES: Final = frozenset({"debug", "conf", "nginx_daemon"})
 
 
 @dataclass(frozen=True, slots=True)

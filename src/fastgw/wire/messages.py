@@ -69,6 +69,9 @@ class Welcome(Message, tag="welcome", frozen=True, kw_only=True):
     """How far apart this control plane wants reconnecting data planes: see `pacing`."""
     heartbeat_s: Annotated[float, Meta(ge=0.1, le=300)]
     """How often to send a Ping; one and a half of it without any message is silence."""
+    trust: Text = ""
+    """Names the state of the cluster's authorities and signing keys; a data plane that knows another one asks
+    for them anew (`enrolment`). Empty: they are not the control plane's business."""
 
 
 class Same(Message, tag="same", frozen=True, kw_only=True):
@@ -133,7 +136,8 @@ class Ping(Message, tag="ping", frozen=True, kw_only=True):
 
 
 class Pong(Message, tag="pong", frozen=True, kw_only=True):
-    pass
+    trust: Text = ""
+    """As `Welcome.trust`, as it is now."""
 
 
 class Bye(Message, tag="bye", frozen=True, kw_only=True):

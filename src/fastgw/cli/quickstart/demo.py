@@ -24,10 +24,10 @@ class EchoUpstream:
 
     port: int
 
-    async def start(self, host: str = "127.0.0.1") -> None:
-        """Listen on a port that the system chooses."""
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        """Listen; on a port that the system chooses when it is 0."""
         self._connections: set[asyncio.Task[None]] = set()
-        self._server = await asyncio.start_server(self._serve, host, 0, limit=MAX_HEAD_BYTES)
+        self._server = await asyncio.start_server(self._serve, host, port, limit=MAX_HEAD_BYTES)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
