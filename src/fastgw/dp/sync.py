@@ -30,6 +30,7 @@ from websockets.http11 import Response
 
 from fastgw import __version__
 from fastgw.errors import CertificateError, CompileError, DeltaError, FastgwError, RemoteLinkError
+from fastgw.model.served import SERVED_PLUGINS
 from fastgw.obs.logs import Logger
 from fastgw.settings import Settings
 from fastgw.tls.cluster import Credentials, LinkTls
@@ -345,6 +346,7 @@ class Sync:
             applied_digest=state.digest,
             max_snapshot_bytes=self._settings.cluster_max_payload,
             labels=dict(self._settings.cluster_dp_labels),
+            plugins=sorted(SERVED_PLUGINS),
         )
 
     def welcomed(self, link: DataLink, welcome: Welcome) -> None:
