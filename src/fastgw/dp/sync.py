@@ -33,6 +33,7 @@ from fastgw import __version__
 from fastgw.dp.incoming import Applied, AppliedState, ApplyResult, IncomingSnapshot, NodeIdentity, Refused
 from fastgw.dp.kong_link import KongConnection, KongNode, next_kong_delay
 from fastgw.errors import CertificateError, CompileError, DeltaError, FastgwError, RemoteLinkError
+from fastgw.model.served import SERVED_PLUGINS
 from fastgw.obs.logs import Logger
 from fastgw.settings import Settings
 from fastgw.tls.cluster import Credentials, LinkTls
@@ -322,6 +323,7 @@ class Sync:
             applied_digest=state.digest,
             max_snapshot_bytes=self._settings.cluster_max_payload,
             labels=dict(self._settings.cluster_dp_labels),
+            plugins=sorted(SERVED_PLUGINS),
         )
 
     def welcomed(self, link: DataLink, welcome: Welcome) -> None:

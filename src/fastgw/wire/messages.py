@@ -58,6 +58,8 @@ class Hello(Message, tag="hello", frozen=True, kw_only=True):
     max_snapshot_bytes: Annotated[int, Meta(ge=1)]
     """The largest compressed snapshot that it takes (its `cluster_max_payload`)."""
     labels: Annotated[dict[Text, Text], Meta(max_length=64)] = {}
+    plugins: Annotated[list[Text], Meta(max_length=1000)] | None = None
+    """Whose behaviour it has; None from one that does not say."""
 
 
 class Welcome(Message, tag="welcome", frozen=True, kw_only=True):
