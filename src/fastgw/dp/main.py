@@ -19,6 +19,7 @@ from collections.abc import Coroutine, Iterator
 from typing import Any, Final
 
 from fastgw import __version__
+from fastgw.dp.belief import keys_of_settings
 from fastgw.dp.declared import DeclaredSource
 from fastgw.dp.identity import load_identity
 from fastgw.dp.membership import Membership
@@ -28,10 +29,12 @@ from fastgw.dp.store import Store
 from fastgw.dp.supervisor import Supervisor
 from fastgw.dp.sync import IncomingSnapshot, Sync, SyncStatus
 from fastgw.dp.workers import Deadlines
+from fastgw.errors import SettingsError
 from fastgw.obs import logs
 from fastgw.obs.service_manager import ServiceManager
 from fastgw.settings import Settings
 from fastgw.tls.cluster_files import FileCredentials, uses_files
+from fastgw.wire.signature import TrustedKeys
 
 _log: Final = logs.get_logger("supervisor")
 
@@ -62,6 +65,7 @@ class DataPlane:
         self._first: IncomingSnapshot | None = None
         self._credentials: FileCredentials | Membership | None = None
         self._membership: Membership | None = None
+        self._pinned_keys = TrustedKeys({})
         self.supervisor: Supervisor
         """Once started."""
         self.status: StatusServer
@@ -129,6 +133,10 @@ class DataPlane:
             await self._declared.read_again()
         if self._credentials is not None:
             self._credentials.read_again()
+        try:
+            self._pinned_keys = keys_of_settings(self._settings)
+        except SettingsError as error:
+            _log.error("the signing keys stay as they were: %s", error)
         if not self._stopping.is_set():
             self._manager.ready(self._describe())
 
@@ -154,7 +162,10 @@ class DataPlane:
         store = Store(settings.prefix)
         self._cleanup.callback(store.close)
         node = load_identity(settings.prefix)
-        self.supervisor = Supervisor(settings, node=node, store=store, deadlines=self._deadlines)
+        self._pinned_keys = keys_of_settings(settings)
+        self.supervisor = Supervisor(
+            settings, node=node, store=store, deadlines=self._deadlines, keys=self._signing_keys
+        )
         if settings.declarative_config is not None:
             self._declared = DeclaredSource(
                 settings.declarative_config, self.supervisor.apply, flavor=settings.router_flavor
@@ -209,6 +220,14 @@ class DataPlane:
             await self._link.run()
         elif self._declared is not None and self._first is not None:
             await self._declared.run(self._first)
+
+    def _signing_keys(self) -> TrustedKeys:
+        """Whose configurations are taken; a declarative file's is nobody's but the user's."""
+        if self._settings.declarative_config is not None:
+            return TrustedKeys({})
+        if self._pinned_keys or self._membership is None:
+            return self._pinned_keys
+        return self._membership.signing_keys
 
     def _certificate_expires_s(self) -> float | None:
         """Unix seconds until which what the next connection presents is valid."""

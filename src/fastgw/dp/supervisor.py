@@ -16,11 +16,13 @@ import contextlib
 import dataclasses
 import socket
 import time
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
 from fastgw.dp.apply import Applier, short_digest
+from fastgw.dp.belief import Belief
 from fastgw.dp.control import ListenerKind
 from fastgw.dp.generation import describe_counts
 from fastgw.dp.server import ProxyOptions
@@ -34,15 +36,26 @@ from fastgw.routing.compile_process import CompileProcess
 from fastgw.routing.routes import FLAVORS
 from fastgw.settings import Listen, Settings
 from fastgw.tls.proxy_pairs import load_proxy_tls
+from fastgw.wire.signature import TrustedKeys
 
 _log: Final = logs.get_logger(__name__)
 
 
 class Supervisor:
-    """The data plane without its link and its status port."""
+    """The data plane without its link and its status port.
+
+    Args:
+        keys: gives the keys one of which must have signed a configuration; none: any is taken.
+    """
 
     def __init__(
-        self, settings: Settings, *, node: NodeIdentity, store: Store, deadlines: Deadlines | None = None
+        self,
+        settings: Settings,
+        *,
+        node: NodeIdentity,
+        store: Store,
+        deadlines: Deadlines | None = None,
+        keys: Callable[[], TrustedKeys] = lambda: TrustedKeys({}),
     ) -> None:
         self.node: Final = node
         self.workers: list[Worker] = []
@@ -55,7 +68,8 @@ class Supervisor:
         self._compiler_start: asyncio.Task[None] | None = None
         self._store = store
         self._tls_file = SharedFile("fastgw-tls", b"")
-        self.applier: Final = Applier(store, self._compiler, self._deadlines)
+        self._belief = Belief(keys, store.directory)
+        self.applier: Final = Applier(store, self._compiler, self._deadlines, self._belief)
 
     @property
     def is_serving(self) -> bool:
@@ -197,7 +211,12 @@ class Supervisor:
 
     async def _restore(self) -> None:
         begun = time.monotonic()
-        stored = await asyncio.to_thread(self._store.load, FLAVORS[self._settings.router_flavor])
+        stored = await asyncio.to_thread(
+            self._store.load,
+            FLAVORS[self._settings.router_flavor],
+            check=self._belief.check_stored,
+            is_to_compile=self._belief.is_needed,
+        )
         match stored:
             case StoredImage():
                 self.applier.restore(stored)

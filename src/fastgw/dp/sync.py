@@ -38,6 +38,7 @@ from fastgw.wire.link import Confirmed, DataEvent, DataLink, Ended, Received, Tr
 from fastgw.wire.messages import Ack, Hello, Welcome
 from fastgw.wire.pacing import CONNECT_TIMEOUT_S, HEALTHY_AFTER_S, next_delay
 from fastgw.wire.pump import Pump, make_client_connection
+from fastgw.wire.signature import Signature
 from fastgw.wire.states import DataState
 
 UPGRADE_TIMEOUT_S: Final = 5.0
@@ -58,6 +59,10 @@ class IncomingSnapshot(NamedTuple):
     """From `Snapshot.pack`; with a base from `pack_delta`."""
     base_digest: str = ""
     """The digest of what the delta is to be applied to; empty: the snapshot is whole."""
+    signatures: Sequence[Signature] = ()
+    """Of version and digest in the cluster; not checked yet."""
+    cluster_id: str = ""
+    """Which cluster the control plane says that it is of."""
 
 
 class Applied(NamedTuple):
@@ -258,7 +263,7 @@ class _Connection(asyncio.Protocol):
                 case Confirmed(version):
                     self._sync.confirmed(version)
                 case Received():
-                    self._sync.received(self, IncomingSnapshot(*event))
+                    self._sync.received(self, IncomingSnapshot(*event, self._sync.cluster_id))
 
     def _end(self, reason: str) -> None:
         if self.over.done():
@@ -307,6 +312,8 @@ class Sync:
         trust_told: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.trust_told = trust_told
+        self.cluster_id = ""
+        """As the last Welcome told it."""
         self.authority = settings.cluster_control_plane
         self.clock = clock
         self.status = SyncStatus(self.authority)
@@ -350,6 +357,7 @@ class Sync:
     def welcomed(self, link: DataLink, welcome: Welcome) -> None:
         self._spread_s = welcome.spread_s
         self._linked_at_s = self.clock()
+        self.cluster_id = welcome.control_plane_id
         self.trust_told(welcome.trust)
         self.status.is_connected = True
         self.status.since_s = time.time()
