@@ -146,8 +146,9 @@ async def running_node(
     assert log is not None
     logs.setup(settings.log_level, log, process="dp supervisor")
     store = store_type(prefix)
+    supervisor = Supervisor(settings, node=NODE, store=store, deadlines=deadlines)
     believed = keys or TrustedKeys({})
-    supervisor = Supervisor(settings, node=NODE, store=store, deadlines=deadlines, keys=lambda: believed)
+    supervisor.belief.keys = lambda: believed
     try:
         await supervisor.start()
         running = asyncio.create_task(supervisor.run())

@@ -55,7 +55,7 @@ from fastgw.wire.link import (
     WholeWanted,
     Withheld,
 )
-from fastgw.wire.messages import LINK_PATH, MESSAGE_LIMIT_BYTES, Hello
+from fastgw.wire.messages import CHUNK_BYTES, LINK_PATH, Hello
 from fastgw.wire.offering import Offering
 from fastgw.wire.pacing import ADMITTED_PER_SECOND, spread_for
 from fastgw.wire.pump import Pump, make_server_connection, refusal
@@ -70,7 +70,8 @@ HANDSHAKES_LIMIT: Final = 64
 ADMISSION_BURST: Final = 50
 TICK_S: Final = 1.0
 _ACCEPT_PAUSE_S: Final = 1.0
-_WRITE_HIGH_BYTES: Final = 2 * MESSAGE_LIMIT_BYTES
+_WRITE_HIGH_BYTES: Final = 2 * CHUNK_BYTES
+"""Above this nothing more is written to one data plane: what waits below is held once for each of them."""
 
 
 class Admission:

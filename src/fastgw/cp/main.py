@@ -20,6 +20,7 @@ from typing import Any, Final
 from fastgw import __version__
 from fastgw.cp.admin import make_admin_app
 from fastgw.cp.admin.access_log import AdminAccessLog
+from fastgw.cp.admin.clustering import Capability
 from fastgw.cp.admin.serving import AdminDoors
 from fastgw.cp.cluster import ClusterServer
 from fastgw.cp.hub import Hub
@@ -56,6 +57,12 @@ class _ClusterView:
 
     def publication(self) -> dict[str, Any]:
         return self._publisher.publication()
+
+    def capabilities(self) -> list[Capability]:
+        return [
+            Capability(one.id, one.hostname, one.program_version, one.plugins, one.max_snapshot_bytes)
+            for one in self._hub.linked()
+        ]
 
     def last_read(self) -> Snapshot | None:
         return self._publisher.last_read

@@ -20,7 +20,7 @@ from typing import Final
 
 import msgspec
 
-from fastgw.dp.sync import IncomingSnapshot
+from fastgw.dp.incoming import IncomingSnapshot
 from fastgw.errors import SettingsError, SignatureError
 from fastgw.settings import Settings
 from fastgw.wire.signature import Signature, TrustedKeys, parse_public
@@ -46,28 +46,28 @@ class Belief:
     """The signatures of one data plane.
 
     Args:
-        keys: those that are believed, asked for at each check.
         directory: PREFIX/dp.
     """
 
-    def __init__(self, keys: Callable[[], TrustedKeys], directory: Path) -> None:
-        self._keys = keys
+    def __init__(self, directory: Path) -> None:
+        self.keys: Callable[[], TrustedKeys] = lambda: TrustedKeys({})
+        """Gives the keys that are believed, at each check; none: any configuration is taken."""
         self._path = directory / SIGNATURES_FILE
 
     @property
     def is_needed(self) -> bool:
         """Whether only signed configurations are taken."""
-        return bool(self._keys())
+        return bool(self.keys())
 
     def check(self, incoming: IncomingSnapshot) -> None:
         """Insist that *incoming* is signed by a key that is believed. Raises SignatureError."""
-        keys = self._keys()
+        keys = self.keys()
         if keys:
             keys.verify(incoming.cluster_id, incoming.version, incoming.digest, incoming.signatures)
 
     def check_stored(self, digest: str) -> None:
         """The same for a configuration on disk. Raises SignatureError."""
-        keys = self._keys()
+        keys = self.keys()
         if not keys:
             return
         kept = next((one for one in self._read() if one.digest == digest), None)

@@ -21,7 +21,10 @@ SUBPROTOCOL: Final = "fastgw-link-1"
 MINOR_VERSION: Final = 1
 """1: the data plane takes a `Delta`, and says `wants_whole` and `is_passing` in a Nack."""
 
-CHUNK_BYTES: Final = 256 * 1024
+CHUNK_BYTES: Final = 16 * 1024
+"""What a control plane puts into one chunk: a TLS record. OpenSSL keeps for each connection a buffer as large
+as the largest message that ever went through it, which a thousand data planes multiply."""
+CHUNK_LIMIT_BYTES: Final = 256 * 1024
 DELTA_LIMIT_BYTES: Final = 512 * 1024
 MESSAGE_LIMIT_BYTES: Final = 1024 * 1024
 FAULTS_LIMIT: Final = 100
@@ -56,6 +59,8 @@ class Hello(Message, tag="hello", frozen=True, kw_only=True):
     max_snapshot_bytes: Annotated[int, Meta(ge=1)]
     """The largest compressed snapshot that it takes (its `cluster_max_payload`)."""
     labels: Annotated[dict[Text, Text], Meta(max_length=64)] = {}
+    plugins: Annotated[list[Text], Meta(max_length=1000)] | None = None
+    """Whose behaviour it has; None from one that does not say."""
 
 
 class Welcome(Message, tag="welcome", frozen=True, kw_only=True):
@@ -90,7 +95,7 @@ class SnapshotBegin(Message, tag="snapshot", frozen=True, kw_only=True):
 
 
 class SnapshotChunk(Message, tag="chunk", frozen=True, kw_only=True):
-    data: Annotated[bytes, Meta(min_length=1, max_length=CHUNK_BYTES)]
+    data: Annotated[bytes, Meta(min_length=1, max_length=CHUNK_LIMIT_BYTES)]
 
 
 class Delta(Message, tag="delta", frozen=True, kw_only=True):
