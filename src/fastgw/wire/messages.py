@@ -91,7 +91,7 @@ class SnapshotBegin(Message, tag="snapshot", frozen=True, kw_only=True):
     version: Count
     digest: Digest
     size: Annotated[int, Meta(ge=1)]
-    signatures: Signatures = []
+    signatures: Signatures = ()
 
 
 class SnapshotChunk(Message, tag="chunk", frozen=True, kw_only=True):
@@ -108,7 +108,7 @@ class Delta(Message, tag="delta", frozen=True, kw_only=True):
     """What `data` is to be applied to, and to nothing else."""
     data: Annotated[bytes, Meta(min_length=1, max_length=DELTA_LIMIT_BYTES)]
     """Of `pack_delta`."""
-    signatures: Signatures = []
+    signatures: Signatures = ()
     """Of the result."""
 
 

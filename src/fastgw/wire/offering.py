@@ -33,7 +33,7 @@ class Whole:
             for start in range(0, len(view), CHUNK_BYTES)
         ]
         begin = SnapshotBegin(
-            version=version, digest=digest, size=len(compressed), signatures=list(signatures)
+            version=version, digest=digest, size=len(compressed), signatures=tuple(signatures)
         )
         self.messages: Final = (encode(begin), *map(encode, chunks))
 
@@ -66,7 +66,7 @@ class Offering:
         self._steps = steps
         self._earlier = earlier
         self._sign = sign
-        self._signatures = list(sign(version, digest))
+        self._signatures = tuple(sign(version, digest))
         self._deltas: dict[str, bytes] = {}
 
     @property
@@ -82,7 +82,7 @@ class Offering:
 
     def sign_again(self) -> None:
         """Have what is sent from now on bear the signatures of the keys that there are now."""
-        self._signatures = list(self._sign(self.version, self.digest))
+        self._signatures = tuple(self._sign(self.version, self.digest))
         self._deltas.clear()
         self._earlier = None
         if self.whole is not None:

@@ -54,7 +54,7 @@ class SignedKey(msgspec.Struct, frozen=True):
     """Of an older key; none for the first."""
 
 
-Signatures = Annotated[list[Signature], Meta(max_length=SIGNATURES_LIMIT)]
+Signatures = Annotated[tuple[Signature, ...], Meta(max_length=SIGNATURES_LIMIT)]
 
 
 class SigningKey:
