@@ -37,6 +37,7 @@ MODULES = [
     "fastgw.dp._proxy_header",
     "fastgw.dp._exchange",
     "fastgw.dp._admit",
+    "fastgw.dp._phases",
     "fastgw.dp._upstream",
     "fastgw.dp._respond",
     "fastgw.dp._downstream",

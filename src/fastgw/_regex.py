@@ -1,18 +1,30 @@
-"""Regular expressions in linear time: the one place that knows how google-re2 is called.
+"""Regular expressions with a bound on what one match may cost: the one place that knows its engines.
 
-Its own `re`-like interface makes an object per match; the class beneath (`_re2.RE2`) costs a third of that
-and is what its releases have kept unchanged, so that is what is used here.
+google-re2, in time in proportion to the text. Its own `re`-like interface makes an object per match; the
+class beneath (`_re2.RE2`) costs a third of that and is what its releases have kept unchanged, so that is what
+is used here.
+
+For what RE2 cannot express, and only where the caller allows it: PCRE2, if the package `pcre2` is installed
+(it is an extra, with the library inside of its wheels). It has no interface for limits, and needs none: a
+pattern may begin with limits of its own, and of several for the same the lowest counts, so that nobody's
+pattern can lift ours. A match that reaches one is no match.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from functools import cache
+from typing import Any, Final, NamedTuple
 
 from re2 import _re2
 
 MEMORY_BYTES: Final = 1 << 20
 """For one compiled pattern and what its matches build up."""
+
+STEPS_LIMIT: Final = 10_000
+"""Of one match of PCRE2, as in Kong."""
+_LIMITS: Final = b"(*LIMIT_MATCH=%d)(*LIMIT_DEPTH=%d)(*LIMIT_HEAP=8192)" % (STEPS_LIMIT, STEPS_LIMIT)
 
 ANCHORED: Final = _re2.RE2.Anchor.ANCHOR_START
 UNANCHORED: Final = _re2.RE2.Anchor.UNANCHORED
@@ -27,14 +39,51 @@ class Regex(NamedTuple):
     """The groups that have one."""
 
 
+class Overruns:
+    """Patterns that reached the limit of steps, for whoever looks (the worker's log)."""
+
+    def __init__(self) -> None:
+        self.on_first: Callable[[bytes], None] = lambda pattern: None
+        """Is told each pattern once."""
+        self._seen: set[bytes] = set()
+
+    def add(self, pattern: bytes) -> None:
+        if pattern not in self._seen and len(self._seen) < 1000:
+            self._seen.add(pattern)
+            self.on_first(pattern)
+
+
+overruns: Final = Overruns()
+
+
+@cache
+def load_pcre2() -> Any:
+    """The package, or None; imported only where a pattern needs it."""
+    try:
+        return importlib.import_module("pcre2")
+    except ImportError:
+        return None
+
+
 def compile_regex(pattern: bytes, *, is_bytes: bool = False) -> Regex:
     """Compile *pattern*, which is UTF-8.
 
     Args:
-        is_bytes: it matches single bytes, instead of characters of valid UTF-8.
+        is_bytes: it matches single bytes, instead of characters of valid UTF-8, and may use PCRE2 for what
+            RE2 does not know, as in the `traditional` flavor.
     Raises:
         ValueError: with RE2's words, such as `invalid perl operator: (?=`.
     """
+    try:
+        return _compile_re2(pattern, is_bytes)
+    except ValueError:
+        beyond = _compile_pcre2(pattern) if is_bytes else None
+        if beyond is None:
+            raise
+        return beyond
+
+
+def _compile_re2(pattern: bytes, is_bytes: bool) -> Regex:
     options = _re2.RE2.Options()
     options.log_errors = False
     options.max_mem = MEMORY_BYTES
@@ -45,6 +94,29 @@ def compile_regex(pattern: bytes, *, is_bytes: bool = False) -> Regex:
         error = compiled.error()
         raise ValueError(error.decode("utf-8", "replace") if isinstance(error, bytes) else error)
     return Regex(compiled.Match, {name.decode(): number for name, number in compiled.NamedCapturingGroups()})
+
+
+def _compile_pcre2(pattern: bytes) -> Regex | None:
+    """None where PCRE2 does not know it either, or is not installed."""
+    pcre2 = load_pcre2()
+    if pcre2 is None:
+        return None
+    try:
+        # Compiled to machine code, it would count its steps another way, and have a stack to overflow.
+        compiled = pcre2.compile(_LIMITS + pattern, jit=False)
+    except (pcre2.PatternError, pcre2.LibraryError):
+        return None
+    numbers = range(compiled.groups + 1)
+
+    def match(anchor: object, text: bytes, start: int, end: int) -> list[tuple[int, int]]:
+        try:
+            found = compiled.match(text) if anchor is ANCHORED else compiled.search(text)
+        except pcre2.LibraryError:
+            overruns.add(pattern)
+            found = None
+        return [(-1, -1)] if found is None else [found.span(number) for number in numbers]
+
+    return Regex(match, dict(compiled.groupindex))
 
 
 def literal_prefix(pattern: bytes) -> bytes:

@@ -133,8 +133,10 @@ class DeltaError(SnapshotError):
 class CompileError(FastgwError):
     code = "compile"
 
-    def __init__(self, faults: Sequence[Mapping[str, str]]) -> None:
+    def __init__(self, faults: Sequence[Mapping[str, str]], *, is_passing: bool = False) -> None:
+        """*is_passing*: there was no time for it; the same may compile later."""
         self.faults = [dict(fault) for fault in faults]
+        self.is_passing = is_passing
         first = self.faults[0].get("reason", "") if self.faults else ""
         super().__init__(f"{len(self.faults)} reason(s) against this configuration, the first: {first}")
 

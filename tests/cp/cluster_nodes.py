@@ -150,7 +150,9 @@ async def cluster_port(
     listen: str = "127.0.0.1:0",
     clock: Clock | None = None,
     heartbeat_s: float = 30.0,
+    **options: Any,
 ) -> AsyncIterator[Port]:
+    """Start a cluster port; *options* are those of `ClusterServer`."""
     pair = pair or gen_cert_pair()
     storage = make_storage(settings_of("control_plane", directory, pair))
     await storage.open()
@@ -161,7 +163,7 @@ async def cluster_port(
         hub,
         control_plane_id="the-control-plane",
         heartbeat_s=heartbeat_s,
-        **({"clock": clock} if clock is not None else {}),
+        **(options if clock is None else {**options, "clock": clock}),
     )
     writing = asyncio.create_task(hub.run())
     try:

@@ -14,10 +14,11 @@ import pytest
 from fastgw.cp.hub import DataPlane, Hub
 from fastgw.cp.publisher import Publisher
 from fastgw.cp.storage import Row, Storage, make_storage
+from fastgw.errors import CompileError
 from fastgw.model.entities import ENTITIES
 from fastgw.model.snapshot import Snapshot, unpack_delta
 from fastgw.model.validate import make_row
-from fastgw.routing.compile_process import CompileProcess
+from fastgw.routing.compile_process import CompileProcess, CompileResult
 from fastgw.wire.offering import Offering
 from tests.cp.cluster_nodes import Log, eventually, run, settings_of
 from tests.tls.certificates import gen_cert_pair
@@ -72,10 +73,12 @@ class Published:
 
 
 @asynccontextmanager
-async def publishing(directory: Path) -> AsyncIterator[Published]:
+async def publishing(
+    directory: Path, compile_process_type: type[CompileProcess] = CompileProcess
+) -> AsyncIterator[Published]:
     storage = make_storage(settings_of("control_plane", directory, gen_cert_pair()))
     await storage.open()
-    compile_process = CompileProcess()
+    compile_process = compile_process_type()
     await compile_process.start()
     hub = Hub(storage, purge_delay_s=1000)
     listener = Listener()
@@ -152,6 +155,30 @@ def test_bursts_collapse_to_the_newest(tmp_path: Path, log: Log) -> None:
             assert len((await published.reaches(50)).rows("services")) == 50
             versions = [offering.version for offering in published.listener.offered]
             assert versions == sorted(set(versions))
+
+    run(scenario())
+
+
+class Overloaded(CompileProcess):
+    """One that has no time for the second version, once."""
+
+    calls = 0
+
+    async def compile(self, packed: bytes, **more: Any) -> CompileResult:
+        Overloaded.calls += 1
+        if Overloaded.calls == 2:
+            raise CompileError([{"reason": "it was not compiled within 60 s"}], is_passing=True)
+        return await super().compile(packed, **more)
+
+
+def test_a_trial_that_failed_for_the_moment_is_tried_again(tmp_path: Path, log: Log) -> None:
+    async def scenario() -> None:
+        async with publishing(tmp_path, Overloaded) as published:
+            await published.reaches(0)
+            await published.insert(service("one"))
+            await log.shows("version 1 does not compile and is not published; version 0 stays; next try in")
+            await published.reaches(1)
+            assert published.publisher.publication()["refused"] is None
 
     run(scenario())
 

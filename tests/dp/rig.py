@@ -11,6 +11,7 @@ import socket
 import ssl
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ import uvloop
 
 from fastgw.dp._metrics import SEGMENT_BYTES, read_segment
 from fastgw.dp.control import ListenerKind
+from fastgw.dp.plugins.base import Plugin
 from fastgw.dp.server import ProxyOptions, ProxyServer
 from fastgw.model.entities import ENTITIES
 from fastgw.model.snapshot import Snapshot
@@ -138,9 +140,10 @@ def image_of(
     routes: list[dict[str, Any]],
     version: int = 1,
     plugins: list[dict[str, Any]] | None = None,
+    served_plugins: frozenset[str] = frozenset(),
     others: Sequence[Row] = (),
 ) -> bytes:
-    """Compile rows given as Admin API bodies; a route's `service` is the service's name.
+    """Compile rows given as Admin API bodies; `service` and `route` of others are names.
 
     Args:
         others: whole rows of `tests.routing.snapshots`: certificates and what belongs to them.
@@ -149,7 +152,7 @@ def image_of(
     rows = {
         "services": [make_row(ENTITIES["services"], body, now_s=now_s) for body in services],
         "routes": [],
-        "plugins": [make_row(ENTITIES["plugins"], body, now_s=now_s) for body in plugins or ()],
+        "plugins": [],
     }
     for other in others:
         rows.setdefault(kind_of(other), []).append(other)
@@ -159,8 +162,19 @@ def image_of(
         if "service" in body:
             linked["service"] = {"id": ids[body["service"]]}
         rows["routes"].append(make_row(ENTITIES["routes"], linked, now_s=now_s))
+    ids |= {row["name"]: row["id"] for row in rows["routes"]}
+    for body in plugins or ():
+        links: dict[str, Any] = {
+            kind: {"id": ids[body[kind]]} for kind in ("service", "route") if kind in body
+        }
+        if body["name"] in served_plugins:
+            # A test's own plugin has no schema.
+            unset: dict[str, Any] = dict.fromkeys(("instance_name", "route", "service", "consumer"))
+            rows["plugins"].append({**unset, "id": str(uuid.uuid4()), "enabled": True, **body, **links})
+        else:
+            rows["plugins"].append(make_row(ENTITIES["plugins"], body | links, now_s=now_s))
     snapshot = Snapshot.from_rows(version, rows)
-    return compile_snapshot(snapshot)
+    return compile_snapshot(snapshot, served_plugins=served_plugins)
 
 
 class Proxy:
@@ -173,6 +187,7 @@ class Proxy:
         certificates: CertificateStore | None = None,
         *,
         takes_proxy_header: bool = False,
+        plugin_classes: dict[str, type[Plugin]] | None = None,
     ) -> None:
         self.loop = uvloop.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
@@ -188,7 +203,9 @@ class Proxy:
             listeners.append((listener, ListenerKind(True, takes_proxy_header)))
 
         async def start() -> ProxyServer:
-            server = ProxyServer(self.loop, options, self.metrics_fd, access_log, certificates)
+            server = ProxyServer(
+                self.loop, options, self.metrics_fd, access_log, certificates, plugin_classes or {}
+            )
             await server.listen(listeners)
             return server
 
@@ -257,6 +274,7 @@ def running(
     plugins: list[dict[str, Any]] | None = None,
     certificates: CertificateStore | None = None,
     takes_proxy_header: bool = False,
+    plugin_classes: dict[str, type[Plugin]] | None = None,
     **options: Any,
 ) -> Iterator[tuple[Proxy, Upstream]]:
     """A proxy with one service `svc` on a scripted upstream and a route on `/`, unless told otherwise."""
@@ -266,6 +284,7 @@ def running(
         access_log,
         certificates,
         takes_proxy_header=takes_proxy_header,
+        plugin_classes=plugin_classes,
     )
     try:
         if services is None:
@@ -274,7 +293,8 @@ def running(
             service.setdefault("port", upstream.port)
         if routes is None:
             routes = [{"name": "rt", "paths": ["/"], "service": "svc"}]
-        proxy.apply(image_of(services, routes, plugins=plugins))
+        served = frozenset(plugin_classes or ())
+        proxy.apply(image_of(services, routes, plugins=plugins, served_plugins=served))
         yield proxy, upstream
     finally:
         proxy.close()

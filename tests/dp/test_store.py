@@ -82,7 +82,8 @@ def test_a_loaded_image_does_not_change_with_its_file(tmp_path: Path) -> None:
     store.close()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+# No deadline: a sync takes what the disk takes.
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
 @given(st.data())
 def test_damage_anywhere_is_noticed_and_set_aside(tmp_path: Path, data: st.DataObject) -> None:
     store = Store(tmp_path)
@@ -190,6 +191,21 @@ def test_a_prefix_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match="prefix .*file/sub: cannot write .*: Not a directory"):
         Store(tmp_path / "file" / "sub")
+
+
+def test_what_is_staged_is_nothing_before_the_decision(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.save(image_file(ONE))
+    before = {path.name for path in store.directory.iterdir()}
+    store.stage(image_file(TWO))
+    assert version_of(store.load()) == 1
+    store.discard()
+    store.discard()
+    assert {path.name for path in store.directory.iterdir()} == before
+    store.stage(image_file(TWO))
+    store.decide()
+    assert version_of(store.load()) == 2
+    store.close()
 
 
 def test_a_failed_save_leaves_what_was_there(tmp_path: Path) -> None:

@@ -123,7 +123,8 @@ def test_a_worker_late_at_prepare_refuses_for_all_and_is_replaced(tmp_path: Path
             stopped = node.workers[0].pid
             node.signal(0, signal.SIGSTOP)
             refused = await node.apply(routed(2, "/two"))
-            assert refused == Refused(2, [{"worker": 0, "reason": "worker 0 did not answer Prepare in time"}])
+            fault = {"worker": 0, "reason": "worker 0 did not answer Prepare in time"}
+            assert refused == Refused(2, [fault], is_passing=True)
             assert node.supervisor.state().version == 1
             stored = node.store.load()
             assert stored is not None
@@ -176,8 +177,8 @@ class _SignallingStore(Store):
 
     target: tuple[int, signal.Signals] | None = None
 
-    def save(self, image: ImageFile, overlay: ImageFile | None = None) -> None:
-        super().save(image, overlay)
+    def decide(self) -> None:
+        super().decide()
         if self.target is not None:
             os.kill(*self.target)
             self.target = None
@@ -255,7 +256,7 @@ def test_an_apply_goes_on_when_nobody_waits_for_it_any_more(tmp_path: Path) -> N
 
 def test_a_full_disk_is_a_refusal(tmp_path: Path) -> None:
     class Full(Store):
-        def save(self, image: ImageFile, overlay: ImageFile | None = None) -> None:
+        def stage(self, image: ImageFile, overlay: ImageFile | None = None) -> None:
             raise OSError(28, "No space left on device")
 
     async def test() -> None:
@@ -263,6 +264,7 @@ def test_a_full_disk_is_a_refusal(tmp_path: Path) -> None:
             refused = await node.apply(routed(1, "/one"))
             assert isinstance(refused, Refused)
             assert "No space left on device" in refused.faults[0]["reason"]
+            assert refused.is_passing
             assert await node.statuses("/one", 2) == {UNMATCHED}
 
     run(test())

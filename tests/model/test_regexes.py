@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw._regex import ANCHORED, compile_regex, literal_prefix
+from fastgw._regex import ANCHORED, compile_regex, literal_prefix, overruns
 from fastgw.model.regexes import regex_fault, upgraded_path
 
 
@@ -42,6 +44,57 @@ def test_limits_are_told() -> None:
 )
 def test_what_it_knows_passes(pattern: str) -> None:
     assert regex_fault(pattern) is None
+
+
+BEYOND_RE2 = [
+    (rb"/a(?!b)(?P<item>\d+)", b"/a12/x", [(0, 4), (2, 4)]),
+    (rb"/(?!admin)[a-z]+", b"/admin", None),
+    (rb"/(a|b)\1", b"/bb", [(0, 3), (1, 2)]),
+    (rb"/(x)?(?>a+)b", b"/aab", [(0, 4), (-1, -1)]),
+    (rb"/a++/", b"/aa/", [(0, 4)]),
+    (rb"/\xe9(?=.)", b"/\xe9\xff", [(0, 2)]),
+]
+
+
+@pytest.mark.parametrize(("pattern", "text", "spans"), BEYOND_RE2)
+def test_in_traditional_pcre2_takes_what_re2_does_not_know(
+    pattern: bytes, text: bytes, spans: list[tuple[int, int]] | None
+) -> None:
+    with pytest.raises(ValueError, match=r"invalid|bad repetition"):
+        compile_regex(pattern)
+    compiled = compile_regex(pattern, is_bytes=True)
+    assert compiled.match(ANCHORED, text, 0, len(text)) == (spans or [(-1, -1)])
+    assert regex_fault(pattern.decode("latin-1"), is_bytes=True) is None
+    if b"item" in pattern:
+        assert compiled.names == {"item": 1}
+
+
+@pytest.mark.parametrize("raised", [b"", b"(*LIMIT_MATCH=4000000000)"])
+def test_a_match_that_takes_too_many_steps_is_none(raised: bytes) -> None:
+    """Whatever limit the pattern itself names; it is told once."""
+    told: list[bytes] = []
+    pattern = raised + rb"/(a+)+(?=x)$"
+    compiled = compile_regex(pattern, is_bytes=True)
+    overruns.on_first, before = told.append, overruns.on_first
+    try:
+        begun_s = time.process_time()
+        for _ in range(2):
+            assert compiled.match(ANCHORED, b"/" + b"a" * 60 + b"!", 0, 62) == [(-1, -1)]
+        assert time.process_time() - begun_s < 0.5
+        assert told == [pattern]
+    finally:
+        overruns.on_first = before
+
+
+def test_what_no_engine_knows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (regex_fault("/(?=a", is_bytes=True) or "").endswith("PCRE2 does not know it either")
+    assert (regex_fault("/(", is_bytes=True) or "").endswith("PCRE2 does not know it either")
+    monkeypatch.setattr("fastgw._regex.load_pcre2", lambda: None)
+    monkeypatch.setattr("fastgw.model.regexes.load_pcre2", lambda: None)
+    fault = regex_fault("/only-here(?=a)", is_bytes=True)
+    assert fault is not None
+    assert "look-around" in fault
+    assert fault.endswith("or install fastgw[pcre2], on which 'traditional' runs it")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastgw.errors import ValidationError
-from fastgw.model.entities import ENTITIES, PROTOCOLS, ROUTES, SERVICES, Entity, Row
+from fastgw.model.entities import ENTITIES, PROTOCOLS, ROUTES, SERVICES, Entity, Row, flavored
 from fastgw.model.faults import summary
 from fastgw.model.fields import AtLeastOneOf, Field, Variant, by_name, each, rule
 from fastgw.model.formats import is_uuid
@@ -346,6 +346,24 @@ def test_a_list_names_the_element_that_is_not_served() -> None:
             r"invalid regex: '/(a)\1' (RE2 does not know a back-reference, '\1' at character 5: "
             "write out the alternatives)",
         ]
+    }
+
+
+def test_what_is_not_served_depends_on_the_flavor() -> None:
+    old = flavored(ROUTES, "traditional")
+    beyond = {"paths": ["~/a(?!b)"], "headers": {"x-team": ["~*a(?!b)"]}}
+    assert sorted(faults_of(ROUTES, beyond)) == ["headers", "paths"]
+    assert make_row(old, beyond, now_s=NOW)["paths"] == ["~/a(?!b)"]
+    wild = {"paths": ["/"], "protocols": ["https"], "snis": ["a.com", "*.a.com"]}
+    assert make_row(ROUTES, wild, now_s=NOW)["snis"] == ["a.com", "*.a.com"]
+    assert faults_of(old, wild) == {
+        "snis": [
+            None,
+            "router_flavor 'traditional' matches exact names only: name them, or choose another flavor",
+        ]
+    }
+    assert faults_of(old, {"protocols": ["http"], "expression": 'http.path ^= "/"'}) == {
+        "expression": "router_flavor 'traditional' has no expressions: use the fields, or choose another flavor"
     }
 
 

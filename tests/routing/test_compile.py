@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fastgw._router import Request
 from fastgw.errors import CompileError
 from fastgw.model.entities import SERVICES
 from fastgw.model.snapshot import Snapshot
@@ -137,6 +138,24 @@ def test_what_cannot_be_served_is_told(fields: dict[str, Any], field: str, reaso
     assert fault["id"] == fields.get("id", make_id(11))
     assert fault["field"] == field
     assert reason in fault["reason"]
+
+
+def test_traditional_serves_what_re2_cannot_and_refuses_what_it_does_not_have(tmp_path: Path) -> None:
+    beyond = route(11, paths=[r"~/(?!admin)(?P<word>\w+)"])
+    path = tmp_path / "image"
+    path.write_bytes(compile_snapshot(snapshot(beyond), flavor="traditional"))
+    table = Image.open(path).table()
+    assert table.match(b"GET", b"a.com", b"/user/1") == (0, 5)
+    assert table.match(b"GET", b"a.com", b"/admin") is None
+    assert (table.captures_of(Request(b"GET", b"a.com", b"/user/1")) or {})["word"] == b"user"
+    for row, field in (
+        (route(11, paths=None, expression='http.path == "/"'), "expression"),
+        (route(11, paths=["/"], protocols=["https"], snis=["*.a.com"]), "snis"),
+        (route(11, paths=[r"~/(?=a"]), "paths"),
+    ):
+        with pytest.raises(CompileError) as caught:
+            compile_snapshot(snapshot(row), flavor="traditional")
+        assert [fault["field"] for fault in caught.value.faults] == [field]
 
 
 def test_a_row_that_is_no_text_is_told() -> None:

@@ -45,7 +45,7 @@ def _check_files(settings: Settings) -> None:
     if settings.role == "data_plane" and settings.declarative_config is not None:
         from fastgw.model.declarative import load_declarative
 
-        load_declarative(settings.declarative_config)
+        load_declarative(settings.declarative_config, flavor=settings.router_flavor)
         return  # no control plane is dialled, so no key pair is needed
     from fastgw.tls.cluster_files import load_link_tls
 

@@ -54,9 +54,10 @@ def config() -> None:
 
 @config.command()
 @_FILE
-def parse(file: Path) -> None:
+@settings_options
+def parse(file: Path, conf: Path | None, sets: Mapping[str, str]) -> None:
     """Check a file; say every fault with its place and line."""
-    _read(file)
+    _read(file, conf, sets)
     click.echo("parse successful")
 
 
@@ -66,7 +67,7 @@ def parse(file: Path) -> None:
 @settings_options
 def import_(file: Path, conf: Path | None, sets: Mapping[str, str], replace: bool) -> None:
     """Add and change what the file says, in one transaction. Nothing is removed without --replace."""
-    rows = _read(file)
+    rows = _read(file, conf, sets)
     click.echo("parse successful, beginning import")
     storage = _storage(conf, sets)
     counts = asyncio.run(_import(storage, rows, replace=replace))
@@ -99,8 +100,8 @@ def export(file: Path | None, conf: Path | None, sets: Mapping[str, str]) -> Non
 @settings_options
 def diff(file: Path, other: Path | None, conf: Path | None, sets: Mapping[str, str], replace: bool) -> None:
     """Say what FILE would change in OTHER, or in the database; exit code 2 when there is something."""
-    rows = _read(file)
-    old = _read(other) if other is not None else asyncio.run(_load(_storage(conf, sets)))
+    rows = _read(file, conf, sets)
+    old = _read(other, conf, sets) if other is not None else asyncio.run(_load(_storage(conf, sets)))
     changes = list(_changes(old, rows, removals=replace or other is not None))
     for change in changes:
         click.echo(change)
@@ -112,16 +113,17 @@ def diff(file: Path, other: Path | None, conf: Path | None, sets: Mapping[str, s
 @config.command()
 @_FILE
 @click.argument("target", type=click.Path(path_type=Path), required=False)
-def convert(file: Path, target: Path | None) -> None:
+@settings_options
+def convert(file: Path, target: Path | None, conf: Path | None, sets: Mapping[str, str]) -> None:
     """Write a file of format 1.1 or 2.1 in format 3.0 (default: to standard output)."""
     from fastgw.model.declarative_export import export_document  # noqa: PLC0415
 
     target = Path("-") if target is None else target
     _check_new(target)
-    _write(target, export_document(_read(file), now_s=time.time()))
+    _write(target, export_document(_read(file, conf, sets), now_s=time.time()))
 
 
-def _read(path: Path) -> dict[str, list[Row]]:
+def _read(path: Path, conf: Path | None, sets: Mapping[str, str]) -> dict[str, list[Row]]:
     from fastgw.model.declarative import parse_declarative, read_file  # noqa: PLC0415
 
     if path.suffix not in (".yml", ".yaml", ".json"):
@@ -135,6 +137,7 @@ def _read(path: Path) -> dict[str, list[Row]]:
             source=str(path),
             is_json=path.suffix == ".json",
             created_at_s=int(time.time()),
+            flavor=load("control_plane", conf, sets, warn=False).router_flavor,
         )
     except DeclarativeError as error:
         click.echo(f"Error: Failed parsing: {path}", err=True)

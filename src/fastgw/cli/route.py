@@ -124,7 +124,7 @@ def _image_of(file: Path, flavor: str) -> LayeredImage:
     from fastgw.routing.jobs import make_sealed_memfd
     from fastgw.routing.overlay import LayeredImage
 
-    snapshot = Snapshot.from_rows(0, load_declarative(file))
+    snapshot = Snapshot.from_rows(0, load_declarative(file, flavor=flavor))
     fd = make_sealed_memfd("fastgw-image", compile_snapshot(snapshot, flavor=flavor))
     try:
         return LayeredImage(Image.open(fd))

@@ -11,6 +11,8 @@ signature on the loop that also pushes configuration. So connections are accepte
 asyncio's server, and those beyond the rate (`pacing.ADMITTED_PER_SECOND`) are closed before their
 handshake; to a data plane that is one more failed try, and the next is later.
 
+Kong data planes ask for /v1/outlet and are handed over to `kong_peers`.
+
 Source: Kong's cluster listener, for what answers where (404 on /v1/wrpc, on which its data planes rely).
 """
 
@@ -28,13 +30,16 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 from fastgw import __version__
+from fastgw.cp import kong_peers
 from fastgw.cp.hub import DataPlane, Hub
+from fastgw.cp.kong_payloads import KongPayloads
 from fastgw.errors import CertificateError, RemoteLinkError
 from fastgw.listening import address_of, open_listeners
 from fastgw.obs.logs import get_logger
 from fastgw.settings import Listen
 from fastgw.tls.cluster import Credentials, LinkTls
 from fastgw.tls.handshake import alert_of, explain_handshake_failure
+from fastgw.wire.kong_v1.messages import OUTLET_PATH
 from fastgw.wire.link import (
     HEARTBEAT_S,
     Accepted,
@@ -179,7 +184,10 @@ class _Session(asyncio.Protocol):
 
     def _upgrade(self, request: Request) -> None:
         path = request.path.partition("?")[0]
-        if path != LINK_PATH:
+        if path == OUTLET_PATH and self._server.kong is not None:
+            self._hand_over(self._server.kong, request)
+            return
+        if path != self._server.link_path:
             response = self._connection.reject(http.HTTPStatus.NOT_FOUND, "no such path on this port\n")
         else:
             response = self._connection.accept(request)
@@ -187,7 +195,7 @@ class _Session(asyncio.Protocol):
         for piece in self._connection.data_to_send():
             self._write(piece)
         if response.status_code != http.HTTPStatus.SWITCHING_PROTOCOLS:
-            why = self._connection.handshake_exc if path == LINK_PATH else f"nothing is served at {path!r}"
+            why = self._connection.handshake_exc or f"nothing is served at {path!r}"
             self._refuse(f"answered {response.status_code}: {why}")
             return
         identity = self._server.identity
@@ -199,6 +207,20 @@ class _Session(asyncio.Protocol):
             heartbeat_s=identity.heartbeat_s,
         )
         self._pump.link = self._link
+
+    def _hand_over(self, port: kong_peers.Port, request: Request) -> None:
+        """Leave the connection to the end that speaks Kong's protocol."""
+        assert self._transport is not None
+        answer, arguments, reason = kong_peers.answer_upgrade(request)
+        self._write(answer)
+        if arguments is None:
+            self._refuse(f"a Kong data plane: {reason}")
+            return
+        peer = kong_peers.KongPeer(port, self._transport, arguments, self._ip, self._certificate_expiry_s)
+        self._is_closing = True
+        self._server.sessions.discard(self)
+        self._server.sessions.add(peer)
+        self._transport.set_protocol(peer)
 
     def _act(self, events: Sequence[ControlEvent]) -> None:
         hub = self._server.hub
@@ -256,6 +278,8 @@ class ClusterServer:
     """Listens, admits and keeps the sessions.
 
     Args:
+        takes_own: False answers 404 to data planes that speak our protocol.
+        kong_payloads: what Kong data planes are pushed; None: they are answered 404.
         clock: monotonic seconds, of which all deadlines after the TLS handshake are made.
     """
 
@@ -267,11 +291,19 @@ class ClusterServer:
         *,
         control_plane_id: str,
         heartbeat_s: float = HEARTBEAT_S,
+        takes_own: bool = True,
+        kong_payloads: KongPayloads | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.hub = hub
         self.identity = _Identity(control_plane_id, heartbeat_s, clock)
-        self.sessions: set[_Session] = set()
+        self.sessions: set[_Session | kong_peers.KongPeer] = set()
+        self.link_path = LINK_PATH if takes_own else None
+        self.kong = (
+            kong_peers.Port(hub, kong_payloads, clock, self.sessions.discard)
+            if kong_payloads is not None
+            else None
+        )
         self._listens = listens
         self._credentials = credentials
         self._admission = Admission(ADMITTED_PER_SECOND, ADMISSION_BURST, clock)

@@ -56,6 +56,10 @@ class DataPlane:
         self.applied_digest = hello.applied_digest
         self.wanted_version: int | None = None
         self.last_error: str | None = None
+        self.sync_status = "normal"
+        """Kong's word for whether it may be sent anything."""
+        self.config_hash: str | None = None
+        """What a Kong data plane reports; None of our own, whose digest says it."""
 
     def __str__(self) -> str:
         return f"data plane {self.hostname} ({self.id}, {self.ip})"
@@ -69,8 +73,9 @@ class DataPlane:
             last_seen=self.last_seen_s,
             version=self.program_version,
             # As Kong's nodes do: zeros stand for nothing applied, too.
-            config_hash=(self.applied_digest or "0" * CONFIG_HASH_HEX_LENGTH)[:CONFIG_HASH_HEX_LENGTH],
-            sync_status="normal",
+            config_hash=self.config_hash
+            or (self.applied_digest or "0" * CONFIG_HASH_HEX_LENGTH)[:CONFIG_HASH_HEX_LENGTH],
+            sync_status=self.sync_status,
             applied_version=self.applied_version,
             wanted_version=self.wanted_version,
             last_error=self.last_error,
@@ -178,6 +183,21 @@ class Hub:
             data_plane.last_error,
             "" if retry_s is None else f"; next try in {retry_s:.1f} s",
         )
+
+    def turned_away(self, data_plane: DataPlane, reason: str) -> None:
+        """Keep who may not join, and why."""
+        data_plane.is_connected = False
+        data_plane.last_error = reason
+        if data_plane.id not in self._linked:
+            self._saw(data_plane)
+
+    def unapplied(self, data_plane: DataPlane, version: int, reason: str) -> None:
+        """Keep that a data plane that sends no verdicts does not run what it was sent."""
+        data_plane.last_error = f"version {version} is not applied: {reason}"
+        log.error(
+            "%s stays with version %d: %s", data_plane, data_plane.applied_version, data_plane.last_error
+        )
+        self._note(data_plane)
 
     def whole_wanted(self, data_plane: DataPlane, offering: Offering) -> None:
         """Have a version packed for those that no delta leads to; then offer them again what is wanted."""

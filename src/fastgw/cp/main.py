@@ -24,6 +24,7 @@ from fastgw.cp.admin.clustering import Capability
 from fastgw.cp.admin.serving import AdminDoors
 from fastgw.cp.cluster import ClusterServer
 from fastgw.cp.hub import Hub
+from fastgw.cp.kong_payloads import KongPayloads
 from fastgw.cp.publisher import Publisher
 from fastgw.cp.storage import Storage, make_storage
 from fastgw.errors import FastgwError, SettingsError
@@ -127,6 +128,16 @@ class ControlPlane:
             hub,
             control_plane_id=control_plane_id,
             heartbeat_s=self._heartbeat_s,
+            takes_own=settings.cluster_wire != "kong",
+            kong_payloads=(
+                KongPayloads(
+                    control_plane_id,
+                    flavor=settings.router_flavor,
+                    spacing_s=settings.db_update_frequency,
+                )
+                if settings.cluster_wire != "fastgw"
+                else None
+            ),
         )
         await cluster.start()
         self._cleanup.push_async_callback(cluster.close)

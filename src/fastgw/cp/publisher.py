@@ -32,6 +32,7 @@ from fastgw.routing.compile_process import CompileProcess, CompileResult
 from fastgw.routing.image import Image, read_checksum
 from fastgw.routing.overlay import LayeredImage
 from fastgw.wire.offering import Offering
+from fastgw.wire.pacing import retry_delay
 from fastgw.wire.steps import Steps, changes_of
 
 log = get_logger(__name__)
@@ -85,6 +86,10 @@ class Publisher:
         self._base: _Base | None = None
         """What trials are compiled against, so that they cost in proportion to the change."""
         self._merging: asyncio.Task[None] | None = None
+        self._retry_s: float | None = None
+        """What was read last is tried again after so long: there was no time, or no room, for its trial."""
+        self._failures = 0
+        """Of that kind, in a row."""
         self._published_at_s: int | None = None
         self._refused: dict[str, Any] | None = None
 
@@ -129,8 +134,9 @@ class Publisher:
     async def _step(self) -> None:
         """Wait for a version other than the one read last, and publish it."""
         if self._head is not None:
-            stands = await self._storage.wait_version_above(self._head.version, _WAIT_S)
-            if stands == self._head.version:
+            wait_s = _WAIT_S if self._retry_s is None else self._retry_s
+            stands = await self._storage.wait_version_above(self._head.version, wait_s)
+            if stands == self._head.version and self._retry_s is None:
                 return
         self._head = await self._read(self._head)
         await self._publish(self._head)
@@ -161,9 +167,10 @@ class Publisher:
         offering = Offering(snapshot.version, snapshot.digest, snapshot.pack, steps=self._steps)
         before, since = self.current, self._since
         if before is None or snapshot.digest != before.digest:
-            faults = await self._try(snapshot, offering)
-            if faults:
-                self._refuse(snapshot, faults)
+            try:
+                await self._try(snapshot, offering)
+            except CompileError as exc:
+                self._refuse(snapshot, exc)
                 return
             if before is not None:
                 if since is None:
@@ -172,7 +179,8 @@ class Publisher:
                 self._steps.add(before.digest, snapshot.digest, changes)
         self.current = snapshot
         self._since = {}
-        self._refused = None
+        self._refused = self._retry_s = None
+        self._failures = 0
         self._published_at_s = int(time.time())
         self._hub.publish(offering)
         delta = offering.delta_from(before.digest) if before is not None else None
@@ -186,14 +194,19 @@ class Publisher:
             len(self._hub),
         )
 
-    async def _try(self, snapshot: Snapshot, offering: Offering) -> list[dict[str, str]]:
-        """Compile as a data plane would; what comes back speaks against it."""
+    async def _try(self, snapshot: Snapshot, offering: Offering) -> None:
+        """Compile as a data plane would.
+
+        Raises:
+            CompileError: with what speaks against it.
+        """
         try:
             result = await self._compile(snapshot, offering)
-        except CompileError as exc:
-            return exc.faults
-        except (FastgwError, OSError, TimeoutError) as exc:
-            return [{"reason": f"the trial compile failed: {exc}"}]
+        except CompileError:
+            raise
+        except (FastgwError, OSError) as exc:
+            faults = [{"reason": f"the trial compile failed: {exc}"}]
+            raise CompileError(faults, is_passing=isinstance(exc, OSError)) from exc
         if result.fd >= 0:
             self._base = _Base(result.fd)
         overlay = _Overlay(result.overlay_fd) if result.overlay_fd >= 0 else None
@@ -201,7 +214,6 @@ class Publisher:
             self._tried = self._base, overlay
         if result.wants_merge and (self._merging is None or self._merging.done()):
             self._merging = asyncio.create_task(self._merge(offering.digest), name="merge")
-        return []
 
     async def _compile(self, snapshot: Snapshot, offering: Offering) -> CompileResult:
         """Have it compiled from the changes since what is published, or else from the whole."""
@@ -234,9 +246,16 @@ class Publisher:
         if fd >= 0:
             self._base = _Base(fd)
 
-    def _refuse(self, snapshot: Snapshot, faults: list[dict[str, str]]) -> None:
+    def _refuse(self, snapshot: Snapshot, against: CompileError) -> None:
+        faults = against.faults
         stays = f"version {self.current.version} stays" if self.current is not None else "nothing is"
-        log.error("version %d does not compile and is not published; %s", snapshot.version, stays)
+        again = ""
+        self._retry_s = None
+        if against.is_passing:
+            self._retry_s = retry_delay(self._failures)
+            self._failures += 1
+            again = f"; next try in {self._retry_s:.1f} s"
+        log.error("version %d does not compile and is not published; %s%s", snapshot.version, stays, again)
         for fault in faults[:LOGGED_FAULTS_LIMIT]:
             place = " ".join(fault[key] for key in ("entity", "id", "field") if fault.get(key))
             log.error("version %d: %s: %s", snapshot.version, place or "the whole", fault.get("reason", ""))

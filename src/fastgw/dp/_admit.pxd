@@ -13,3 +13,14 @@ cdef bint admit(
     Exchange exchange, ClientSide client, const uint8_t* data, RequestHead* request, Span host,
     Py_ssize_t host_port_at, int listener_port
 ) except -1
+
+# The parts of `admit` that plugins come between: routing and what follows; what follows access. *path_len*:
+# of the normalised path, what the route has matched.
+cdef bint find_route(
+    Exchange exchange, const uint8_t* data, RequestHead* request, Span host, Py_ssize_t host_port_at,
+    int listener_port
+) except -1
+cdef bint forward(
+    Exchange exchange, const uint8_t* data, RequestHead* request, Span host, Py_ssize_t host_port_at,
+    Py_ssize_t path_len
+) except -1

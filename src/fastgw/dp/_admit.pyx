@@ -12,12 +12,16 @@ from libc.string cimport memcpy
 from fastgw._router cimport FoundRoute, RouteRequest
 from fastgw._uri cimport encode_into, is_plain, normalise_into, upstream_path_into
 from fastgw.dp._core cimport REQUEST_ID_SIZE, ProxyCore, span_of
-from fastgw.dp._exchange cimport ACCEPT_BYTES, EX_IDLE, ClientSide, Exchange
+from fastgw.dp._exchange cimport ACCEPT_BYTES, EX_IDLE, ClientSide, Exchange, PhaseRunner
 from fastgw.dp._fields cimport KN_X_FORWARDED_SET, Field
 from fastgw.dp._rewrite cimport HEAD_OVERHEAD, RequestOut, write_request_head
 from fastgw.dp._runtime cimport ServiceEntry
 
 from fastgw._uri import encode
+
+cdef Span ROOT
+ROOT.data = <const uint8_t*>b"/"
+ROOT.size = 1
 
 cdef enum:
     PROTOCOL_HTTPS = 2        # routing.image.Protocols
@@ -42,27 +46,24 @@ cdef bint admit(
     if core.body_limit and request.framing.content_length > core.body_limit:
         exchange.refuse(413, "Payload too large", True)
         return False
-    return _route(exchange, data, request, host, host_port_at, listener_port)
+    if exchange.runtime is not None and exchange.runtime.chain is not None:
+        return (<PhaseRunner>core.phases).rewrite(
+            exchange, exchange.runtime.chain, data, request, host, host_port_at, listener_port)
+    return find_route(exchange, data, request, host, host_port_at, listener_port)
 
 
-cdef bint _route(
+cdef bint find_route(
     Exchange exchange, const uint8_t* data, RequestHead* request, Span host, Py_ssize_t host_port_at,
     int listener_port
 ) except -1:
-    """Find the route, write the head that goes upstream, take or ask for a connection."""
     cdef ProxyCore core = exchange.core
     cdef Span path = request.path
-    cdef Span upstream_path, encoded, prefix
     cdef FoundRoute found
-    cdef ServiceEntry service
     cdef bint plain
-    cdef Py_ssize_t needed
     cdef uint8_t* scratch = core.out
-    cdef RequestOut out
     if path.size == 0:
         # An absolute target without a path asks for the root (RFC 9112 §3.2.1).
-        path.data = <const uint8_t*>b"/"
-        path.size = 1
+        path = ROOT
     if exchange.runtime is None:
         exchange.refuse(404, "no Route matched with those values", False)
         return False
@@ -78,9 +79,46 @@ cdef bint _route(
     exchange.route = exchange.runtime.entry(found.route)
     if core.with_debug_fields:
         _make_debug_fields(exchange, data, request)
-    if exchange.route.protocols == PROTOCOL_HTTPS and not exchange.client.is_https:
+    if exchange.route.protocols == PROTOCOL_HTTPS and not _came_by_https(exchange):
         _ask_for_https(exchange, request, host, host_port_at, request.path if request.path.size else path)
         return False
+    if exchange.route.chain is not None:
+        return (<PhaseRunner>core.phases).access(
+            exchange, exchange.route.chain, data, request, host, host_port_at, listener_port, found.path_len)
+    return _forward(exchange, data, request, host, host_port_at, path, plain, found.path_len, scratch)
+
+
+cdef bint forward(
+    Exchange exchange, const uint8_t* data, RequestHead* request, Span host, Py_ssize_t host_port_at,
+    Py_ssize_t path_len
+) except -1:
+    cdef Span path = request.path
+    cdef uint8_t* scratch = exchange.core.out
+    cdef bint plain
+    if path.size == 0:
+        path = ROOT
+    plain = is_plain(path.data, path.size)
+    if not plain:
+        path.size = normalise_into(path.data, path.size, scratch)
+        path.data = scratch
+        scratch += path.size
+    return _forward(exchange, data, request, host, host_port_at, path, plain, path_len, scratch)
+
+
+cdef bint _forward(
+    Exchange exchange, const uint8_t* data, RequestHead* request, Span host, Py_ssize_t host_port_at,
+    Span path, bint plain, Py_ssize_t path_len, uint8_t* scratch
+) except -1:
+    """Write the head that goes upstream, take or ask for a connection.
+
+    *path* is normalised, *plain* when it was so; *path_len* bytes of it the route has matched; *scratch* is
+    what it leaves of the worker's.
+    """
+    cdef ProxyCore core = exchange.core
+    cdef Span upstream_path, encoded, prefix
+    cdef ServiceEntry service
+    cdef Py_ssize_t needed
+    cdef RequestOut out
     service = exchange.route.service
     if service is None:
         exchange.refuse(503, exchange.route.refusal, False)
@@ -96,12 +134,12 @@ cdef bint _route(
         exchange.refuse(414, "URI too long", True)
         return False
     upstream_path.size = upstream_path_into(
-        <const uint8_t*><char*>service.path, len(service.path), path.data, path.size, found.path_len,
+        <const uint8_t*><char*>service.path, len(service.path), path.data, path.size, path_len,
         exchange.route.strip_path, exchange.route.is_v1, scratch)
     upstream_path.data = scratch
     scratch += upstream_path.size
     prefix.data = path.data
-    prefix.size = found.path_len if exchange.route.strip_path and found.path_len > 1 else 0
+    prefix.size = path_len if exchange.route.strip_path and path_len > 1 else 0
     if not plain:
         encoded.data = scratch
         encoded.size = encode_into(upstream_path.data, upstream_path.size, scratch)
@@ -115,6 +153,8 @@ cdef bint _route(
     if path.size == 1 and path.data[0] == c'*':
         # About the server as a whole, whatever the service's path (RFC 9112 §3.2.4).
         upstream_path = path
+    if exchange.upstream_path is not None:
+        upstream_path = span_of(exchange.upstream_path)
     out.path = upstream_path
     out.query = request.query
     if not exchange.route.preserve_host:
@@ -126,6 +166,8 @@ cdef bint _route(
         out.host.size = request.fields[request.host].value_size if request.host >= 0 else 0
         if out.host.size == 0:
             out.host = span_of(service.host_header)
+    if exchange.upstream_host is not None:
+        out.host = span_of(exchange.upstream_host)
     exchange.server_name = None
     if service.is_tls and exchange.route.preserve_host and host_port_at:
         exchange.server_name = PyBytes_FromStringAndSize(<const char*>host.data, host_port_at)
@@ -212,6 +254,13 @@ cdef int _make_debug_fields(Exchange exchange, const uint8_t* data, RequestHead*
     if len(fields) <= DEBUG_BYTES:
         exchange.debug_fields = fields
     return 0
+
+
+cdef inline bint _came_by_https(Exchange exchange) noexcept:
+    """The scheme by which the client came, which a trusted peer may name. Source: proxying reference §1.8."""
+    if exchange.forwarded_proto is not None:
+        return exchange.forwarded_proto == b"https"
+    return exchange.client.is_https
 
 
 cdef int _ask_for_https(

@@ -39,6 +39,7 @@ cdef class ProxyCore:
         readonly object access_log
         readonly object log
         readonly object connector     # opens upstream connections (dp/upstream/)
+        readonly object phases        # moves exchanges through plugins (_phases)
         readonly object read_buffer
         uint8_t* read_pointer
         uint8_t* clear            # what a layer decrypts out of one read, CLEAR_BYTES

@@ -138,6 +138,9 @@ cdef class ProxyCore:
     def set_connector(self, connector):
         self.connector = connector
 
+    def set_phases(self, phases):
+        self.phases = phases
+
     def set_room_hooks(self, on_full, on_room):
         """Have *on_full* called when no more connections fit, *on_room* when some do again."""
         self.on_full = on_full

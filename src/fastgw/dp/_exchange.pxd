@@ -50,6 +50,8 @@ cdef class ClientSide(Connection):
     ) except -1
     cdef int write_body(self, const uint8_t* body, Py_ssize_t size, bint is_last) except -1
     cdef int write_interim(self, const uint8_t* head, ResponseHead* response) except -1
+    # A 100 of our own, where nobody behind us can ask for the body.
+    cdef int write_continue(self) except -1
     cdef int begin_tunnel(self) except -1
     cdef int finish(self) except -1
     cdef int answer(self, int status, str message, bint is_error_page) except -1
@@ -69,6 +71,42 @@ cdef class UpstreamSide(Connection):
     ) except -1
     cdef int discard(self) except -1
     cdef int end_tunnel(self) except -1
+
+
+cdef class Hooks:
+    """What a chain of plugins does with one exchange; an exchange without plugins has none."""
+
+    cdef bint wants_body          # the request's body is gathered before it goes on
+    cdef bint is_pending          # the answer's end waits for a plugin
+
+    cdef int body_came(self, Exchange exchange) except -1
+    cdef int response_head(
+        self, Exchange exchange, const uint8_t* head, ResponseHead* response, const uint8_t* body,
+        Py_ssize_t size, bint is_last
+    ) except -1
+    cdef int response_bytes(
+        self, Exchange exchange, const uint8_t* body, Py_ssize_t size, bint is_last
+    ) except -1
+    # The gateway's own answer, as it would be sent: return what is sent.
+    cdef bytes own_answer(self, Exchange exchange, bytes data)
+    cdef int ended(self, Exchange exchange, int64_t gateway_ms, int64_t upstream_ms, int64_t request_ms) except -1
+
+
+cdef class PhaseRunner:
+    """Moves exchanges through their chains; both return what `_admit.admit` does.
+
+    *data*, *request* and *host* as for `admit`.
+    """
+
+    cdef bint rewrite(
+        self, Exchange exchange, object chain, const uint8_t* data, RequestHead* request, Span host,
+        Py_ssize_t host_port_at, int listener_port
+    ) except -1
+    # *path_size*: of the normalised path, what the route has matched.
+    cdef bint access(
+        self, Exchange exchange, object chain, const uint8_t* data, RequestHead* request, Span host,
+        Py_ssize_t host_port_at, int listener_port, Py_ssize_t path_size
+    ) except -1
 
 
 cdef class UpstreamPool:
@@ -96,6 +134,10 @@ cdef class Exchange:
         bytes forwarded_path
         bytes forwarded_prefix
         bytes server_name             # by which a TLS upstream is addressed when the client names it; else None
+        Hooks hooks                   # None: no plugins
+        object own                    # plugins.messages.Answer, in place of an answer in Kong's form; or None
+        bytes upstream_path           # both said by plugins, else None
+        bytes upstream_host
         readonly int status           # of the answer; 0 before
         bint is_gateway_answer
 
@@ -150,10 +192,16 @@ cdef class Exchange:
     cdef int resume_request(self) except -1
     cdef int refuse(self, int status, str message, bint is_error_page) except -1
     cdef int acquire(self) except -1
+    cdef int go_on(self) except -1
+    cdef int answer_with(self, object answer) except -1
+    cdef int cut_answer(self) except -1
+    cdef int begin_answer(
+        self, const uint8_t* head, ResponseHead* response, const uint8_t* body, Py_ssize_t size, bint is_last
+    ) except -1
     cdef int _let_go_of_upstream(self) except -1
     cdef int _write_log(self) except -1
     cdef int _send_head(self, const uint8_t* body, Py_ssize_t size) except -1
-    cdef int _end(self) except -1
+    cdef int end(self) except -1
     cdef int _count(self) except -1
     cdef bint reserve_head(self, Py_ssize_t size) except -1
 

@@ -7,7 +7,7 @@ States, and who moves them:
                         SENDING ──tunnel_granted──> TUNNEL ──tunnel_ended────────────┤
                  refuse, failed, client_gone: from each of them ─────────────────────┘
 
-An exchange ends exactly once (`_end`): it is counted, logged, and goes back to the spare ones. What came
+An exchange ends exactly once (`end`): it is counted, logged, and goes back to the spare ones. What came
 too late for it (a connection that opened after the client had gone) finds state IDLE or another exchange
 and is closed by whoever brought it.
 """
@@ -41,6 +41,9 @@ cdef class ClientSide(Connection):
         raise AssertionError("abstract")
 
     cdef int write_interim(self, const uint8_t* head, ResponseHead* response) except -1:
+        raise AssertionError("abstract")
+
+    cdef int write_continue(self) except -1:
         raise AssertionError("abstract")
 
     cdef int begin_tunnel(self) except -1:
@@ -93,6 +96,48 @@ cdef class UpstreamPool:
         raise AssertionError("abstract")
 
     cdef int connect(self, Exchange exchange) except -1:
+        raise AssertionError("abstract")
+
+
+cdef class Hooks:
+    """What the phases of plugins do with an exchange (`_phases.pyx`)."""
+
+    cdef int body_came(self, Exchange exchange) except -1:
+        raise AssertionError("abstract")
+
+    cdef int response_head(
+        self, Exchange exchange, const uint8_t* head, ResponseHead* response, const uint8_t* body,
+        Py_ssize_t size, bint is_last
+    ) except -1:
+        raise AssertionError("abstract")
+
+    cdef int response_bytes(
+        self, Exchange exchange, const uint8_t* body, Py_ssize_t size, bint is_last
+    ) except -1:
+        raise AssertionError("abstract")
+
+    cdef bytes own_answer(self, Exchange exchange, bytes data):
+        raise AssertionError("abstract")
+
+    cdef int ended(
+        self, Exchange exchange, int64_t gateway_ms, int64_t upstream_ms, int64_t request_ms
+    ) except -1:
+        raise AssertionError("abstract")
+
+
+cdef class PhaseRunner:
+    """What a request's way in asks of the phases of plugins."""
+
+    cdef bint rewrite(
+        self, Exchange exchange, object chain, const uint8_t* data, RequestHead* request, Span host,
+        Py_ssize_t host_port_at, int listener_port
+    ) except -1:
+        raise AssertionError("abstract")
+
+    cdef bint access(
+        self, Exchange exchange, object chain, const uint8_t* data, RequestHead* request, Span host,
+        Py_ssize_t host_port_at, int listener_port, Py_ssize_t path_size
+    ) except -1:
         raise AssertionError("abstract")
 
 
@@ -172,6 +217,8 @@ cdef class Exchange:
                 if self.held_body is None:
                     self.held_body = bytearray()
                 self.held_body += PyBytes_FromStringAndSize(<const char*>body, size)
+            if self.hooks is not None and self.hooks.wants_body:
+                return self.hooks.body_came(self)
             if self.request_body.is_complete:
                 return self.client.resume_reading()
             return self.client.pause_reading()
@@ -191,7 +238,7 @@ cdef class Exchange:
         if self.status == 0:
             self.status = STATUS_CLIENT_GONE
             self.is_gateway_answer = True
-        return self._end()
+        return self.end()
 
     # --- from the upstream's side
 
@@ -216,12 +263,18 @@ cdef class Exchange:
 
     cdef int connected(self, UpstreamSide upstream) except -1:
         """A connection that was asked for is open: send what waits, read on from the client."""
-        cdef bytearray held = self.held_body
         self.connecting = None
-        self.held_body = None
         self.upstream = upstream
         self.state = EX_SENDING
         upstream.begin(self)
+        return self.go_on()
+
+    cdef int go_on(self) except -1:
+        """Send what waits, if there is a connection to send it on, and read on from the client."""
+        cdef bytearray held = self.held_body
+        if self.state != EX_SENDING:
+            return 0
+        self.held_body = None
         if held is None:
             self._send_head(NULL, 0)
         else:
@@ -253,11 +306,9 @@ cdef class Exchange:
         self._let_go_of_upstream()
         if self.state == EX_TUNNEL and failure == FAIL_TIMEOUT:
             # Nothing has moved for as long as the service allows: the tunnel ends, it does not break.
-            return self._end()
+            return self.end()
         if self.state == EX_ANSWERING or self.state == EX_TUNNEL:
-            # Part of the answer has gone: only a cut connection tells the client that it is not whole.
-            self.client.cut()
-            return self._end()
+            return self.cut_answer()
         if (failure == FAIL_CLOSED or failure == FAIL_TIMEOUT) and self.is_replayable and (
             self.tries <= self.route.service.retries or (was_reused and failure == FAIL_CLOSED)
         ):
@@ -285,26 +336,45 @@ cdef class Exchange:
         self, const uint8_t* head, ResponseHead* response, const uint8_t* body, Py_ssize_t size, bint is_last
     ) except -1:
         self.answered_us = monotonic_us()
+        if self.hooks is not None:
+            return self.hooks.response_head(self, head, response, body, size, is_last)
+        self.status = response.status
+        self.state = EX_ANSWERING
+        return self.client.write_head(head, response, body, size, is_last)
+
+    cdef int begin_answer(
+        self, const uint8_t* head, ResponseHead* response, const uint8_t* body, Py_ssize_t size, bint is_last
+    ) except -1:
+        """For hooks: send the head of an answer that plugins have seen, and what there is of its body."""
         self.status = response.status
         self.state = EX_ANSWERING
         return self.client.write_head(head, response, body, size, is_last)
 
     cdef int response_bytes(self, const uint8_t* body, Py_ssize_t size, bint is_last) except -1:
+        if self.hooks is not None and self.state != EX_TUNNEL:
+            return self.hooks.response_bytes(self, body, size, is_last)
         return self.client.write_body(body, size, is_last)
 
     cdef int response_done(self) except -1:
         """The answer is complete and the upstream connection has let go of this exchange."""
         self.upstream = None
-        return self._end()
+        if self.hooks is not None and self.hooks.is_pending:
+            return 0
+        return self.end()
 
     # --- a tunnel: bytes both ways until one side ends, or nothing moves for too long
 
     cdef int tunnel_granted(self, const uint8_t* head, ResponseHead* response) except -1:
         """The upstream has answered 101 to a request that asked for it: pass it on and open the tunnel."""
         self.answered_us = monotonic_us()
+        if self.hooks is not None:
+            self.hooks.response_head(self, head, response, NULL, 0, False)
+            if self.state != EX_ANSWERING:
+                return 0  # a plugin has broken it
         self.status = response.status
         self.state = EX_TUNNEL
-        self.client.write_head(head, response, NULL, 0, False)
+        if self.hooks is None:
+            self.client.write_head(head, response, NULL, 0, False)
         return self.client.begin_tunnel()
 
     cdef int tunnel_request(self, const uint8_t* data, Py_ssize_t size) except -1:
@@ -319,7 +389,7 @@ cdef class Exchange:
         self.upstream = None
         if upstream is not None:
             upstream.end_tunnel()
-        return self._end()
+        return self.end()
 
     cdef bint waits_for_client(self, bint has_interim) noexcept:
         """True while it is the client who is to send: the upstream's silence is none of its own then.
@@ -354,13 +424,24 @@ cdef class Exchange:
 
     # --- the end
 
+    cdef int cut_answer(self) except -1:
+        """Part of the answer has gone: only a cut connection tells the client that it is not whole."""
+        self._let_go_of_upstream()
+        self.client.cut()
+        return self.end()
+
+    cdef int answer_with(self, object answer) except -1:
+        """Send the answer of a plugin; nothing has gone to an upstream."""
+        self.own = answer
+        return self.refuse(answer.status, "", False)
+
     cdef int refuse(self, int status, str message, bint is_error_page) except -1:
         """Answer by the gateway itself; nothing of an upstream's answer has been sent."""
         self._let_go_of_upstream()
         self.status = status
         self.is_gateway_answer = True
         self.client.answer(status, message, is_error_page)
-        return self._end()
+        return self.end()
 
     cdef int _let_go_of_upstream(self) except -1:
         cdef UpstreamSide upstream = self.upstream
@@ -372,7 +453,7 @@ cdef class Exchange:
             upstream.discard()
         return 0
 
-    cdef int _end(self) except -1:
+    cdef int end(self) except -1:
         cdef ClientSide client = self.client
         cdef ProxyCore core = self.core
         # The caller may hold no reference of its own (a call through an attribute takes none), and
@@ -391,6 +472,9 @@ cdef class Exchange:
         if self.forwarded_block is not None:
             self.client_address = self.forwarded_block = self.forwarded_proto = None
             self.forwarded_host = self.forwarded_path = self.forwarded_prefix = None
+        if self.hooks is not None:
+            self.hooks = None
+            self.own = self.upstream_path = self.upstream_host = None
         self.held_body = None
         self.log_parts = None
         self.trailers = None
@@ -421,6 +505,8 @@ cdef class Exchange:
                 (now_us - self.started_us) // 1000)
         if core.access_log is not None:
             self._write_log()
+        if self.hooks is not None:
+            self.hooks.ended(self, gateway_us // 1000, upstream_ms, (now_us - self.started_us) // 1000)
         return 0
 
     cdef int _write_log(self) except -1:

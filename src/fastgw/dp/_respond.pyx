@@ -124,6 +124,11 @@ cdef class Responder(ClientSide):
         self.send(self.core.out, size)
         return 0
 
+    cdef int write_continue(self) except -1:
+        self.exchange.bytes_out += 25
+        self.send(<const uint8_t*>b"HTTP/1.1 100 Continue\r\n\r\n", 25)
+        return 0
+
     cdef int answer(self, int status, str message, bint is_error_page) except -1:
         """Send an answer that the gateway makes; a request that is not whole closes the connection."""
         cdef Exchange exchange = self.exchange
@@ -137,6 +142,7 @@ cdef class Responder(ClientSide):
         cdef uint8_t fresh_id[REQUEST_ID_SIZE]
         cdef bytes data
         accept = None
+        content = None
         fields = b""
         is_head = False
         upstream_ms = proxy_ms = None
@@ -148,6 +154,12 @@ cdef class Responder(ClientSide):
             request_id = PyBytes_FromStringAndSize(<const char*>exchange.request_id, REQUEST_ID_SIZE)
             is_head = exchange.is_head_request
             fields = exchange.answer_fields + exchange.debug_fields
+            if exchange.own is not None:
+                fields += exchange.own.headers.to_bytes()
+                if exchange.own.is_message:
+                    message = exchange.own.body.decode()
+                else:
+                    content = exchange.own.body
             if exchange.accept_size >= 0:
                 accept = PyBytes_FromStringAndSize(<const char*>exchange.accept, exchange.accept_size)
             response_ms = (monotonic_us() - exchange.started_us) // 1000
@@ -160,8 +172,10 @@ cdef class Responder(ClientSide):
         data = render(
             status, message, request_id, accept, is_error_page=is_error_page, is_head=is_head,
             closes=self.closes, headers=core.options.headers, response_ms=response_ms, proxy_ms=proxy_ms,
-            upstream_ms=upstream_ms, fields=fields)
+            upstream_ms=upstream_ms, fields=fields, content=content)
         if exchange is not None:
+            if exchange.hooks is not None:
+                data = exchange.hooks.own_answer(exchange, data)
             exchange.bytes_out += len(data)
             exchange.head_bytes_out = data.index(b"\r\n\r\n") + 4
         self.send(<const uint8_t*><char*>data, len(data))

@@ -48,6 +48,7 @@ cdef class RouteEntry:
         readonly bint strip_path
         readonly bint is_v1           # path_handling, in the traditional flavor
         readonly bint preserve_host
+        readonly object chain         # plugins.chain.Chain; None: no plugins
         RouteSlot* slot
 
 
@@ -57,6 +58,8 @@ cdef class BaseRuntime:
         readonly object image         # a whole Image
         readonly str checksum
         MetricsSegment metrics
+        readonly object plugins       # plugins.registry.Plugins
+        readonly object chain         # of the plugins for everything; None: there are none
         object certificates           # routing.certificates.CertificateSet, of the base alone
         list routes                   # RouteEntry or None
         dict services                 # number -> ServiceEntry
@@ -68,6 +71,7 @@ cdef class BaseRuntime:
 cdef class Runtime:
     cdef:
         readonly BaseRuntime base
+        object chain                  # the base's
         object image                  # LayeredImage
         readonly object certificates  # routing.certificates.CertificateSet
         LayeredTable table

@@ -1,4 +1,5 @@
 from fastgw.dp._metrics import MetricsSegment
+from fastgw.dp.plugins.registry import Plugins
 from fastgw.routing.certificates import CertificateSet
 from fastgw.routing.image import Image
 from fastgw.tls.pair import KeyPair
@@ -8,7 +9,7 @@ class BaseRuntime:
     def image(self) -> Image: ...
     @property
     def checksum(self) -> str: ...
-    def __init__(self, image_fd: int, metrics: MetricsSegment) -> None: ...
+    def __init__(self, image_fd: int, metrics: MetricsSegment, plugins: Plugins) -> None: ...
 
 class ServiceEntry:
     host: bytes

@@ -9,10 +9,15 @@ import uuid
 
 from fastgw._router cimport is_marked
 from fastgw._uri import encode
+from fastgw.dp.plugins.registry import PluginUnusable
 from fastgw.errors import ImageError
+from fastgw.obs.logs import get_logger
 from fastgw.routing.certificates import CertificateSet
 from fastgw.routing.image import Image
 from fastgw.routing.overlay import LayeredImage
+from fastgw.routing.plugins import StepRecord
+
+_log = get_logger("dp.worker")
 
 
 cdef class ServiceEntry:
@@ -47,7 +52,7 @@ cdef class RouteEntry:
     pass
 
 
-cdef RouteEntry make_entry(record, ServiceEntry service, MetricsSegment metrics):
+cdef RouteEntry make_entry(record, ServiceEntry service, BaseRuntime base):
     cdef RouteEntry entry = RouteEntry()
     entry.id = record.id
     entry.name = record.name
@@ -60,18 +65,36 @@ cdef RouteEntry make_entry(record, ServiceEntry service, MetricsSegment metrics)
         # Fails closed, and costs other routes nothing: this one is as one without a service.
         entry.refusal = f"plugin '{record.missing_plugin}' is not available on this data plane"
         entry.service = None
+    elif record.plugins:
+        try:
+            entry.chain = base.plugins.chain(record.plugins, base.image.plugin)
+        except PluginUnusable as error:
+            _log.error("route '%s' answers 503: %s", record.name or record.id, error)
+            entry.refusal = str(error)
+            entry.service = None
     entry.strip_path = record.strip_path
     entry.is_v1 = record.is_v1
     entry.preserve_host = record.preserve_host
     label = service.name if service is not None else ""
-    entry.slot = metrics.slot_for(
+    entry.slot = base.metrics.slot_for(
         uuid.UUID(record.id).bytes, label.encode(), (record.name or record.id).encode())
     return entry
 
 
+def _global_steps(image):
+    """A step for each plugin that is for everything."""
+    for number in range(image.plugin_count):
+        record = image.plugin(number)
+        if not record.is_global:
+            return
+        yield StepRecord(record.name, number)
+
+
 cdef class BaseRuntime:
-    def __init__(self, int image_fd, MetricsSegment metrics):
+    def __init__(self, int image_fd, MetricsSegment metrics, plugins):
         """Map and check the whole image behind *image_fd* (which stays the caller's).
+
+        *plugins*, a `plugins.registry.Plugins`, outlives it.
 
         Raises:
             ImageError: damaged, cut short, or of another format version.
@@ -79,6 +102,12 @@ cdef class BaseRuntime:
         self.image = Image.open(image_fd)
         self.checksum = self.image.checksum
         self.metrics = metrics
+        self.plugins = plugins
+        try:
+            self.chain = plugins.chain(list(_global_steps(self.image)), self.image.plugin)
+        except PluginUnusable as error:
+            # It is a step of every route, too: none is served without it.
+            _log.error("all routes answer 503: %s", error)
         self.certificates = CertificateSet(self.image.certificates)
         self.routes = [None] * self.image.route_count
         self.services = {}
@@ -89,7 +118,7 @@ cdef class BaseRuntime:
         cached = self.routes[route]
         if cached is None:
             record = self.image.route(route)
-            cached = make_entry(record, self.service(record.service), self.metrics)
+            cached = make_entry(record, self.service(record.service), self)
             self.routes[route] = cached
         return <RouteEntry>cached
 
@@ -113,6 +142,7 @@ cdef class Runtime:
         """
         cdef bytearray marks
         self.base = base
+        self.chain = base.chain
         overlay = Image.open(overlay_fd) if overlay_fd >= 0 else None
         self.image = LayeredImage(base.image, overlay)
         self.table = self.image.table()
@@ -148,7 +178,7 @@ cdef class Runtime:
         cached = self.routes.get(route)
         if cached is None:
             record = self.image.route(route)
-            cached = make_entry(record, self.service(record.service), self.metrics)
+            cached = make_entry(record, self.service(record.service), self.base)
             self.routes[route] = cached
         return <RouteEntry>cached
 

@@ -93,11 +93,13 @@ def render(
     proxy_ms: int | None,
     upstream_ms: int | None,
     fields: bytes = b"",
+    content: bytes | None = None,
 ) -> bytes:
     """Return a whole answer, head and body, as bytes.
 
     Args:
         message: empty for an answer without a body.
+        content: a body in place of one made of *message*; its type is in *fields*.
         fields: more header fields, each with its CRLF; Upgrade among them is named in Connection.
         headers: lower-case names of the fields that the `headers` setting lets through.
         proxy_ms: set when the request got as far as an upstream: the proxy's latencies then replace
@@ -105,7 +107,7 @@ def render(
     """
     media_type = choose_type(accept, is_error_page=is_error_page)
     identity = request_id.decode("ascii")
-    body = make_body(media_type, message, identity).encode() if message else b""
+    body = make_body(media_type, message, identity).encode() if message else content or b""
     lines = [
         f"HTTP/1.1 {status} {_phrase(status)}",
         f"Date: {formatdate(time.time(), usegmt=True)}",

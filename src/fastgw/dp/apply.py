@@ -1,11 +1,12 @@
 """The two-phase apply: all workers of a node serve a snapshot, or none does and every reason is told.
 
-    compile ──> prepare on all ──> store ──> commit on all ──> Applied
-       │              │              │           └ late or dead: replaced, by one that serves the new
+    compile ──> prepare on all ──> decide ──> commit on all ──> Applied
+       │        write to the disk    │            └ late or dead: replaced, by one that serves the new
        └──────────────┴──────────────┴──> abandon on all ──> Refused(faults)
 
-Storing is the decision: what is on disk was prepared whole, and nothing after it can refuse. Applies run
-one at a time; one that has begun goes on to its end even when the link that brought the snapshot breaks.
+A rename on the disk is the decision: what bears its name was prepared whole, and nothing after it can refuse.
+Applies run one at a time; one that has begun goes on to its end even when the link that brought the snapshot
+breaks.
 
 A generation is a base and at most one overlay. When the overlay has grown, a new base is made and brought to
 disk and workers ahead of need, beside whatever is applied meanwhile: the next generation then lies on it.
@@ -17,12 +18,12 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from fastgw.dp.generation import Generation, ImageFile, describe_counts
 from fastgw.dp.store import Store, StoredImage, StoredSnapshot
 from fastgw.dp.sync import Applied, AppliedState, IncomingSnapshot, Refused
-from fastgw.dp.workers import Deadlines, Worker, WorkerDied, WorkerFailed, WorkerState
+from fastgw.dp.workers import Deadlines, Worker, WorkerDied, WorkerFailed, WorkerLate, WorkerState
 from fastgw.errors import CompileError, DeltaError, FastgwError
 from fastgw.obs import logs
 from fastgw.routing.compile_process import CompileProcess, CompileResult
@@ -36,6 +37,14 @@ LOGGED_FAULTS: Final = 5
 
 Faults = list[dict[str, Any]]
 _T = TypeVar("_T")
+
+
+class _Against(NamedTuple):
+    """What speaks against a generation."""
+
+    faults: Faults
+    is_passing: bool
+    """It may have nothing to do with the generation: worth another try later."""
 
 
 class Applier:
@@ -109,23 +118,26 @@ class Applier:
             try:
                 result = await self._compile(incoming, base)
             except CompileError as error:
-                return self._refuse(incoming, error.faults)
+                return self._refuse(incoming, _Against(error.faults, error.is_passing))
             except DeltaError as error:
                 _log.info("version %d is asked for whole: %s", incoming.version, error)
                 return Refused(incoming.version, [{"reason": str(error)}], wants_whole=True)
             except (FastgwError, OSError) as error:
-                return self._refuse(incoming, [{"reason": str(error)}])
+                is_passing = isinstance(error, OSError)
+                return self._refuse(incoming, _Against([{"reason": str(error)}], is_passing))
             self._number += 1
             generation = _make_generation(self._number, incoming, result, base)
-            prepared, faults, prepare_ms = await self._prepare(generation)
-            store_ms = 0.0
-            if not faults:
-                faults, store_ms = await self._decide(generation)
-            if faults:
+            # The disk and the workers at once; the decision is only the last step of storing.
+            staging = asyncio.ensure_future(
+                asyncio.to_thread(self._store.stage, generation.image, generation.overlay)
+            )
+            prepared, against, prepare_ms = await self._prepare(generation)
+            against, store_ms = await self._decide(generation, staging, against)
+            if against is not None:
                 for worker in prepared:
                     if worker.state is WorkerState.RUNNING:
                         self._in_background(worker.abandon(generation))
-                return self._refuse(incoming, faults)
+                return self._refuse(incoming, against)
             commit_ms = await self._commit(generation)
             if generation.image is not base or base is self._next_base:
                 self._next_base = None
@@ -181,7 +193,7 @@ class Applier:
             overlay_fd=overlay_fd,
         )
 
-    async def _prepare(self, generation: Generation) -> tuple[list[Worker], Faults, float]:
+    async def _prepare(self, generation: Generation) -> tuple[list[Worker], _Against | None, float]:
         """Prepare on every worker that runs; those that start just now are waited for, and the first one."""
         await _all(worker.wait_started(self._deadlines.prepare_s) for worker in self.workers)
         participants = self._running_workers()
@@ -189,7 +201,7 @@ class Applier:
             await _any(worker.wait_serving(0, self._deadlines.start_s) for worker in self.workers)
             participants = self._running_workers()
         if not participants:
-            return [], [{"reason": "no worker is running"}], 0.0
+            return [], _Against([{"reason": "no worker is running"}], True), 0.0
         _log.info("version %d is compiled, prepares on %d workers", generation.version, len(participants))
         begun = time.monotonic()
         pids = {worker: worker.pid for worker in participants}
@@ -200,21 +212,30 @@ class Applier:
             await _all(worker.wait_replaced(pids[worker], self._deadlines.start_s) for worker in failed)
             participants = self._running_workers()
             failed = await self._on_each(participants, lambda worker: worker.prepare(generation))
+        if not failed:
+            return participants, None, _ms_since(begun)
         faults = [
             {"worker": worker.index, "reason": f"worker {worker.index} {failed[worker]}"} for worker in failed
         ]
-        return participants, faults, _ms_since(begun)
+        is_passing = all(isinstance(error, WorkerLate) for error in failed.values())
+        return participants, _Against(faults, is_passing), _ms_since(begun)
 
-    async def _decide(self, generation: Generation) -> tuple[Faults, float]:
+    async def _decide(
+        self, generation: Generation, staging: asyncio.Future[None], against: _Against | None
+    ) -> tuple[_Against | None, float]:
+        """Make *generation* the decided one, once it is staged and if nothing speaks against it."""
         begun = time.monotonic()
         try:
-            await asyncio.to_thread(self._store.save, generation.image, generation.overlay)
+            await staging
+            if against is not None:
+                await asyncio.to_thread(self._store.discard)
+                return against, 0.0
+            await asyncio.to_thread(self._store.decide)
         except OSError as error:
-            return [
-                {"reason": f"cannot store the configuration in {self._store.directory}: {error.strerror}"}
-            ], 0.0
+            reason = f"cannot store the configuration in {self._store.directory}: {error.strerror}"
+            return against or _Against([{"reason": reason}], True), 0.0
         self.decided = generation
-        return [], _ms_since(begun)
+        return None, _ms_since(begun)
 
     def _base(self) -> ImageFile | None:
         """The base that the next generation is to lie on."""
@@ -282,8 +303,9 @@ class Applier:
         errors = await _all(attempt(worker) for worker in workers)
         return {worker: error for worker, error in zip(workers, errors, strict=True) if error is not None}
 
-    def _refuse(self, incoming: IncomingSnapshot, faults: Faults) -> Refused:
+    def _refuse(self, incoming: IncomingSnapshot, against: _Against) -> Refused:
         self.refused_total += 1
+        faults, is_passing = against
         reasons = [_describe_fault(fault) for fault in faults]
         _log.error(
             "refused version %d, digest %s, and stays with %s: %s%s",
@@ -293,7 +315,7 @@ class Applier:
             "; ".join(reasons[:LOGGED_FAULTS]),
             f"; and {len(reasons) - LOGGED_FAULTS} more reasons" if len(reasons) > LOGGED_FAULTS else "",
         )
-        return Refused(incoming.version, faults)
+        return Refused(incoming.version, faults, is_passing=is_passing)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

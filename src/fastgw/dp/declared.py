@@ -19,9 +19,16 @@ _log: Final = logs.get_logger("supervisor")
 class DeclaredSource:
     """Takes the place of the link: its snapshots come from *path*, and their versions count the readings."""
 
-    def __init__(self, path: Path, apply: Callable[[IncomingSnapshot], Awaitable[Applied | Refused]]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        apply: Callable[[IncomingSnapshot], Awaitable[Applied | Refused]],
+        *,
+        flavor: str,
+    ) -> None:
         self._path = path
         self._apply = apply
+        self._flavor = flavor
         self._version = 0
         self._again = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
@@ -32,7 +39,7 @@ class DeclaredSource:
         Raises:
             DeclarativeError: with all faults of the file.
         """
-        incoming = await asyncio.to_thread(_read, self._path, self._version + 1)
+        incoming = await asyncio.to_thread(_read, self._path, self._version + 1, self._flavor)
         self._version += 1
         return incoming
 
@@ -67,6 +74,6 @@ class DeclaredSource:
         await done
 
 
-def _read(path: Path, version: int) -> IncomingSnapshot:
-    snapshot = Snapshot.from_rows(version, load_declarative(path))
+def _read(path: Path, version: int, flavor: str) -> IncomingSnapshot:
+    snapshot = Snapshot.from_rows(version, load_declarative(path, flavor=flavor))
     return IncomingSnapshot(version, snapshot.digest, snapshot.pack())

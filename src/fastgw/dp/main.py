@@ -154,7 +154,9 @@ class DataPlane:
         node = load_identity(settings.prefix)
         self.supervisor = Supervisor(settings, node=node, store=store, deadlines=self._deadlines)
         if settings.declarative_config is not None:
-            self._declared = DeclaredSource(settings.declarative_config, self.supervisor.apply)
+            self._declared = DeclaredSource(
+                settings.declarative_config, self.supervisor.apply, flavor=settings.router_flavor
+            )
             self._first = await self._declared.read()
         else:
             self._link = self._make_link()

@@ -15,7 +15,7 @@ import socket
 import struct
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -23,11 +23,14 @@ import msgspec
 from fastgw.dp._core import Listener, ProxyCore
 from fastgw.dp._downstream import Downstream
 from fastgw.dp._metrics import MetricsSegment
+from fastgw.dp._phases import Phases
 from fastgw.dp._runtime import BaseRuntime, Runtime
 from fastgw.dp._upstream import Pool
 from fastgw.dp._wheel import TimerWheel
 from fastgw.dp.accepting import Acceptor
 from fastgw.dp.control import ListenerKind
+from fastgw.dp.plugins.base import Plugin
+from fastgw.dp.plugins.registry import BUILTIN, Plugins
 from fastgw.dp.upstream.connector import Connector
 from fastgw.dp.upstream.dns import NameServers
 from fastgw.dp.upstream.resolver import Resolver, ResolverOptions
@@ -123,6 +126,7 @@ class ProxyServer:
         metrics_fd: the worker's counters (`_metrics.SEGMENT_BYTES` long); stays the caller's.
         access_log: None when it is off, which then costs nothing per request.
         certificates: of the ssl listeners; None when there are none.
+        plugins: behaviour by name.
     """
 
     def __init__(
@@ -132,8 +136,10 @@ class ProxyServer:
         metrics_fd: int,
         access_log: AccessLog | None,
         certificates: CertificateStore | None = None,
+        plugins: Mapping[str, type[Plugin]] = BUILTIN,
     ) -> None:
         self._loop = loop
+        self._plugins = Plugins(plugins)
         self._certificates = certificates
         self._metrics = MetricsSegment(metrics_fd)
         self._wheel = TimerWheel(_now_ms())
@@ -150,6 +156,7 @@ class ProxyServer:
             verify_depth=options.upstream_verify_depth,
         )
         self._core.set_connector(self._connector)
+        self._core.set_phases(Phases(self._core))
         self._bases: weakref.WeakValueDictionary[str, BaseRuntime] = weakref.WeakValueDictionary()
         self._staged: BaseRuntime | None = None
         self._acceptor = Acceptor(loop, _log)
@@ -229,7 +236,7 @@ class ProxyServer:
     def _base(self, fd: int, checksum: str) -> BaseRuntime:
         base = self._bases.get(checksum)
         if base is None:
-            base = BaseRuntime(fd, self._metrics)
+            base = BaseRuntime(fd, self._metrics, self._plugins)
             if checksum and base.checksum != checksum:
                 raise ImageError(f"the base is {base.checksum}, not {checksum}")
             self._bases[base.checksum] = base

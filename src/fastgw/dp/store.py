@@ -5,7 +5,7 @@
     PREFIX/dp/base-*.image       whole images that overlays lie on, named by their checksum
     PREFIX/dp/lock               held by the one data plane of this prefix
 
-Replacing `current.image` is the moment of decision, so at every step of `save` a whole state stands under
+Replacing `current.image` is the moment of decision, so at every step of a change a whole state stands under
 that name: base and overlay are written beside it and synced, the old one gets its second name by a hard link,
 and renames do the rest. A whole generation is its base under a second name, so nothing is written twice.
 
@@ -98,6 +98,8 @@ class Store:
         """Those on disk, by their last use."""
         self._whole: set[str] = set()
         """Those that are whole, as this process knows: it wrote them, or read them."""
+        self._staged: tuple[ImageFile, bool] | None = None
+        """What waits for a decision: its base, and whether that is all."""
 
     def close(self) -> None:
         """Give the prefix to whoever comes next."""
@@ -109,33 +111,67 @@ class Store:
         Raises:
             OSError: nothing changed.
         """
-        base = self.save_base(image)
-        fresh = self._fresh(CURRENT)
-        if overlay is None:
-            os.link(base, fresh)
-        else:
-            _write(overlay, fresh)
-        self._keep_previous()
-        _rename(fresh, self.directory / CURRENT)
-        self._sync_directory()
-        with self._in_order:
-            self._forget_bases()
+        self.stage(image, overlay)
+        self.decide()
 
-    def save_base(self, image: ImageFile) -> Path:
-        """Write a whole image that generations will lie on, if it is not there; returns where it stands.
+    def stage(self, image: ImageFile, overlay: ImageFile | None = None) -> None:
+        """Write a generation to the disk beside the current one, for `decide` or `discard`.
 
         Raises:
             OSError: nothing changed.
         """
-        path = self._base_path(image.checksum)
-        is_new = path.name not in self._whole
-        if is_new:
-            fresh = self._fresh(path.name)
-            _write(image, fresh)
+        self._staged = image, overlay is None
+        try:
+            self._write_base(image)
+            if overlay is not None:
+                _write(overlay, self._fresh(CURRENT))
+        except OSError:
+            self.discard()  # the disk may be full: leave what room there is
+            raise
+
+    def decide(self) -> None:
+        """Make what was staged the current generation, as `save` does."""
+        assert self._staged is not None
+        image, is_whole = self._staged
+        base = self._name_base(image)
+        if is_whole:
+            os.link(base, self._fresh(CURRENT))
+        self._staged = None
+        self._keep_previous()
+        _rename(self._path_of_fresh(CURRENT), self.directory / CURRENT)
+        self._sync_directory()
         with self._in_order:
+            self._forget_bases()
+
+    def discard(self) -> None:
+        """Forget what was staged, if anything was."""
+        if self._staged is not None:
+            self._fresh(self._base_path(self._staged[0].checksum).name)
+            self._staged = None
+        self._fresh(CURRENT)
+
+    def save_base(self, image: ImageFile) -> None:
+        """Write a whole image that generations will lie on, if it is not there.
+
+        Raises:
+            OSError: nothing changed.
+        """
+        self._write_base(image)
+        self._name_base(image)
+
+    def _write_base(self, image: ImageFile) -> None:
+        path = self._base_path(image.checksum)
+        if path.name not in self._whole:
+            _write(image, self._fresh(path.name))
+
+    def _name_base(self, image: ImageFile) -> Path:
+        """Give its name to a base that was written; returns where it stands."""
+        path = self._base_path(image.checksum)
+        with self._in_order:
+            is_new = path.name not in self._whole
             if is_new:
-                os.rename(fresh, path)
-            self._whole.add(path.name)
+                os.rename(self._path_of_fresh(path.name), path)
+                self._whole.add(path.name)
             self._bases = [*(name for name in self._bases if name != path.name), path.name]
         if is_new:
             self._sync_directory()
@@ -179,10 +215,13 @@ class Store:
 
     def _fresh(self, name: str) -> Path:
         """Where the file of this name is made, before it gets it."""
-        fresh = self.directory / f"{name}.new"
+        fresh = self._path_of_fresh(name)
         with contextlib.suppress(FileNotFoundError):
             fresh.unlink()  # left behind by a process that was killed
         return fresh
+
+    def _path_of_fresh(self, name: str) -> Path:
+        return self.directory / f"{name}.new"
 
     def _forget_bases(self) -> None:
         kept = self._bases[-BASES_KEPT:]

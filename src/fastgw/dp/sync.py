@@ -464,7 +464,7 @@ class Sync:
         try:
             return await self._apply(snapshot)
         except CompileError as exc:
-            return Refused(snapshot.version, list(exc.faults))
+            return Refused(snapshot.version, list(exc.faults), is_passing=exc.is_passing)
         except DeltaError as exc:
             return Refused(snapshot.version, [{"reason": str(exc)}], wants_whole=True)
         except FastgwError as exc:

@@ -24,6 +24,7 @@ from typing import Final
 import msgspec
 import uvloop
 
+from fastgw._regex import STEPS_LIMIT, overruns
 from fastgw.dp import control
 from fastgw.dp._runtime import Runtime
 from fastgw.dp.process import die_with_parent, raise_file_limit
@@ -158,6 +159,13 @@ def _decode_tls(fd: int) -> ProxyTls | None:
     return msgspec.msgpack.decode(content, type=ProxyTls) if content else None
 
 
+def _tell_overrun(pattern: bytes) -> None:
+    text = pattern.decode(errors="replace")
+    _log.error(
+        "the regex %s took more than %d steps on a request: that counts as no match", text, STEPS_LIMIT
+    )
+
+
 def _read_tls(fd: int) -> CertificateStore | None:
     tls = _decode_tls(fd)
     return None if tls is None else CertificateStore(tls.policy, tls.default)
@@ -171,6 +179,7 @@ async def _serve(sock: socket.socket) -> int:
         if not isinstance(configure, control.Configure):
             raise control.ChannelError(f"the first message is {type(configure).__name__}, not Configure")
         logs.setup(configure.log_level, configure.error_log, process=f"dp worker {configure.worker}")
+        overruns.on_first = _tell_overrun
         worker = _Worker(channel, configure, fds)
         await worker.run()
     except control.ChannelClosed:

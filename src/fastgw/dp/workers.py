@@ -84,6 +84,10 @@ class WorkerFailed(Exception):
     """A worker died, refused or is late; `str()` completes the sentence "worker 0 ..."."""
 
 
+class WorkerLate(WorkerFailed):
+    """It did not answer in time, which may be the machine's fault."""
+
+
 class WorkerDied(WorkerFailed):
     """Its process ended before it answered: what the question was about may not be the reason."""
 
@@ -411,7 +415,7 @@ class Worker:
                     if isinstance(reply, control.Refused) and not isinstance(message, control.Abandon):
                         raise WorkerFailed(f"refused: {reply.reason}")
         except TimeoutError:
-            raise WorkerFailed(f"did not answer {type(message).__name__} in time") from None
+            raise WorkerLate(f"did not answer {type(message).__name__} in time") from None
         except control.ChannelClosed:
             raise WorkerDied(f"died at {type(message).__name__}") from None
         except control.ChannelError as error:

@@ -25,7 +25,7 @@ from typing import Any, Final
 from fastgw.errors import DeclarativeError, OptionsError, ValidationError
 from fastgw.model.declarative_paths import migrate_path
 from fastgw.model.declarative_text import Path, find_lines, parse_text, shown
-from fastgw.model.entities import ENTITIES, Entity, Row
+from fastgw.model.entities import DEFAULT_FLAVOR, ENTITIES, Entity, Row, flavored
 from fastgw.model.validate import make_row
 
 FILE_LIMIT_BYTES: Final = 256 * 1024 * 1024
@@ -75,14 +75,16 @@ class _Reading:
         return [*self.faults, *below]
 
 
-def load_declarative(path: FilePath) -> dict[str, list[Row]]:
+def load_declarative(path: FilePath, *, flavor: str = DEFAULT_FLAVOR) -> dict[str, list[Row]]:
     """Read *path* and return its rows by kind, validated, with all references resolved.
 
+    Args:
+        flavor: the `router_flavor` that routes are to be served under.
     Raises:
         DeclarativeError: with all faults and their paths in the file.
     """
     content = read_file(path)
-    return parse_declarative(content, source=str(path), is_json=path.suffix == ".json")
+    return parse_declarative(content, source=str(path), is_json=path.suffix == ".json", flavor=flavor)
 
 
 def read_file(path: FilePath) -> bytes:
@@ -98,7 +100,12 @@ def read_file(path: FilePath) -> bytes:
 
 
 def parse_declarative(
-    content: bytes, *, source: str, is_json: bool = False, created_at_s: float = _CREATED_AT_S
+    content: bytes,
+    *,
+    source: str,
+    is_json: bool = False,
+    created_at_s: float = _CREATED_AT_S,
+    flavor: str = DEFAULT_FLAVOR,
 ) -> dict[str, list[Row]]:
     """The same from the text itself.
 
@@ -112,7 +119,9 @@ def parse_declarative(
         fields = {"error": "failed parsing declarative configuration: expected an object"}
         text = "expected a mapping of entity kinds to lists"
         raise DeclarativeError(source, [("the file", text)], fields)
-    return rows_of_document(document, source=source, content=content, created_at_s=created_at_s)
+    return rows_of_document(
+        document, source=source, content=content, created_at_s=created_at_s, flavor=flavor
+    )
 
 
 def rows_of_document(
@@ -121,6 +130,7 @@ def rows_of_document(
     source: str,
     content: bytes = b"",
     created_at_s: float = _CREATED_AT_S,
+    flavor: str = DEFAULT_FLAVOR,
 ) -> dict[str, list[Row]]:
     """The same from parsed data; *content* is where lines are looked for."""
     reading = _Reading()
@@ -131,7 +141,8 @@ def rows_of_document(
             _collect(reading, kind, items, (kind,), None)
     if version in FORMAT_VERSIONS and version != FORMAT_VERSION:
         _migrate_paths(reading)
-    rows = _make_rows(reading, created_at_s=created_at_s, is_transformed=document.get("_transform") is False)
+    is_transformed = document.get("_transform") is False
+    rows = _make_rows(reading, created_at_s=created_at_s, is_transformed=is_transformed, flavor=flavor)
     faults = reading.all_faults()
     if faults:
         lines = find_lines(content, {path for path, _ in faults})
@@ -261,13 +272,16 @@ def _migrate_paths(reading: _Reading) -> None:
                 item.data["paths"] = [migrate_path(one) if isinstance(one, str) else one for one in paths]
 
 
-def _make_rows(reading: _Reading, *, created_at_s: float, is_transformed: bool) -> dict[str, list[Row]]:
+def _make_rows(
+    reading: _Reading, *, created_at_s: float, is_transformed: bool, flavor: str
+) -> dict[str, list[Row]]:
+    entities = {name: flavored(entity, flavor) for name, entity in ENTITIES.items()}
     known = _index(reading.declared)
     rows: dict[str, list[Row]] = {kind: [] for kind in ENTITIES}
     composite: set[tuple[Any, ...]] = set()
     ttl_base_s = time.time()
     for item in reading.declared:
-        entity = ENTITIES[item.kind]
+        entity = entities[item.kind]
         data = {"id": item.id, "created_at": created_at_s, **item.data, **_resolve(item, entity, known)}
         try:
             row = make_row(entity, data, now_s=created_at_s, is_transformed=is_transformed)

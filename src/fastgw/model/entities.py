@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from fastgw.model.entity import Entity, Row, Shorthand
+from fastgw.model.entity import DEFAULT_FLAVOR, Entity, Row, Shorthand, flavored
 from fastgw.model.tables.certificates import CA_CERTIFICATES, CERTIFICATES, SNIS
 from fastgw.model.tables.common import PROTOCOLS
 from fastgw.model.tables.consumers import ACLS, BASIC_AUTHS, CONSUMERS, HMAC_AUTHS, JWTS, KEY_AUTHS
@@ -20,7 +20,17 @@ from fastgw.model.tables.plugins import PLUGINS
 from fastgw.model.tables.proxying import ROUTES, SERVICES
 from fastgw.model.tables.upstreams import TARGETS, UPSTREAMS
 
-__all__ = ["ENTITIES", "PROTOCOLS", "ROUTES", "SERVICES", "Entity", "Row", "Shorthand"]
+__all__ = [
+    "DEFAULT_FLAVOR",
+    "ENTITIES",
+    "PROTOCOLS",
+    "ROUTES",
+    "SERVICES",
+    "Entity",
+    "Row",
+    "Shorthand",
+    "flavored",
+]
 
 #: Parents stand before their children.
 ENTITIES: Final[Mapping[str, Entity]] = {

@@ -8,12 +8,15 @@ the Unix second at which they end, or None (the Admin API shows the seconds that
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import KW_ONLY, dataclass, field
-from typing import Any
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Any, Final
 
 from fastgw.model.fields import AllOrNone, Check, Field, Variant
 
 Row = dict[str, Any]
+
+DEFAULT_FLAVOR: Final = "traditional_compatible"
+"""Kong's `router_flavor`, where nothing else is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,8 @@ class Entity:
     #: The field whose value, or first known element, selects one of `variants`.
     variant_key: str | None = None
     variants: Mapping[str, Variant] = field(default_factory=dict, repr=False)
+    #: Of routes: the `router_flavor` that they are to be served under.
+    flavor: str = DEFAULT_FLAVOR
     #: What is wrong with a value of `variant_key` that selects none.
     unknown_variant: str = "unknown type: {value}"
 
@@ -88,3 +93,8 @@ class Entity:
         """The fields as they are declared for *row*."""
         variant = self.variant_of(row)
         return {**self.fields, **variant.fields} if variant else self.fields
+
+
+def flavored(entity: Entity, flavor: str) -> Entity:
+    """*entity* with the rules of a `router_flavor`, which only routes have."""
+    return replace(entity, flavor=flavor) if entity.name == "routes" and flavor != entity.flavor else entity

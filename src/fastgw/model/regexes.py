@@ -1,8 +1,8 @@
 """Regular expressions as users write them: what the gateway's engine cannot express, said in a sentence.
 
-Every regex runs on RE2, in time in proportion to its text. What Kong's engines allow beyond that (PCRE in
-`traditional`; Rust's in the other flavors has RE2's own limits) is refused with the name of the construct and
-what to write in its place.
+A regex runs on RE2, in time in proportion to its text. What that cannot express runs on PCRE2 with a limit of
+steps in `traditional`, as in Kong; in the other flavors (whose engine in Kong has RE2's own limits), or where
+PCRE2 is not installed, it is refused with the name of the construct and what to write in its place.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from functools import lru_cache
 from typing import Final
 
-from fastgw._regex import MEMORY_BYTES, compile_regex
+from fastgw._regex import MEMORY_BYTES, compile_regex, load_pcre2
 
 _ATOM: Final = r"(?<!\\)(?:\\\\)*"
 
@@ -51,12 +51,17 @@ def regex_fault(pattern: str, *, is_bytes: bool = False) -> str | None:
     """Why *pattern* is refused, or None when it can be served.
 
     Args:
-        is_bytes: it would match bytes, as in the `traditional` flavor, instead of characters.
+        is_bytes: of the `traditional` flavor: it matches bytes instead of characters, and may use PCRE2.
     """
     try:
         compile_regex(pattern.encode(), is_bytes=is_bytes)
     except ValueError as error:
-        return _explained(pattern, str(error))
+        explained = _explained(pattern, str(error))
+        if not is_bytes:
+            return explained
+        if load_pcre2() is None:
+            return f"{explained}; or install fastgw[pcre2], on which 'traditional' runs it"
+        return f"{explained}; PCRE2 does not know it either"
     return None
 
 

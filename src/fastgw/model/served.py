@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
+from fastgw.model.entity import DEFAULT_FLAVOR
 from fastgw.model.faults import Fault, Faults
 from fastgw.model.regexes import regex_fault
 
@@ -40,13 +42,13 @@ def _unserved_protocols(protocols: list[str]) -> Fault | None:
     return faults if any(faults) else None
 
 
-def _unserved_headers(headers: Mapping[str, list[str]]) -> str | None:
+def _unserved_headers(headers: Mapping[str, list[str]], *, is_old: bool = False) -> str | None:
     """A name without values could never match; a regex must be one."""
     for name, values in headers.items():
         if not values:
             return f"header '{name}' needs at least one value"
         for value in values:
-            fault = regex_fault(value[2:]) if value.startswith("~*") else None
+            fault = regex_fault(value[2:], is_bytes=is_old) if value.startswith("~*") else None
             if fault is not None:
                 return f"invalid regex: '{value[2:]}' ({fault})"
             if len(name) + 1 + len(value.encode()) > _LONGEST_BYTES:
@@ -54,11 +56,21 @@ def _unserved_headers(headers: Mapping[str, list[str]]) -> str | None:
     return None
 
 
-def _unserved_path(path: str) -> str | None:
-    fault = regex_fault(path[1:]) if path.startswith("~") else None
+def _unserved_path(path: str, *, is_old: bool = False) -> str | None:
+    fault = regex_fault(path[1:], is_bytes=is_old) if path.startswith("~") else None
     if fault is not None:
         return f"invalid regex: '{path[1:]}' ({fault})"
     return _too_long(path, _LONGEST_BYTES)
+
+
+def _unserved_old_sni(sni: str) -> str | None:
+    if "*" not in sni:
+        return None
+    return "router_flavor 'traditional' matches exact names only: name them, or choose another flavor"
+
+
+def _unserved_old_expression(expression: str) -> str:
+    return "router_flavor 'traditional' has no expressions: use the fields, or choose another flavor"
 
 
 def _unserved_host(host: str) -> str | None:
@@ -116,11 +128,30 @@ UNSERVED: Final[Mapping[str, tuple[Unserved, ...]]] = {
 }
 
 
-def unserved_faults(entity: str, row: Mapping[str, Any]) -> Faults:
-    """The faults of a valid *row* of *entity* that asks for what is not served yet; empty without any."""
+#: Of routes in the `traditional` flavor.
+_UNSERVED_OLD: Final = (
+    Unserved("headers", lambda headers: _unserved_headers(headers, is_old=True)),
+    Unserved("paths", _each(lambda path: _unserved_path(path, is_old=True))),
+    Unserved("snis", _each(_unserved_old_sni)),
+    Unserved("expression", _unserved_old_expression),
+)
+
+
+@lru_cache(maxsize=64)
+def unserved_of(entity: str, flavor: str = DEFAULT_FLAVOR) -> tuple[Unserved, ...]:
+    """What rows of *entity* may not ask for, under this `router_flavor`."""
+    found = UNSERVED.get(entity, ())
+    if entity != "routes" or flavor != "traditional":
+        return found
+    fields = {unserved.field for unserved in _UNSERVED_OLD}
+    return (*(unserved for unserved in found if unserved.field not in fields), *_UNSERVED_OLD)
+
+
+def unserved_faults(entity: str, row: Mapping[str, Any], flavor: str = DEFAULT_FLAVOR) -> Faults:
+    """The faults of a valid *row* of *entity* that asks for what is not served; empty without any."""
     faults: Faults = {}
-    for unserved in UNSERVED.get(entity, ()):
-        value = row[unserved.field]
+    for unserved in unserved_of(entity, flavor):
+        value = row.get(unserved.field)
         fault = None if value is None else unserved.refuse(value)
         if fault is not None:
             faults[unserved.field] = trimmed(fault)

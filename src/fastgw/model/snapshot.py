@@ -237,14 +237,19 @@ class Snapshot:
         shards = list(self._shards)
         parts = list(self._parts)
         for number, keys in touched.items():
-            lines = _lines_of(shards[number].data)
+            lines, counts = _lines_of(shards[number].data), dict(shards[number].counts)
             for key in keys:
+                kind = key[: key.index(b" ")].decode()
                 line, place = delta[key], bisect_left(lines, key + b" ")
                 if place < len(lines) and lines[place].startswith(key + b" "):
                     del lines[place]
+                    counts[kind] -= 1
                 if line is not None:
                     lines.insert(place, line)
-            shards[number] = _make_shard(lines, version) if lines else _EMPTY
+                    counts[kind] = counts.get(kind, 0) + 1
+            data = b"\n".join([*lines, b""])
+            held = {kind: count for kind, count in counts.items() if count}
+            shards[number] = _Shard(data, sha256(data).digest(), held) if held else _EMPTY
             if parts:
                 parts[number * len(parts) // SHARDS] = None
         return Snapshot(version, shards, parts)

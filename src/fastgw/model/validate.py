@@ -160,7 +160,7 @@ def _finish(
         known_faults=faults,
         settled=shape.settled - given.keys(),
     )
-    faults = faults or unserved_faults(entity.name, row)
+    faults = faults or unserved_faults(entity.name, row, entity.flavor)
     if faults:
         raise ValidationError(faults)
     stored = {name: row[name] for name in shape.stored}

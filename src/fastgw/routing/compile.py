@@ -19,7 +19,7 @@ import msgspec
 from fastgw._router_build import TableBuilder
 from fastgw.errors import CompileError
 from fastgw.model.entities import ENTITIES
-from fastgw.model.served import UNSERVED
+from fastgw.model.served import SERVED_PLUGINS, UNSERVED
 from fastgw.model.snapshot import Snapshot
 from fastgw.routing.certificates import KINDS as CERTIFICATE_KINDS
 from fastgw.routing.certificates import compile_certificates
@@ -102,21 +102,31 @@ class Layer(NamedTuple):
     """The CERTIFICATES section; None: it needs none."""
 
 
-def compile_snapshot(snapshot: Snapshot, *, flavor: str = "traditional_compatible") -> bytes:
+def compile_snapshot(
+    snapshot: Snapshot,
+    *,
+    flavor: str = "traditional_compatible",
+    served_plugins: frozenset[str] = SERVED_PLUGINS,
+) -> bytes:
     """The image of a snapshot, whole; its routes and services are numbered in the order of their ids.
 
     Args:
         flavor: Kong's `router_flavor`.
+        served_plugins: names of those whose behaviour the data plane has; routes with others answer 503.
     Raises:
         CompileError: with all reasons, each {entity, id, field, reason}.
     """
     counts = snapshot.counts()
+    around = Surroundings(snapshot, served_plugins)
     layer = compile_layer(
         snapshot.lines(),
-        around=Surroundings(snapshot),
+        around=around,
         flavor=flavor,
         with_certificates=any(counts.get(kind) for kind in CERTIFICATE_KINDS),
     )
+    plugins = Records()
+    for record in around.plugins.records:
+        plugins.add(record)
     return pack_image(
         version=snapshot.version,
         digest=snapshot.digest,
@@ -124,6 +134,7 @@ def compile_snapshot(snapshot: Snapshot, *, flavor: str = "traditional_compatibl
         table=layer.table,
         routes=layer.routes,
         services=layer.services,
+        plugins=plugins,
         packed=snapshot.pack(),
         certificates=layer.certificates,
     )
@@ -276,12 +287,13 @@ def _compile_routes(
                 continue
             service = found
         try:
-            add_route(table, number, row)
+            add_route(table, number, row, flavor)
         except RouteRefused as refused:
             for field, reason in refused.faults:
                 faults.add("routes", id_, field, reason)
             continue
-        missing = around.missing_plugin(row.id, None if row.service is None else row.service.id)
-        records.add(record_of(row, service, flavor, missing))
+        service_id = None if row.service is None else row.service.id
+        missing = around.missing_plugin(row.id, service_id)
+        records.add(record_of(row, service, flavor, missing, around.plugins.steps(row.id, service_id)))
         number += 1
     return table, records

@@ -247,7 +247,7 @@ class CompileProcess:
                         _kill(child.process)
                         raise
         except TimeoutError:
-            raise _failed(f"it was not compiled within {deadline_s:g} s") from None
+            raise _failed(f"it was not compiled within {deadline_s:g} s", is_passing=True) from None
         raise _failed(f"the compile process died of it, {ATTEMPTS} times")
 
     async def merge(self, digest: str, *, deadline_s: float = MERGE_DEADLINE_S) -> int:
@@ -273,7 +273,7 @@ class CompileProcess:
             if self._child is not None and self._is_ready.is_set():
                 return self._child
             await self._is_ready.wait()
-        raise _failed("the compile process is closed")
+        raise _failed("the compile process is closed", is_passing=True)
 
     async def _keep(self) -> None:
         """See to it that there is a process, until cancelled."""
@@ -364,5 +364,5 @@ def _result_of(answer: Answer, fds: list[int]) -> CompileResult:
     raise DeltaError(refusal.reason) if refusal.wants_whole else SnapshotError(refusal.reason)
 
 
-def _failed(reason: str) -> CompileError:
-    return CompileError([{"entity": "", "id": "", "field": "", "reason": reason}])
+def _failed(reason: str, *, is_passing: bool = False) -> CompileError:
+    return CompileError([{"entity": "", "id": "", "field": "", "reason": reason}], is_passing=is_passing)

@@ -15,6 +15,7 @@ Layout, little-endian::
     SERVICES  the same of `ServiceRecord`
     SNAPSHOT  the packed snapshot that all of it was made from; of an overlay: the packed delta from the
               base's snapshot to its own
+    PLUGINS   whole images only: the same of `PluginRecord`, those for everything in front
     PATCH     overlays only: u32 removed, u32 replaced, then u32 for each route of the base that it removes,
               then u32 pairs: a service of the base, and the service of the overlay that replaces it
 
@@ -45,8 +46,9 @@ from fastgw._router import Table
 from fastgw.errors import ImageError, SnapshotError
 from fastgw.model.snapshot import Snapshot, unpack_delta
 from fastgw.routing.certificates import CertificateSection
+from fastgw.routing.plugins import PluginRecord, StepRecord
 
-FORMAT_VERSION: Final = 4
+FORMAT_VERSION: Final = 5
 
 _MAGIC: Final = b"FGWIMAGE"
 _HEADER: Final = Struct("<8sIIQ32s")
@@ -63,6 +65,7 @@ class Section(IntEnum):
     SNAPSHOT = 5
     PATCH = 6
     CERTIFICATES = 7
+    PLUGINS = 8
 
 
 class Protocols(IntFlag):
@@ -108,6 +111,8 @@ class RouteRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """Whether paths are joined by `path_handling` v1, which only the `traditional` flavor obeys."""
     missing_plugin: str | None = None
     """A plugin that its requests would have to pass and that is not here: they are answered 503."""
+    plugins: tuple[StepRecord, ...] = ()
+    """What its requests pass; the numbers are those of the whole image, also in an overlay."""
 
 
 class ServiceRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -133,14 +138,14 @@ class ServiceRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Records:
-    """The bytes of a ROUTES or SERVICES section in the making."""
+    """The bytes of a section of records in the making."""
 
     def __init__(self) -> None:
         self._encoder = msgspec.msgpack.Encoder()
         self._data = bytearray()
         self._offsets = [0]
 
-    def add(self, record: RouteRecord | ServiceRecord) -> int:
+    def add(self, record: RouteRecord | ServiceRecord | PluginRecord) -> int:
         """Append *record*; returns its number."""
         self._encoder.encode_into(record, self._data, -1)
         self._offsets.append(len(self._data))
@@ -159,6 +164,7 @@ def pack_image(
     table: bytes,
     routes: Records,
     services: Records,
+    plugins: Records,
     packed: bytes,
     certificates: bytes | None = None,
 ) -> bytes:
@@ -170,6 +176,7 @@ def pack_image(
             Section.ROUTES: routes.pack(),
             Section.SERVICES: services.pack(),
             Section.SNAPSHOT: packed,
+            Section.PLUGINS: plugins.pack(),
             **({} if certificates is None else {Section.CERTIFICATES: certificates}),
         }
     )
@@ -242,7 +249,10 @@ class Image:
         services = _RecordReader(_section(sections, Section.SERVICES), ServiceRecord)
         if table.routes > len(routes):
             raise ImageError(f"its table names {table.routes} routes, it holds {len(routes)}")
-        self._mapped: _Mapped | None = _Mapped(table, routes, services, _section(sections, Section.SNAPSHOT))
+        plugins = None if meta.base else _RecordReader(_section(sections, Section.PLUGINS), PluginRecord)
+        self._mapped: _Mapped | None = _Mapped(
+            table, routes, services, plugins, _section(sections, Section.SNAPSHOT)
+        )
 
     @classmethod
     def open(cls, source: int | str | Path) -> Image:
@@ -281,6 +291,18 @@ class Image:
     def service(self, number: int) -> ServiceRecord:
         """The record of one service, decoded afresh."""
         return self._open.services[number]
+
+    @property
+    def plugin_count(self) -> int:
+        plugins = self._open.plugins
+        return 0 if plugins is None else len(plugins)
+
+    def plugin(self, number: int) -> PluginRecord:
+        """The record of one plugin of a whole image, decoded afresh."""
+        plugins = self._open.plugins
+        if plugins is None:
+            raise IndexError("an overlay holds no plugins")
+        return plugins[number]
 
     def snapshot(self, base: Snapshot | None = None) -> Snapshot:
         """The snapshot that the image was made from; of an overlay, *base* is that of its base.
@@ -340,7 +362,7 @@ def snapshot_section_of(path: str | Path) -> tuple[ImageMeta, bytes]:
     return _meta_of(sections), bytes(_section(sections, Section.SNAPSHOT))
 
 
-_Record = TypeVar("_Record", RouteRecord, ServiceRecord)
+_Record = TypeVar("_Record", RouteRecord, ServiceRecord, PluginRecord)
 
 
 class _RecordReader(Generic[_Record]):
@@ -378,6 +400,7 @@ class _Mapped(NamedTuple):
     table: Table
     routes: _RecordReader[RouteRecord]
     services: _RecordReader[ServiceRecord]
+    plugins: _RecordReader[PluginRecord] | None
     snapshot: memoryview
 
 

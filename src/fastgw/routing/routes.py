@@ -16,8 +16,9 @@ from fastgw._router import Flavor, Operator, RequestField
 from fastgw._router_build import TableBuilder
 from fastgw._router_program import All, Test
 from fastgw.model.expressions import parse_expression
-from fastgw.model.served import UNSERVED, Unserved
+from fastgw.model.served import Unserved, unserved_of
 from fastgw.routing.image import Protocols, RouteRecord
+from fastgw.routing.plugins import StepRecord
 
 FLAVORS: Final = {
     "traditional": Flavor.FLAVOR_TRADITIONAL,
@@ -70,23 +71,27 @@ class RouteRefused(Exception):
 _OVER_HTTP: Final = Test(Operator.OPERATOR_EQUAL, RequestField.FIELD_PROTOCOL, text=b"http")
 
 
-def add_route(table: TableBuilder, number: int, row: RouteRow) -> None:
-    """Add a route to *table* as *number*.
+def add_route(table: TableBuilder, number: int, row: RouteRow, flavor: str) -> None:
+    """Add a route to *table*, which is of this `router_flavor`, as *number*.
 
     Raises:
         RouteRefused: with all reasons.
     """
     if row.sources or row.destinations or _protocol_mask(tuple(row.protocols)) is None:
-        raise RouteRefused(list(refusals(row, UNSERVED["routes"])))
+        raise RouteRefused(list(refusals(row, unserved_of("routes", flavor))))
     if row.expression is not None:
-        _add_expression(table, number, row)
+        _add_expression(table, number, row, flavor)
         return
+    if flavor == "traditional" and any("*" in sni for sni in row.snis or ()):
+        raise RouteRefused(list(refusals(row, unserved_of("routes", flavor))))
     if row.headers is None and row.snis is None:
         try:
             if table.add_plain(number, row.hosts, row.paths, row.methods, row.created_at, row.id):
                 return
         except ValueError as error:
-            raise RouteRefused(list(refusals(row, UNSERVED["routes"])) or [("", str(error))]) from None
+            raise RouteRefused(
+                list(refusals(row, unserved_of("routes", flavor))) or [("", str(error))]
+            ) from None
     paths = [path.encode() for path in row.paths or ()]
     regexes = [path[1:] for path in paths if path.startswith(b"~")]
     if regexes:
@@ -109,11 +114,13 @@ def add_route(table: TableBuilder, number: int, row: RouteRow) -> None:
             key=bytes.fromhex(row.id.replace("-", "")),
         )
     except ValueError as error:
-        raise RouteRefused(list(refusals(row, UNSERVED["routes"])) or [("", str(error))]) from None
+        raise RouteRefused(list(refusals(row, unserved_of("routes", flavor))) or [("", str(error))]) from None
 
 
-def _add_expression(table: TableBuilder, number: int, row: RouteRow) -> None:
+def _add_expression(table: TableBuilder, number: int, row: RouteRow, flavor: str) -> None:
     assert row.expression is not None
+    if flavor == "traditional":
+        raise RouteRefused(list(refusals(row, unserved_of("routes", flavor))))
     try:
         tree = parse_expression(row.expression)
         if set(row.protocols) == {"http"}:
@@ -148,7 +155,13 @@ def refusals(row: Any, uses: Iterable[Unserved]) -> Iterator[tuple[str, str]]:
             yield use.field, next(str(one) for one in (fault if isinstance(fault, list) else [fault]) if one)
 
 
-def record_of(row: RouteRow, service: int, flavor: str, missing_plugin: str | None) -> RouteRecord:
+def record_of(
+    row: RouteRow,
+    service: int,
+    flavor: str,
+    missing_plugin: str | None,
+    plugins: tuple[StepRecord, ...] = (),
+) -> RouteRecord:
     """What the data plane needs to know once the route has matched; *service* is a number, or -1."""
     # By place: there are many.
     return RouteRecord(
@@ -161,4 +174,5 @@ def record_of(row: RouteRow, service: int, flavor: str, missing_plugin: str | No
         row.https_redirect_status_code,
         flavor == "traditional" and row.path_handling == "v1",
         missing_plugin,
+        plugins,
     )

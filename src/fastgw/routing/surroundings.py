@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from fastgw.model.served import SERVED_PLUGINS
 from fastgw.model.snapshot import Snapshot
+from fastgw.routing.plugins import PluginIndex
 
 KINDS: Final = frozenset({b"upstreams", b"plugins"})
 """Kinds whose rows change what is compiled of others: with one of them changed, all is compiled anew."""
@@ -19,21 +20,28 @@ KINDS: Final = frozenset({b"upstreams", b"plugins"})
 class Surroundings:
     """The facts of one snapshot that are looked up while its services and routes are compiled."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, served: frozenset[str] = SERVED_PLUGINS) -> None:
+        """*served*: names of the plugins whose behaviour the data plane has."""
         self._snapshot = snapshot
         counts = snapshot.counts()
+        self._served = served
         self.upstreams: Final = frozenset(
             row["name"] for row in (snapshot.rows("upstreams").values() if counts.get("upstreams") else ())
         )
         #: Names of missing plugins by the id of a route or service; None for all.
         self._missing: dict[str | None, set[str]] = {}
-        for row in snapshot.rows("plugins").values() if counts.get("plugins") else ():
-            self._add_plugin(row)
+        plugins = snapshot.rows("plugins").values() if counts.get("plugins") else ()
+        knows_consumers = any(row["enabled"] and row["name"] in served for row in plugins)
+        for row in plugins:
+            self._add_plugin(row, knows_consumers)
+        self.plugins: Final = PluginIndex(plugins, served)
+        """Those that are served."""
 
-    def _add_plugin(self, row: Mapping[str, Any]) -> None:
-        # One for a consumer alone needs no entry: without a plugin that finds out the consumer nobody is one,
-        # and where there is such a plugin, it is missing itself.
-        if not row["enabled"] or row["name"] in SERVED_PLUGINS or row["consumer"] is not None:
+    def _add_plugin(self, row: Mapping[str, Any], knows_consumers: bool) -> None:
+        if not row["enabled"] or row["name"] in self._served:
+            return
+        if row["consumer"] is not None and not knows_consumers:
+            # Without a plugin that finds out the consumer, nobody is one.
             return
         # With both, the route is the narrower one.
         scope = row["route"] or row["service"]

@@ -143,8 +143,16 @@ class Settings:
         CP,
     )
 
+    db_update_frequency: float = _property(
+        "5", parsers.seconds, "least seconds between two pushes to one Kong data plane", CP
+    )
     cluster_control_plane: str = _property(
         "127.0.0.1:8005", parsers.host_port, "the control plane to connect to", DP
+    )
+    cluster_wire: str = _property(
+        "auto",
+        parsers.one_of("auto", "fastgw", "kong"),
+        "auto: fastgw's own protocol, and Kong's with nodes of Kong; fastgw or kong: that one alone",
     )
     cluster_cert: str = _property("", parsers.text, "path, PEM text, or base64 of PEM text")
     cluster_cert_key: str = _property("", parsers.text, "the same forms as cluster_cert", secret=True)

@@ -24,6 +24,7 @@ from tests.cli.running import fastgw_command
 from tests.cp.admin.server import AdminServer
 from tests.waiting import wait_until
 
+FLAVOR = "traditional_compatible"
 FILE = """
 _format_version: "3.0"
 services:
@@ -137,12 +138,12 @@ def large(services: int) -> bytes:
 def test_a_large_document_is_read_by_a_process_of_its_own() -> None:
     content = large(1200)
     assert len(content) > SMALL_BYTES
-    rows = asyncio.run(read_rows(content, is_json=True, refused_plugins={}))
+    rows = asyncio.run(read_rows(content, is_json=True, refused_plugins={}, flavor=FLAVOR))
     expected = parse_declarative(
         content, source="x", is_json=True, created_at_s=rows["services"][0]["created_at"]
     )
     assert rows == expected
-    frames = list(answer(DocumentJob(content, True, 1.0, {})))
+    frames = list(answer(DocumentJob(content, True, 1.0, {}, FLAVOR)))
     assert [len(frame.rows) for frame in frames if isinstance(frame, Rows)] == [500, 500, 200] * 2
     assert isinstance(frames[-1], Read)
 
@@ -150,14 +151,16 @@ def test_a_large_document_is_read_by_a_process_of_its_own() -> None:
 def test_faults_of_a_large_document_come_back_whole() -> None:
     content = large(1200).replace(b'"host":"h"', b'"host":"a b"', 1)
     with pytest.raises(DeclarativeError) as caught:
-        asyncio.run(read_rows(content, is_json=True, refused_plugins={}))
+        asyncio.run(read_rows(content, is_json=True, refused_plugins={}, flavor=FLAVOR))
     assert [text for _, text in caught.value.faults] == ["invalid value: a b"]
     assert caught.value.flattened[0]["entity_name"] == "s0"
 
 
 def test_no_process_is_left_by_who_stops_waiting() -> None:
     async def scenario() -> None:
-        reading = asyncio.create_task(read_rows(large(20_000), is_json=True, refused_plugins={}))
+        reading = asyncio.create_task(
+            read_rows(large(20_000), is_json=True, refused_plugins={}, flavor=FLAVOR)
+        )
         await asyncio.to_thread(wait_until, children, 20, "the process")
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)

@@ -68,7 +68,12 @@ class _Config:
                 if self._loaded == (digest, await self._storage.version()):
                     return Response(status_code=304)
             try:
-                rows = await read_rows(content, is_json=is_json, refused_plugins=refused_plugins(self._hooks))
+                rows = await read_rows(
+                    content,
+                    is_json=is_json,
+                    refused_plugins=refused_plugins(self._hooks),
+                    flavor=self._hooks["routes"].entity.flavor,
+                )
             except DeclarativeError as error:
                 raise refusal(error, call) from None
             async with self._storage.write(call.actor) as writer:

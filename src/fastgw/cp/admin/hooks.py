@@ -13,7 +13,7 @@ from fastgw.cp.admin import answers
 from fastgw.cp.admin.rows import RowKey, find_row, row_key
 from fastgw.cp.storage.contract import Reader, Writer
 from fastgw.errors import ValidationError
-from fastgw.model.entities import ENTITIES, Entity, Row
+from fastgw.model.entities import ENTITIES, Entity, Row, flavored
 from fastgw.model.formats import is_uuid, normal_target
 from fastgw.model.plugin_schemas import PLUGIN_SCHEMAS
 from fastgw.model.served import SERVED_PLUGINS
@@ -219,6 +219,7 @@ def make_hooks(settings: Settings) -> dict[str, Hooks]:
     special: dict[str, Hooks] = {
         "certificates": CertificateHooks(ENTITIES["certificates"]),
         "targets": TargetHooks(ENTITIES["targets"]),
+        "routes": Hooks(flavored(ENTITIES["routes"], settings.router_flavor)),
         "plugins": PluginHooks(ENTITIES["plugins"], settings),
         "services": ServiceHooks(ENTITIES["services"]),
         "ca_certificates": AuthorityHooks(ENTITIES["ca_certificates"]),

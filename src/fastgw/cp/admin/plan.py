@@ -48,12 +48,15 @@ def plan_resources(
             base = Base(
                 stands.version,
                 await asyncio.to_thread(stands.pack),
-                settings.router_flavor,
                 mode == "replace",
             )
             try:
                 planned = await plan_document(
-                    content, is_json=is_json, refused_plugins=refused_plugins(hooks), base=base
+                    content,
+                    is_json=is_json,
+                    refused_plugins=refused_plugins(hooks),
+                    flavor=settings.router_flavor,
+                    base=base,
                 )
             except DeclarativeError as error:
                 raise refusal(error, call) from None

@@ -137,7 +137,7 @@ class _Schemas:
         data = call.body.data_for(entity)
         if entity.name == "plugins":
             self._hooks["plugins"].check_data(data)
-        check_row(entity, data)
+        check_row(self._hooks[entity.name].entity, data)
         return json_response({"message": "schema validation successful"})
 
 

@@ -44,7 +44,7 @@ def answer(job: DocumentJob) -> Iterator[Frame]:
     try:
         rows = _read(job)
         if job.base is not None:
-            yield _plan(rows, job.base)
+            yield _plan(rows, job.base, job.flavor)
             return
     except DeclarativeError as error:
         yield Faulty(list(error.faults), dict(error.fields), list(error.flattened))
@@ -64,12 +64,13 @@ def _read(job: DocumentJob) -> dict[str, list[Row]]:
         is_json=job.is_json,
         created_at_s=job.created_at_s,
         refused_plugins=job.refused_plugins,
+        flavor=job.flavor,
     )
 
 
-def _plan(rows: Mapping[str, list[Row]], base: Base) -> Planned:
+def _plan(rows: Mapping[str, list[Row]], base: Base, flavor: str) -> Planned:
     stands = Snapshot.unpack(base.version, base.packed)
-    return plan_rows(stands, rows, flavor=base.flavor, replace=base.replace)
+    return plan_rows(stands, rows, flavor=flavor, replace=base.replace)
 
 
 def _receive(stream: BinaryIO) -> DocumentJob:

@@ -18,7 +18,6 @@ class Base(msgspec.Struct, frozen=True):
 
     version: int
     packed: bytes
-    flavor: str
     replace: bool
 
 
@@ -29,6 +28,8 @@ class DocumentJob(msgspec.Struct, frozen=True):
     created_at_s: float
     refused_plugins: dict[str, str]
     """What is wrong with the plugins that may not be configured on this node, by name."""
+    flavor: str
+    """The `router_flavor`."""
     base: Base | None = None
     """None: the rows themselves are wanted."""
 

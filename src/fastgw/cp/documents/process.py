@@ -42,7 +42,7 @@ class DocumentJobFailed(FastgwError):
 
 
 async def read_rows(
-    content: bytes, *, is_json: bool, refused_plugins: Mapping[str, str]
+    content: bytes, *, is_json: bool, refused_plugins: Mapping[str, str], flavor: str
 ) -> dict[str, list[Row]]:
     """The rows of a document, by kind.
 
@@ -53,11 +53,16 @@ async def read_rows(
     now_s = int(time.time())
     if len(content) <= SMALL_BYTES:
         return await asyncio.to_thread(
-            read_document, content, is_json=is_json, created_at_s=now_s, refused_plugins=refused_plugins
+            read_document,
+            content,
+            is_json=is_json,
+            created_at_s=now_s,
+            refused_plugins=refused_plugins,
+            flavor=flavor,
         )
     rows: dict[str, list[Row]] = {kind: [] for kind in ENTITIES}
     async with contextlib.aclosing(
-        _frames(DocumentJob(content, is_json, now_s, dict(refused_plugins)))
+        _frames(DocumentJob(content, is_json, now_s, dict(refused_plugins), flavor))
     ) as frames:
         async for frame in frames:
             if isinstance(frame, Rows):
@@ -66,7 +71,7 @@ async def read_rows(
 
 
 async def plan_document(
-    content: bytes, *, is_json: bool, refused_plugins: Mapping[str, str], base: Base
+    content: bytes, *, is_json: bool, refused_plugins: Mapping[str, str], flavor: str, base: Base
 ) -> Planned:
     """What storing a document would do.
 
@@ -75,7 +80,7 @@ async def plan_document(
         UniqueViolation: a row that stays holds a unique value of one that would come.
         DocumentJobFailed: it could not be said in time.
     """
-    job = DocumentJob(content, is_json, int(time.time()), dict(refused_plugins), base)
+    job = DocumentJob(content, is_json, int(time.time()), dict(refused_plugins), flavor, base)
     async with contextlib.aclosing(_frames(job)) as frames:
         async for frame in frames:
             if isinstance(frame, Planned):

@@ -13,14 +13,16 @@ SOURCE: Final = "the configuration"
 
 
 def read_document(
-    content: bytes, *, is_json: bool, created_at_s: float, refused_plugins: Mapping[str, str]
+    content: bytes, *, is_json: bool, created_at_s: float, refused_plugins: Mapping[str, str], flavor: str
 ) -> dict[str, list[Row]]:
     """The rows of a document.
 
     Raises:
         DeclarativeError: with all faults.
     """
-    rows = parse_declarative(content, source=SOURCE, is_json=is_json, created_at_s=created_at_s)
+    rows = parse_declarative(
+        content, source=SOURCE, is_json=is_json, created_at_s=created_at_s, flavor=flavor
+    )
     check_plugins(rows["plugins"], refused_plugins)
     return rows
 
