@@ -252,6 +252,12 @@ class Settings:
     nginx_http_keepalive_requests: int = _property(
         "10000", parsers.integer(1, _WHOLE), "requests on one downstream connection", DP
     )
+    nginx_main_worker_shutdown_timeout: float = _property(
+        "10", parsers.seconds, "seconds that requests in progress get when a data plane is stopped", DP
+    )
+    takeover_timeout: float = _property(
+        "3600", parsers.seconds, "the same when another one has taken over (`fastgw dp --takeover`)", DP
+    )
     nginx_http_client_header_timeout: float = _property(
         "10", parsers.seconds, "seconds from the first byte of a head to its last", DP
     )
