@@ -1,7 +1,7 @@
-"""Fields of records under their old names, which clients go on sending and reading.
+"""Fields of records under their old names, which clients go on sending.
 
 Contract. Rows hold the new names only. An old one is taken beside the new one, unless the two say different
-things, and answered beside it. Source: shorthand fields with `deprecation.replaced_with` in Kong 3.9.
+things. Source: shorthand fields with `deprecation.replaced_with` in Kong 3.9.
 """
 
 from __future__ import annotations
@@ -39,11 +39,6 @@ def with_new_names(record: Field, value: Mapping[str, Any], faults: Faults) -> d
                 f"{old} = {_shown(given)} vs {name} = {_shown(new)}"
             )
     return moved
-
-
-def with_old_names(record: Field, value: Mapping[str, Any]) -> dict[str, Any]:
-    """*value* as it is answered: with the old names beside the new ones."""
-    return {**value, **{old: _at(value, path) for old, path in record.renamed.items()}}
 
 
 def _declared(record: Field, path: tuple[str, ...]) -> Field:

@@ -16,7 +16,6 @@ from fastgw.errors import ValidationError
 from fastgw.model.entities import ENTITIES, Entity, Row, flavored
 from fastgw.model.formats import is_uuid, normal_target
 from fastgw.model.plugin_schemas import PLUGIN_SCHEMAS
-from fastgw.model.renamed import with_old_names
 from fastgw.model.served import SERVED_PLUGINS
 from fastgw.model.validate import make_row
 from fastgw.settings import Settings
@@ -154,13 +153,6 @@ class PluginHooks(Hooks):
         super().__init__(entity)
         self._loaded = loaded_plugins(settings)
         self._refuses_missing = settings.missing_plugins == "refuse"
-
-    async def whole(self, reader: Reader, rows: list[Row]) -> list[Row]:
-        shown = []
-        for row in rows:
-            config = self.entity.fields_of(row)["config"]
-            shown.append({**row, "config": with_old_names(config, row["config"])} if config.renamed else row)
-        return shown
 
     def check_data(self, data: Mapping[str, Any]) -> None:
         name = data.get("name")
