@@ -365,7 +365,6 @@ def test_an_invalid_declarative_configuration(admin: httpx.Client) -> None:
         ("GET", "/nothing", 404, "Not found"),
         ("GET", "/services/none", 404, "Not found"),
         ("PUT", "/services", 405, "Method not allowed"),
-        ("GET", "/status/dns", 501, "not implemented with the legacy DNS client"),
         ("GET", "/certificates/none.example", 404, "SNI not found"),
         ("GET", "/schemas/none", 404, "No entity named 'none'"),
         ("GET", "/schemas/plugins/none", 404, "No plugin named 'none'"),

@@ -44,7 +44,6 @@ def info_resources(
     yield Resource("/", {"GET": info.root})
     yield Resource("/status", {"GET": info.status})
     yield Resource("/status/ready", {"GET": info.ready})
-    yield Resource("/status/dns", {"GET": info.dns})
     yield Resource("/plugins/enabled", {"GET": info.plugins_enabled})
     yield Resource("/timers", {"GET": info.timers})
     yield Resource("/robots.txt", {"GET": info.robots})
@@ -110,10 +109,6 @@ class _Info:
         except StorageError:
             raise message(503, "failed to connect to database") from None
         return json_response({"message": "ready"})
-
-    async def dns(self, call: Call) -> Response:
-        """Kong's answer unless its new DNS client is on; a control plane looks up no upstream anyway."""
-        raise message(501, "not implemented with the legacy DNS client")
 
     async def timers(self, call: Call) -> Response:
         """Kong's timers; there are none of the kind here."""
