@@ -118,7 +118,7 @@ def _match(rule: Field) -> dict[str, Any]:
 
 
 def entity_schema(entity: Entity, variant: Variant | None = None) -> dict[str, Any]:
-    fields = {**entity.fields, **variant.fields} if variant else entity.fields
+    fields = {**entity.fields, **(variant.fields if variant else {}), **entity.optional}
     checks = (*entity.checks, *variant.checks) if variant else entity.checks
     return {"fields": _fields(fields), "entity_checks": _checks(checks)}
 
