@@ -46,6 +46,8 @@ class DataPlane:
         self.ip = ip
         self.program_version = hello.version
         self.labels = dict(hello.labels)
+        self.plugins = None if hello.plugins is None else frozenset(hello.plugins)
+        self.max_snapshot_bytes = hello.max_snapshot_bytes
         self.certificate_expiry_s = certificate_expiry_s
         self.link = link
         self.is_connected = True
@@ -101,6 +103,8 @@ class Hub:
         self._linked: dict[str, DataPlane] = {}
         self._unwritten: dict[str, DataPlane] = {}
         self._has_unwritten = asyncio.Event()
+        self._being_written: dict[str, DataPlane] = {}
+        """Those on their way to the storage, which neither waits for them nor has them."""
         self._packing: dict[Offering, set[DataPlane]] = {}
         """Who waits for the whole of which."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -243,6 +247,7 @@ class Hub:
         self._has_unwritten.clear()
         if not due:
             return
+        self._being_written = due
         try:
             await self._storage.put_data_planes([data_plane.row() for data_plane in due.values()])
         except StorageError as exc:
@@ -251,6 +256,8 @@ class Hub:
             )
             self._unwritten = due | self._unwritten
             self._has_unwritten.set()
+        finally:
+            self._being_written = {}
 
     async def close(self) -> None:
         """Give up what is being packed, and write the rows that are left."""
@@ -259,6 +266,10 @@ class Hub:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.write_rows()
 
+    def linked(self) -> list[DataPlane]:
+        """The data planes that are linked here, by id."""
+        return [self._linked[id_] for id_ in sorted(self._linked)]
+
     async def data_planes(self) -> list[dict[str, Any]]:
         """Every data plane that the cluster knows, by id: Kong's fields of /clustering/data-planes, and ours.
 
@@ -266,13 +277,15 @@ class Hub:
             StorageUnavailable: only those linked here could be told.
         """
         rows: dict[str, DataPlaneRow] = {}
+        pending = [*self._being_written.values(), *self._unwritten.values()]
         after: str | None = None
         while True:
             page, after = await self._storage.list_data_planes(_PAGE_SIZE, after)
             rows.update((row.id, row) for row in page)
             if after is None:
                 break
-        rows.update((data_plane.id, data_plane.row()) for data_plane in self._unwritten.values())
+        pending += self._unwritten.values()
+        rows.update((data_plane.id, data_plane.row()) for data_plane in pending)
         rows.update((data_plane.id, data_plane.row()) for data_plane in self._linked.values())
         now_s = int(self._wall_clock())
         return [self._shown(row, now_s) for _, row in sorted(rows.items())]

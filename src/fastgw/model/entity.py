@@ -53,7 +53,9 @@ class Entity:
     shorthands: Mapping[str, Shorthand] = field(default_factory=dict, repr=False)
     #: Fields that a row has only if it was given them, for what most users never meet.
     optional: Mapping[str, Field] = field(default_factory=dict, repr=False)
-    #: Changes what was sent before defaults are filled in: side effects of one field on others.
+    #: Changes what a user sent before defaults are filled in: side effects of one field on others.
+    side_effects: Callable[[dict[str, Any]], None] | None = field(default=None, repr=False)
+    #: Changes what was sent, or exported, before defaults are filled in: one of several spellings.
     prepare: Callable[[dict[str, Any]], None] | None = field(default=None, repr=False)
     #: Changes a valid row before it is stored; is told which fields were sent.
     transform: Callable[[Row, frozenset[str]], None] | None = field(default=None, repr=False)
@@ -93,6 +95,15 @@ class Entity:
         return {**self.fields, **variant.fields} if variant else self.fields
 
 
+_flavored: dict[tuple[int, str], tuple[Entity, Entity]] = {}
+
+
 def flavored(entity: Entity, flavor: str) -> Entity:
-    """*entity* with the rules of a `router_flavor`, which only routes have."""
-    return replace(entity, flavor=flavor) if entity.name == "routes" and flavor != entity.flavor else entity
+    """*entity* with the rules of a `router_flavor`, which only routes have; the same one each time."""
+    if entity.name != "routes" or flavor == entity.flavor:
+        return entity
+    key = (id(entity), flavor)
+    if key not in _flavored:
+        # The original is kept too, so that no other entity comes to have its id.
+        _flavored[key] = entity, replace(entity, flavor=flavor)
+    return _flavored[key][1]

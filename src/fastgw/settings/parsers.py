@@ -85,6 +85,13 @@ def size_bytes(value: str) -> int:
     return int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[match[2].lower()]
 
 
+def lifetime(value: str) -> float:
+    found = seconds(value)
+    if found < 1:
+        raise ValueError("a lifetime is at least 1 s")
+    return found
+
+
 def seconds(value: str) -> float:
     """Read seconds as nginx writes times: `60`, `75s`, `1h30m`, `500ms`."""
     first = value.split()[0]  # nginx: "keepalive_timeout 75s 60s", the second is only announced
@@ -131,6 +138,14 @@ def error_log(value: str) -> str:
     if destination.lower() == "off":
         raise ValueError("an error log cannot be off: raise log_level, or send it to /dev/null")
     return destination
+
+
+def kong_version(value: str) -> str:
+    """Read a release of Kong that speaks the protocol that we speak with its control planes."""
+    found = re.fullmatch(r"(\d)\.(\d)\.\d{1,2}", value)
+    if found is None or (found[1], found[2]) != ("2", "8") and found[1] != "3":
+        raise ValueError(f"{value!r} is neither 2.8.x nor 3.0.x to 3.9.x")
+    return value
 
 
 def host_port(value: str) -> str:

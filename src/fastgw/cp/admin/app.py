@@ -18,6 +18,7 @@ from starlette.middleware import Middleware
 from fastgw.cp.admin.access_log import AdminAccessLog
 from fastgw.cp.admin.clustering import ClusterView, clustering_resources
 from fastgw.cp.admin.config import config_resources
+from fastgw.cp.admin.debug import debug_resources
 from fastgw.cp.admin.dispatch import Dispatcher, Resource
 from fastgw.cp.admin.entities import entity_resources
 from fastgw.cp.admin.guard import Guard, Requests
@@ -25,6 +26,7 @@ from fastgw.cp.admin.history import history_resources
 from fastgw.cp.admin.hooks import make_hooks
 from fastgw.cp.admin.info import info_resources
 from fastgw.cp.admin.openapi import description_resources
+from fastgw.cp.admin.plan import plan_resources
 from fastgw.cp.admin.routes import route_resources
 from fastgw.cp.admin.schemas import schema_resources
 from fastgw.cp.admin.special import special_resources
@@ -74,11 +76,13 @@ def make_admin_app(
                 started_at=started_at,
             ),
             *clustering_resources(cluster_view),
+            *debug_resources(),
             *route_resources(cluster_view),
             *entities,
             *schema_resources(hooks),
             *tag_resources(storage),
             *config_resources(storage, hooks),
+            *plan_resources(storage, settings, hooks, cluster_view),
             *transaction_resources(storage, entities),
             *history_resources(storage),
             *description_resources(resources),
