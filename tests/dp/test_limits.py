@@ -7,6 +7,7 @@ import resource
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -142,7 +143,7 @@ def test_underscores_in_field_names(passes: bool) -> None:
 
 @pytest.mark.parametrize("passes", [True, False])
 def test_a_field_that_is_dropped_matches_no_route(passes: bool) -> None:
-    routes = [
+    routes: list[dict[str, Any]] = [
         {"name": "with", "paths": ["/with"], "headers": {"x_one": ["1"]}, "service": "svc"},
         {"name": "without", "paths": ["/"], "service": "svc"},
     ]
