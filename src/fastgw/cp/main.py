@@ -85,6 +85,7 @@ class ControlPlane:
         self._background: list[asyncio.Task[Any]] = []
         self._is_closing = False
         self._access_log: AdminAccessLog | None = None
+        self._doors: AdminDoors | None = None
         self._credentials: FileCredentials | None = None
         self._failed: asyncio.Future[None] | None = None
         self.admin_addresses: list[str] = []
@@ -177,7 +178,7 @@ class ControlPlane:
             started_at=time.time(),
         )
         self._access_log = app.state.access_log
-        doors = AdminDoors(app, settings)
+        doors = self._doors = AdminDoors(app, settings)
         self.admin_addresses = [address_of(listener) for listener in doors.listeners]
         serving = self._run(doors.serve(), "Admin API")
 
@@ -204,6 +205,12 @@ class ControlPlane:
         """Read what can change while the control plane runs."""
         if self._credentials is not None:
             self._credentials.read_again()
+
+    def reload(self) -> None:
+        """Open the log files anew, and read the certificate of the Admin API anew."""
+        self.reopen_logs()
+        if self._doors is not None:
+            self._doors.reload()
 
     async def wait_failed(self) -> None:
         """Return never; raise what ended a part that should not end."""
@@ -255,7 +262,7 @@ async def run_control_plane(settings: Settings) -> None:
 
     def reload() -> None:
         manager.reloading()
-        control_plane.reopen_logs()
+        control_plane.reload()
         control_plane.read_again()
         manager.ready(control_plane.describe())
 
