@@ -18,6 +18,7 @@ from starlette.middleware import Middleware
 from fastgw.cp.admin.access_log import AdminAccessLog
 from fastgw.cp.admin.clustering import ClusterView, clustering_resources
 from fastgw.cp.admin.config import config_resources
+from fastgw.cp.admin.debug import debug_resources
 from fastgw.cp.admin.dispatch import Dispatcher, Resource
 from fastgw.cp.admin.entities import entity_resources
 from fastgw.cp.admin.guard import Guard, Requests
@@ -75,6 +76,7 @@ def make_admin_app(
                 started_at=started_at,
             ),
             *clustering_resources(cluster_view),
+            *debug_resources(),
             *route_resources(cluster_view),
             *entities,
             *schema_resources(hooks),
