@@ -34,11 +34,13 @@ TO_WORKER: list[control.ToWorker] = [
     control.Commit(7),
     control.Abandon(7),
     control.Listen(),
-    control.Drain(2.5),
+    control.Drain(2.5, 0.5),
     control.Reopen(),
+    control.Adjust(msgspec.Raw(b"\x80"), "debug"),
 ]
 TO_SUPERVISOR: list[control.ToSupervisor] = [
     control.Ready(),
+    control.Adjusted(),
     control.Prepared(7, 1.25),
     control.Refused(7, "its checksum is wrong"),
     control.Abandoned(7),

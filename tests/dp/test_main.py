@@ -42,11 +42,12 @@ class DataPlane:
             "workers": "1",
         } | properties
         self.arguments = ["dp", "-p", str(prefix)]
+        variables = {name: chosen.pop(name) for name in properties if name.isupper()}
         for name, value in chosen.items():
             self.arguments += ["--set", f"{name}={value}"]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "fastgw", *self.arguments],
-            env=environment(),
+            env=environment(**variables),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -80,10 +81,10 @@ class DataPlane:
         return self.process.returncode, output
 
 
-def ask(port: int, path: str) -> tuple[int, bytes]:
+def ask(port: int, path: str, body: bytes | None = None) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE_S)
     try:
-        connection.request("GET", path)
+        connection.request("GET" if body is None else "POST", path, body)
         answer = connection.getresponse()
         return answer.status, answer.read()
     finally:
@@ -267,3 +268,34 @@ def test_a_taken_port_ends_the_start_with_one_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert f"proxy_listen 127.0.0.1:{port}: the port is taken" in done.stderr
+
+
+def test_sighup_takes_settings_over_and_names_those_that_have_to_wait(tmp_path: Path) -> None:
+    conf = tmp_path / "fastgw.conf"
+    conf.write_text("nginx_http_client_max_body_size = 1m\n")
+    with data_plane(tmp_path, "/one", FASTGW_CONF=str(conf)) as node:
+        body = b"x" * 2048
+        assert ask(node.proxy_port, "/one", body)[0] == 502
+        conf.write_text(
+            "nginx_http_client_max_body_size = 1k\nlog_level = debug\nrouter_flavor = traditional\n"
+        )
+        node.process.send_signal(signal.SIGHUP)
+        node.wait_log("settings taken over: log_level, nginx_http_client_max_body_size")
+        assert "wait for 'fastgw dp --takeover': router_flavor\n" in node.log()
+        assert ask(node.proxy_port, "/one", body)[0] == 413
+
+        conf.write_text("nginx_http_client_max_body_size = much\n")
+        node.process.send_signal(signal.SIGHUP)
+        node.wait_log("the settings stay as they are: ")
+        # A replacement gets what is in force, not what the start gave.
+        os.kill(worker_of(node), signal.SIGKILL)
+        node.wait_log("is replaced by process")
+        assert ask(node.proxy_port, "/one", body)[0] == 413
+
+
+def worker_of(node: DataPlane) -> int:
+    """The process of the one worker."""
+    (worker,) = [
+        pid for pid in node.children() if b"fastgw.dp.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    return worker

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from fastgw.cli.common import load, settings_options
+from fastgw.settings import Settings
 
 
 @click.command()
@@ -21,12 +22,14 @@ def dp(conf: Path | None, sets: Mapping[str, str], *, takeover: bool) -> None:
     """Run a data plane: the proxy, with configuration from a control plane or a declarative file.
 
     SIGTERM and Ctrl-C let requests in progress end first; the second one does not wait. SIGHUP reads
-    declarative_config and certificates anew, SIGUSR1 opens the log files anew.
+    settings, certificates and declarative_config anew, SIGUSR1 opens the log files anew.
     """
     import uvloop
 
     from fastgw.dp.main import run_data_plane
 
     # Warnings go to the data plane's log, with all else that it says.
-    settings = load("data_plane", conf, sets, warn=False)
-    uvloop.run(run_data_plane(settings, takes_over=takeover))
+    def load_settings() -> Settings:
+        return load("data_plane", conf, sets, warn=False)
+
+    uvloop.run(run_data_plane(load_settings(), takes_over=takeover, load_settings=load_settings))

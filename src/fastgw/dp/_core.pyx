@@ -52,7 +52,6 @@ cdef class ProxyCore:
     def __init__(self, loop, options, TimerWheel wheel, MetricsSegment metrics, access_log, log):
         """Unpack *options* (a `ProxyOptions`) for the hot path."""
         self.loop = loop
-        self.options = options
         self.wheel = wheel
         self.metrics = metrics
         self.totals = metrics.totals
@@ -67,6 +66,22 @@ cdef class ProxyCore:
             self.forwarding = Forwarding(
                 options.trusted_ips, options.real_ip_header, is_recursive=options.real_ip_recursive)
         self.head_bytes_limit = options.head_bytes
+        product = f"fastgw/{__version__}".encode()
+        self.via_10 = b"1.0 " + product
+        self.via_11 = b"1.1 " + product
+        self.adjust(options)
+        # One response head with our fields, or the forms of one request path (see Exchange._route).
+        self.out_size = max(2 * READ_BYTES, 9 * self.head_bytes_limit) + 4096
+        self.out = <uint8_t*>malloc(self.out_size)
+        if self.out == NULL:
+            raise MemoryError()
+        seed = os.urandom(16)
+        self.random_0 = int.from_bytes(seed[:8], "little") | 1
+        self.random_1 = int.from_bytes(seed[8:], "little")
+
+    def adjust(self, options):
+        """Go by those of *options* that can change while connections are served, from their next step on."""
+        self.options = options
         self.request_line_limit = options.request_line_bytes
         self.head_limits.fields = options.head_fields
         self.head_limits.field_bytes = options.field_bytes
@@ -84,20 +99,9 @@ cdef class ProxyCore:
         self.with_latencies = "x-kong-proxy-latency" in headers
         self.with_upstream_status = "x-kong-upstream-status" in headers
         self.with_request_id = "x-kong-request-id" in headers
-        product = f"fastgw/{__version__}".encode()
-        self.via_10 = b"1.0 " + product
-        self.via_11 = b"1.1 " + product
         self.with_via = "via" in headers
         self.with_upstream_request_id = options.upstream_request_id
         self.with_debug_fields = options.debug_fields
-        # One response head with our fields, or the forms of one request path (see Exchange._route).
-        self.out_size = max(2 * READ_BYTES, 9 * self.head_bytes_limit) + 4096
-        self.out = <uint8_t*>malloc(self.out_size)
-        if self.out == NULL:
-            raise MemoryError()
-        seed = os.urandom(16)
-        self.random_0 = int.from_bytes(seed[:8], "little") | 1
-        self.random_1 = int.from_bytes(seed[8:], "little")
 
     cdef void write_request_id(self, uint8_t* out) noexcept:
         """Write 32 lower-case hex digits: unique in practice, not a secret (xorshift128+)."""

@@ -12,6 +12,7 @@ A `SOCK_SEQPACKET` socket pair: one packet is one message, in msgpack, with its 
     Listen                         Listening
     Reopen                         Reopened
     Certify   (+ certificates)     Certified | Refused
+    Adjust                         Adjusted
     Drain                          Drained
 
 The one complication is ownership of descriptors: `send` leaves them with the caller; those that `receive`
@@ -114,6 +115,13 @@ class Certify(msgspec.Struct, frozen=True, tag=True):
     """Present other certificates from the next handshake on. Descriptor: as the last one of Configure."""
 
 
+class Adjust(msgspec.Struct, frozen=True, tag=True):
+    """Go by other settings, as far as they can change while connections are served."""
+
+    options: msgspec.Raw
+    log_level: str
+
+
 class Ready(msgspec.Struct, frozen=True, tag=True):
     pass
 
@@ -157,9 +165,23 @@ class Certified(msgspec.Struct, frozen=True, tag=True):
     pass
 
 
-ToWorker = Configure | Stage | Prepare | Commit | Abandon | Listen | Drain | Reopen | Certify
+class Adjusted(msgspec.Struct, frozen=True, tag=True):
+    pass
+
+
+ToWorker = Configure | Stage | Prepare | Commit | Abandon | Listen | Drain | Reopen | Certify | Adjust
 ToSupervisor = (
-    Ready | Staged | Prepared | Refused | Abandoned | Committed | Listening | Drained | Reopened | Certified
+    Ready
+    | Staged
+    | Prepared
+    | Refused
+    | Abandoned
+    | Committed
+    | Listening
+    | Drained
+    | Reopened
+    | Certified
+    | Adjusted
 )
 
 _In = TypeVar("_In")

@@ -5,7 +5,7 @@ Contract. `DataPlane.start` either has everything open or raises one FastgwError
 control plane is dialled, and nothing is read from disk: the file is the configuration.
 
     SIGTERM, SIGINT, SIGQUIT   drain, then end; once more: end now
-    SIGHUP                     read declarative_config and the certificates of ssl listeners anew
+    SIGHUP                     read settings, certificates and declarative_config anew
     SIGUSR1                    open the log files anew
 
 One that takes over from another (`takeover.py`) begins with what that one serves, and has a link, a status
@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, Final
 
 from fastgw import __version__
@@ -30,6 +30,7 @@ from fastgw.dp.store import Store
 from fastgw.dp.supervisor import PROXY_LISTEN, Supervisor
 from fastgw.dp.takeover import LentListener, Predecessor, TakeoverDoor, TakeoverFailed
 from fastgw.dp.workers import Deadlines, WorkerState
+from fastgw.errors import SettingsError
 from fastgw.obs import logs
 from fastgw.obs.service_manager import ServiceManager
 from fastgw.settings import Settings
@@ -49,13 +50,16 @@ class DataPlane:
         *,
         deadlines: Deadlines | None = None,
         manager: ServiceManager | None = None,
+        load_settings: Callable[[], Settings] | None = None,
     ) -> None:
         """Start nothing yet.
 
         Args:
+            load_settings: reads the settings anew, at SIGHUP; None: they stay.
             manager: told how the data plane is; none by default.
         """
         self._settings = settings
+        self._load_settings = load_settings
         self._manager = manager or ServiceManager({})
         self._deadlines = deadlines
         self._cleanup = contextlib.AsyncExitStack()
@@ -161,6 +165,13 @@ class DataPlane:
 
     async def _read_again(self) -> None:
         self._manager.reloading()
+        if self._load_settings is not None:
+            try:
+                settings = await asyncio.to_thread(self._load_settings)
+            except SettingsError as error:
+                _log.error("the settings stay as they are: %s", error)
+            else:
+                await self.supervisor.adjust(settings)
         await self.supervisor.read_certificates()
         await self._source.read_again()
         if not self._stopping.is_set():
@@ -237,7 +248,7 @@ class DataPlane:
             if any(worker.state is WorkerState.STOPPED for worker in self.supervisor.workers):
                 await self._stopping.wait()  # the workers' own reason ends `run`
             raise TakeoverFailed("the workers do not start in time: the one before goes on")
-        await predecessor.finish(self._settings.takeover_timeout)
+        await predecessor.finish(self.supervisor.settings.takeover_timeout)
         predecessor.close()
         _log.notice("has taken over from process %d", predecessor.pid)
 
@@ -258,11 +269,17 @@ class DataPlane:
         task.add_done_callback(self._background.discard)
 
 
-async def run_data_plane(settings: Settings, *, takes_over: bool = False) -> None:
+async def run_data_plane(
+    settings: Settings,
+    *,
+    takes_over: bool = False,
+    load_settings: Callable[[], Settings] | None = None,
+) -> None:
     """Run a data plane until a signal ends it, or another one takes over.
 
     Args:
         takes_over: whether it takes over from the one that runs in its prefix.
+        load_settings: reads the settings anew, at SIGHUP; None: they stay.
     Raises:
         FastgwError: it cannot start, or cannot go on.
     """
@@ -271,7 +288,7 @@ async def run_data_plane(settings: Settings, *, takes_over: bool = False) -> Non
     )
     raise_file_limit()
     with contextlib.closing(ServiceManager()) as manager:
-        data_plane = DataPlane(settings, manager=manager)
+        data_plane = DataPlane(settings, manager=manager, load_settings=load_settings)
         await data_plane.start(takes_over=takes_over)
         with _signals(data_plane):
             await data_plane.run()

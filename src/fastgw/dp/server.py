@@ -207,6 +207,10 @@ class ProxyServer:
         """How many generations are mapped: the live, the prepared, and those that requests still hold."""
         return self._metrics.generations_live
 
+    def adjust(self, options: ProxyOptions) -> None:
+        """Go by those of *options* that can change while connections are served."""
+        self._core.adjust(options)
+
     async def listen(self, sockets: Sequence[tuple[socket.socket, ListenerKind]]) -> None:
         """Accept on listening sockets, each with what clients speak there."""
         self._tick()

@@ -40,6 +40,32 @@ from fastgw.tls.proxy_pairs import load_proxy_tls
 
 PROXY_LISTEN: Final = "proxy_listen"
 
+ADJUSTABLE: Final = frozenset(
+    {
+        "log_level",
+        "ssl_cert",
+        "ssl_cert_key",
+        "headers",
+        "headers_upstream",
+        "allow_debug_header",
+        "proxy_request_line_bytes",
+        "proxy_head_fields",
+        "proxy_field_bytes",
+        "proxy_body_rate",
+        "nginx_http_underscores_in_headers",
+        "nginx_http_client_max_body_size",
+        "nginx_http_client_header_timeout",
+        "nginx_http_client_body_timeout",
+        "nginx_http_send_timeout",
+        "nginx_http_keepalive_timeout",
+        "nginx_http_keepalive_requests",
+        "nginx_main_worker_shutdown_timeout",
+        "worker_connections",
+        "takeover_timeout",
+    }
+)
+"""Settings that can change while a data plane runs."""
+
 _log: Final = logs.get_logger(__name__)
 
 
@@ -65,6 +91,7 @@ class Supervisor:
         self._deadlines = deadlines or Deadlines(drain_s=settings.nginx_main_worker_shutdown_timeout)
         self._compiler = CompileProcess(flavor=settings.router_flavor)
         self._compiler_start: asyncio.Task[None] | None = None
+        self._worker_settings: WorkerSettings
         self._store = store
         self._tls_file = SharedFile("fastgw-tls", b"")
         self.belief: Final = Belief(store.directory)
@@ -105,9 +132,9 @@ class Supervisor:
         self._compiler_start = asyncio.create_task(self._compiler.start(), name="compile process start")
         if from_disk:
             await self._restore()
-        worker_settings = WorkerSettings(
+        self._worker_settings = WorkerSettings(
             node_id=self.node.id,
-            options=msgspec.Raw(msgspec.msgpack.encode(ProxyOptions.from_settings(self._settings))),
+            options=_options_of(self._settings),
             log_level=self._settings.log_level,
             error_log=self._settings.log_destination(self._settings.proxy_error_log),
             access_log=self._settings.log_destination(self._settings.proxy_access_log),
@@ -117,7 +144,7 @@ class Supervisor:
             Worker(
                 index,
                 place,
-                worker_settings,
+                self._worker_settings,
                 decided=lambda: self.applier.decided,
                 deadlines=self._deadlines,
             )
@@ -163,6 +190,39 @@ class Supervisor:
             for worker in running:
                 group.create_task(worker.reopen())
 
+    async def adjust(self, settings: Settings) -> None:
+        """Go by *settings* as far as they can change while a data plane runs; the rest is named.
+
+        Connections take a limit or a deadline from their next step on. Certificates are read by
+        `read_certificates`.
+        """
+        names = [item.name for item in dataclasses.fields(Settings) if item.name != "warnings"]
+        changed = [name for name in names if getattr(settings, name) != getattr(self._settings, name)]
+        adjusted = [name for name in changed if name in ADJUSTABLE]
+        if left := [name for name in changed if name not in ADJUSTABLE]:
+            _log.warning("settings that changed and wait for 'fastgw dp --takeover': %s", ", ".join(left))
+        if not adjusted:
+            return
+        self._settings = dataclasses.replace(
+            self._settings, **{name: getattr(settings, name) for name in adjusted}
+        )
+        self._deadlines = dataclasses.replace(
+            self._deadlines, drain_s=self._settings.nginx_main_worker_shutdown_timeout
+        )
+        self._worker_settings.options = _options_of(self._settings)
+        self._worker_settings.log_level = self._settings.log_level
+        logs.set_level(self._settings.log_level)
+        async with asyncio.TaskGroup() as group:
+            for worker in self.workers:
+                if worker.state is WorkerState.RUNNING:
+                    group.create_task(worker.adjust())
+        _log.notice("settings taken over: %s", ", ".join(adjusted))
+
+    @property
+    def settings(self) -> Settings:
+        """Those in force."""
+        return self._settings
+
     async def read_certificates(self) -> None:
         """Load the certificates of the ssl listeners anew; those that cannot serve change nothing."""
         try:
@@ -193,6 +253,7 @@ class Supervisor:
             drain: None: by the deadlines, and idle connections are closed at once.
         """
         self.is_draining = True
+        drain = drain or Drain(self._deadlines.drain_s)
         async with asyncio.TaskGroup() as group:
             for worker in self.workers:
                 group.create_task(worker.stop(drain))
@@ -259,6 +320,10 @@ class Supervisor:
             ", ".join(self.addresses),
             (time.monotonic() - begun) * 1000,
         )
+
+
+def _options_of(settings: Settings) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.msgpack.encode(ProxyOptions.from_settings(settings)))
 
 
 def open_for_workers(listen: Listen, count: int, lent: Sequence[socket.socket] = ()) -> list[socket.socket]:

@@ -99,6 +99,10 @@ class _Worker:
                 return control.Reopened()
             case control.Certify():
                 return self._do_certify(fds[0])
+            case control.Adjust():
+                logs.set_level(message.log_level)
+                self._server.adjust(msgspec.msgpack.decode(message.options, type=ProxyOptions))
+                return control.Adjusted()
             case control.Drain():
                 await self._server.drain(message.deadline_s, message.idle_s)
                 return control.Drained()

@@ -48,7 +48,7 @@ EXIT_DEADLINE_S: Final = 2.0
 
 _Reply = TypeVar("_Reply", control.Ready, control.Staged, control.Prepared, control.Committed,
                  control.Abandoned, control.Listening, control.Drained, control.Reopened,
-                 control.Certified)  # fmt: skip
+                 control.Certified, control.Adjusted)  # fmt: skip
 
 
 class SharedFile:
@@ -109,9 +109,9 @@ class Deadlines:
     drain_s: float = 10.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WorkerSettings:
-    """What is the same for all workers of a data plane."""
+    """What is the same for all workers of a data plane; `options` and `log_level` may be replaced."""
 
     node_id: str
     options: msgspec.Raw
@@ -279,6 +279,14 @@ class Worker:
         except WorkerFailed as error:
             _log.error("worker %d %s: its logs are not opened anew", self.index, error)
 
+    async def adjust(self) -> None:
+        """Have the process go by the settings that its place has now."""
+        message = control.Adjust(self._settings.options, self._settings.log_level)
+        try:
+            await self._ask(message, control.Adjusted, deadline_s=self._deadlines.commit_s)
+        except WorkerFailed as error:
+            _log.error("worker %d %s: it goes on with the settings before", self.index, error)
+
     async def certify(self) -> None:
         """Have the process present the certificates that `tls_file` holds now."""
         try:
@@ -391,6 +399,10 @@ class Worker:
             elif not accepts:
                 await self._ask(control.Listen(), control.Listening)
                 accepts = True
+            elif self._settings.options is not configure.options:
+                # Replaced while this process started: it was not among those that were told.
+                await self.adjust()
+                return
             else:
                 return
 
