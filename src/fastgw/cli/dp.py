@@ -11,8 +11,13 @@ from fastgw.cli.common import load, settings_options
 
 
 @click.command()
+@click.option(
+    "--takeover",
+    is_flag=True,
+    help="Take over from the data plane that runs in the prefix, without a refused request.",
+)
 @settings_options
-def dp(conf: Path | None, sets: Mapping[str, str]) -> None:
+def dp(conf: Path | None, sets: Mapping[str, str], *, takeover: bool) -> None:
     """Run a data plane: the proxy, with configuration from a control plane or a declarative file.
 
     SIGTERM and Ctrl-C let requests in progress end first; the second one does not wait. SIGHUP reads
@@ -24,4 +29,4 @@ def dp(conf: Path | None, sets: Mapping[str, str]) -> None:
 
     # Warnings go to the data plane's log, with all else that it says.
     settings = load("data_plane", conf, sets, warn=False)
-    uvloop.run(run_data_plane(settings))
+    uvloop.run(run_data_plane(settings, takes_over=takeover))

@@ -84,7 +84,7 @@ cdef class Downstream(Responder):
         if core.forwarding is not None:
             self.is_trusted = core.forwarding.trusts(self.peer.decode())
         core.downstreams.add(self)
-        if core.totals.connections_active > <uint64_t>core.connections_limit or core.is_draining:
+        if core.totals.connections_active > <uint64_t>core.connections_limit:
             core.totals.connections_refused_total += 1
             self._set_state(DS_DEAD)
             self.abort()
@@ -446,7 +446,7 @@ cdef class Downstream(Responder):
             if self.state != DS_DEAD:
                 self._set_state(DS_DEAD)
             return 0
-        if self.closes or self.core.is_draining or (self.has_eof and self.held is None):
+        if self.closes or self.core.closes_idle or (self.has_eof and self.held is None):
             if exchange.request_body.is_complete and (
                 self.has_eof or (self.held is None and not self.is_read_paused)
             ):
@@ -531,9 +531,8 @@ cdef class Downstream(Responder):
         self._close()
         return True
 
-    def drain(self):
-        """The worker is about to end: close now if nothing is in progress, else after the answer."""
-        self.closes = True
+    def close_idle(self):
+        """The worker is about to end: close if nothing is in progress."""
         if self.state == DS_CLEAN and self.held is None and not self.is_closed:
             self._close()
 

@@ -47,6 +47,7 @@ class _Worker:
     def __init__(self, channel: _Channel, configure: control.Configure, fds: Sequence[int]) -> None:
         self._channel = channel
         *socket_fds, metrics_fd, tls_fd = fds
+        self._access_log = AccessLog(configure.access_log) if configure.access_log else None
         sockets = [socket.socket(fileno=fd) for fd in socket_fds]
         self._listeners = list(zip(sockets, configure.listeners, strict=True))
         options = msgspec.msgpack.decode(configure.options, type=ProxyOptions)
@@ -99,7 +100,7 @@ class _Worker:
             case control.Certify():
                 return self._do_certify(fds[0])
             case control.Drain():
-                await self._server.drain(message.deadline_s)
+                await self._server.drain(message.deadline_s, message.idle_s)
                 return control.Drained()
             case control.Configure():
                 raise control.ChannelError("Configure came twice")

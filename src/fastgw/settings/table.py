@@ -178,6 +178,15 @@ class Settings:
         "with pki_check_cn: data planes' names; none: those of the control plane's parent domain",
         CP,
     )
+    cluster_token: str = _property(
+        "", parsers.text, "with pki: a token of `fastgw pki token` to join with", DP, secret=True
+    )
+    pki_secret: str = _property(
+        "", parsers.text, "encrypts the keys of the built-in authority in the database", CP, secret=True
+    )
+    pki_certificate_lifetime: float = _property(
+        "30d", parsers.lifetime, "how long certificates of the built-in authority are valid", CP
+    )
     cluster_dp_labels: dict[str, str] = _property("", parsers.labels, "key:value, at most ten", DP)
     cluster_max_payload: int = _property(
         "16777216",
@@ -242,6 +251,12 @@ class Settings:
     )
     nginx_http_keepalive_requests: int = _property(
         "10000", parsers.integer(1, _WHOLE), "requests on one downstream connection", DP
+    )
+    nginx_main_worker_shutdown_timeout: float = _property(
+        "10", parsers.seconds, "seconds that requests in progress get when a data plane is stopped", DP
+    )
+    takeover_timeout: float = _property(
+        "3600", parsers.seconds, "the same when another one has taken over (`fastgw dp --takeover`)", DP
     )
     nginx_http_client_header_timeout: float = _property(
         "10", parsers.seconds, "seconds from the first byte of a head to its last", DP

@@ -15,6 +15,7 @@ import uvloop
 from starlette.applications import Starlette
 
 from fastgw.cp.admin import make_admin_app
+from fastgw.cp.admin.clustering import Capability
 from fastgw.cp.applied import Standing
 from fastgw.cp.storage import Storage, make_storage
 from fastgw.cp.storage.contract import DataPlaneRow
@@ -58,6 +59,9 @@ class StoredDataPlanes:
     async def wait_applied(self, version: int, timeout_s: float) -> Standing:
         self.waited.append((version, timeout_s))
         return Standing(version, True, None, 2, self.behind)
+
+    def capabilities(self) -> list[Capability]:
+        return []
 
     def last_read(self) -> Snapshot | None:
         return None
