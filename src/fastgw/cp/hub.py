@@ -112,6 +112,8 @@ class Hub:
         self._linked: dict[str, DataPlane] = {}
         self._unwritten: dict[str, DataPlane] = {}
         self._has_unwritten = asyncio.Event()
+        self._being_written: dict[str, DataPlane] = {}
+        """Those on their way to the storage, which neither waits for them nor has them."""
         self._packing: dict[Offering, set[DataPlane]] = {}
         """Who waits for the whole of which."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -265,6 +267,7 @@ class Hub:
         self._has_unwritten.clear()
         if not due:
             return
+        self._being_written = due
         try:
             await self._storage.put_data_planes([data_plane.row() for data_plane in due.values()])
         except StorageError as exc:
@@ -273,6 +276,8 @@ class Hub:
             )
             self._unwritten = due | self._unwritten
             self._has_unwritten.set()
+        finally:
+            self._being_written = {}
 
     async def close(self) -> None:
         """Give up what is being packed, and write the rows that are left."""
@@ -291,12 +296,12 @@ class Hub:
         Raises:
             StorageUnavailable: it cannot be told.
         """
+        # Who has left here a moment ago is not elsewhere before his row says so.
+        left = {*self._being_written, *self._unwritten}
+        rows = await self._stored_rows()
+        left |= {*self._linked, *self._unwritten}
         now_s = int(self._wall_clock())
-        return [
-            row
-            for row in (await self._stored_rows()).values()
-            if row.id not in self._linked and row.id not in self._unwritten and _is_connected(row, now_s)
-        ]
+        return [row for row in rows.values() if row.id not in left and _is_connected(row, now_s)]
 
     async def changed(self) -> None:
         """Wait until something becomes known of a data plane."""
@@ -312,8 +317,10 @@ class Hub:
         Raises:
             StorageUnavailable: only those linked here could be told.
         """
+        pending = [*self._being_written.values(), *self._unwritten.values()]
         rows = await self._stored_rows()
-        rows.update((data_plane.id, data_plane.row()) for data_plane in self._unwritten.values())
+        pending += self._unwritten.values()
+        rows.update((data_plane.id, data_plane.row()) for data_plane in pending)
         rows.update((data_plane.id, data_plane.row()) for data_plane in self._linked.values())
         now_s = int(self._wall_clock())
         return [self._shown(row, now_s) for _, row in sorted(rows.items())]
