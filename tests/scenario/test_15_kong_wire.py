@@ -62,6 +62,7 @@ def test_a_kong_data_plane_follows_a_control_plane(stage: Stage, pair: Pair) -> 
     control_plane = stage.control_plane(pair, db_update_frequency="1")
     control_plane.add_service("kong", "http://127.0.0.1:9901")
     control_plane.add_route("kong", "/kong", methods=["GET"])
+    control_plane.wait_line("published version 2")
     first_s, second_s = asyncio.run(_follow_two_changes(control_plane, pair))
     assert second_s - first_s > 0.9
     wait_until(lambda: not control_plane.data_planes()[NODE_ID]["connected"], 5, "shown as gone")

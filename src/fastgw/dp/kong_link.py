@@ -38,6 +38,7 @@ from fastgw.wire.kong_v1.link import DataEvent, Ended, Ignored, KongDataLink, Pu
 from fastgw.wire.kong_v1.messages import (
     Arguments,
     PluginInfo,
+    Push,
     decode_push,
     encode_basic_info,
     outlet_path,
@@ -114,16 +115,12 @@ class KongNode:
         self._last_version = max(self._last_version, state.version) + 1
         return self._last_version
 
-    def decode(self, frame: bytes, version: int) -> Decoded | None:
-        """Read a push; None: nothing is to be done about it. Takes long: for a thread.
+    def decode(self, push: Push, version: int) -> Decoded:
+        """Make rows of a push. Takes long: for a thread.
 
         Raises:
-            RemoteLinkError: it is no push.
             DeclarativeError: it cannot be served, for all these reasons.
         """
-        push = decode_push(frame)
-        if push is None:
-            return None
         imported = import_table(push.table, _SOURCE, flavor=self._settings.router_flavor)
         snapshot = Snapshot.from_rows(version, imported.rows)
         if imported.is_empty and self._version >= (3, 2):
@@ -322,13 +319,21 @@ class KongConnection(asyncio.Protocol):
             self._taking = None
 
     async def _take(self, frame: bytes) -> None:
-        version = self._node.next_version(self._owner.applied())
+        push = await asyncio.to_thread(decode_push, frame)
+        if push is None:
+            return
+        state = self._owner.applied()
+        if push.config_hash is not None and push.config_hash == self._node.hash_of(state):
+            # A control plane pushes twice at a connect, and whatever it pushes, it pushes whole.
+            self.report(state)
+            return
+        version = self._node.next_version(state)
         try:
-            decoded = await asyncio.to_thread(self._node.decode, frame, version)
+            decoded = await asyncio.to_thread(self._node.decode, push, version)
         except DeclarativeError as exc:
             self._tell_refused([f"{path}: {text}" for path, text in exc.faults])
             return
-        if decoded is None or self.over.done():
+        if self.over.done():
             return
         for warning in decoded.warnings:
             self._owner.log.warning("the control plane's configuration: %s", warning)

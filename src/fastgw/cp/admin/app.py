@@ -19,6 +19,7 @@ from fastgw.cp.admin.access_log import AdminAccessLog
 from fastgw.cp.admin.cluster import WaitApplied, cluster_resources
 from fastgw.cp.admin.clustering import ClusterView, clustering_resources
 from fastgw.cp.admin.config import config_resources
+from fastgw.cp.admin.debug import debug_resources
 from fastgw.cp.admin.dispatch import Dispatcher, Resource
 from fastgw.cp.admin.entities import entity_resources
 from fastgw.cp.admin.guard import Guard, Requests
@@ -77,6 +78,7 @@ def make_admin_app(
             ),
             *clustering_resources(cluster_view),
             *cluster_resources(cluster_view),
+            *debug_resources(),
             *route_resources(cluster_view),
             *entities,
             *schema_resources(hooks),

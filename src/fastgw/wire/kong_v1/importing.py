@@ -115,7 +115,21 @@ def _plain_config(entity: Entity, name: Any, config: Mapping[str, Any]) -> dict[
     if variant is None:
         return dict(config)
     fields = variant.fields["config"].fields
+    if name == "http-log":
+        config = {**config, "headers": _joined(config.get("headers"))}
     return _without_nulls(fields, _with_new_names(name, fields, config))
+
+
+def _joined(headers: Any) -> Any:
+    """The headers of http-log: lists of values in 2.8, of which 3.x makes one value."""
+    if not isinstance(headers, dict):
+        return headers
+    joined = {
+        name: ", ".join(map(str, value)) if isinstance(value, list) else value
+        for name, value in headers.items()
+        if value != []
+    }
+    return joined or None
 
 
 def _with_new_names(plugin: str, fields: Mapping[str, Field], config: Mapping[str, Any]) -> dict[str, Any]:

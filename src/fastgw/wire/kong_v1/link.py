@@ -150,6 +150,8 @@ class KongControlLink:
 
     def receive(self, data: bytes, now_s: float) -> list[ControlEvent]:
         """Take bytes from the data plane."""
+        if self.is_closed:
+            return []
         events: list[ControlEvent] = []
         try:
             for frame in self._reader.feed(data):
@@ -319,6 +321,8 @@ class KongDataLink:
 
     def receive(self, data: bytes, now_s: float) -> list[DataEvent]:
         """Take bytes from the control plane."""
+        if self.is_closed:
+            return []
         events: list[DataEvent] = []
         try:
             for frame in self._reader.feed(data):
