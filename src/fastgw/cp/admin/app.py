@@ -26,6 +26,7 @@ from fastgw.cp.admin.guard import Guard, Requests
 from fastgw.cp.admin.history import history_resources
 from fastgw.cp.admin.hooks import make_hooks
 from fastgw.cp.admin.info import info_resources
+from fastgw.cp.admin.last_known import LastKnown
 from fastgw.cp.admin.openapi import description_resources
 from fastgw.cp.admin.plan import plan_resources
 from fastgw.cp.admin.routes import route_resources
@@ -34,7 +35,6 @@ from fastgw.cp.admin.special import special_resources
 from fastgw.cp.admin.tags import tag_resources
 from fastgw.cp.admin.transaction import transaction_resources
 from fastgw.cp.storage.contract import Storage
-from fastgw.cp.storage.snapshot_reader import SnapshotReader
 from fastgw.errors import StorageError
 from fastgw.obs.logs import get_logger
 from fastgw.settings import Settings
@@ -65,6 +65,7 @@ def make_admin_app(
     hooks = make_hooks(settings)
     access_log = AdminAccessLog(settings.log_destination(settings.admin_access_log))
     entities = [*entity_resources(storage, hooks), *special_resources(storage, hooks, node_id)]
+    last_known = LastKnown(storage, cluster_view)
     resources: dict[str, Resource] = {}
     dispatcher = Dispatcher(
         [
@@ -89,7 +90,7 @@ def make_admin_app(
             *history_resources(storage),
             *description_resources(resources),
         ],
-        last_known=_LastKnown(cluster_view),
+        last_known=last_known,
     )
     resources.update(dispatcher.resources)
 
@@ -101,6 +102,7 @@ def make_admin_app(
         finally:
             purge.cancel()
             await asyncio.gather(purge, return_exceptions=True)
+            await last_known.close()
             access_log.close()
 
     guard = Middleware(Guard, settings=settings, requests=requests, access_log=access_log)
@@ -109,22 +111,6 @@ def make_admin_app(
     app.router.default = WaitApplied(dispatcher, storage, cluster_view)
     app.state.access_log = access_log
     return app
-
-
-class _LastKnown:
-    """Gives a reader of what was last read from the database; the same one until there is something newer."""
-
-    def __init__(self, cluster_view: ClusterView) -> None:
-        self._cluster_view = cluster_view
-        self._reader: SnapshotReader | None = None
-
-    def __call__(self) -> SnapshotReader | None:
-        snapshot = self._cluster_view.last_read()
-        if snapshot is None:
-            return None
-        if self._reader is None or self._reader.snapshot is not snapshot:
-            self._reader = SnapshotReader(snapshot)
-        return self._reader
 
 
 async def _tidy(storage: Storage) -> None:
