@@ -44,7 +44,11 @@ def test_defaults_are_those_of_kong_and_make_no_warning() -> None:
     assert [str(listen) for listen in settings.proxy_listen] == ["0.0.0.0:8000", "0.0.0.0:8443"]
     assert [listen.ssl for listen in settings.proxy_listen] == [False, True]
     assert [str(listen) for listen in settings.cluster_listen] == ["0.0.0.0:8005"]
-    assert [str(listen) for listen in settings.status_listen] == ["127.0.0.1:8007"]
+    assert settings.status_listen == (), "both roles on one machine would meet at 8007"
+    assert [str(listen) for listen in load("data_plane").status_listen] == ["127.0.0.1:8007"]
+    assert [
+        str(listen) for listen in load("control_plane", KONG_STATUS_LISTEN="[::]:8100").status_listen
+    ] == ["[::]:8100"]
     assert settings.sqlite_path == Path("/state/fastgw.db")
     assert (settings.database, settings.pg_user, settings.pg_timeout) == ("sqlite", "kong", 5000)
     assert settings.cluster_max_payload == 16777216

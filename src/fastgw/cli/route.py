@@ -18,7 +18,7 @@ from fastgw.cli.common import load, settings_options
 from fastgw.settings import Settings
 
 if TYPE_CHECKING:
-    from fastgw.routing.overlay import LayeredImage
+    from fastgw.routing.layered import LayeredImage
 
 
 _file_option = click.option(
@@ -122,7 +122,7 @@ def _image_of(file: Path, flavor: str) -> LayeredImage:
     from fastgw.routing.compile import compile_snapshot
     from fastgw.routing.image import Image
     from fastgw.routing.jobs import make_sealed_memfd
-    from fastgw.routing.overlay import LayeredImage
+    from fastgw.routing.layered import LayeredImage
 
     snapshot = Snapshot.from_rows(0, load_declarative(file, flavor=flavor))
     fd = make_sealed_memfd("fastgw-image", compile_snapshot(snapshot, flavor=flavor))

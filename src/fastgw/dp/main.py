@@ -16,12 +16,12 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Coroutine, Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fastgw import __version__
-from fastgw.dp.declared import DeclaredSource
 from fastgw.dp.identity import load_identity
 from fastgw.dp.process import raise_file_limit
+from fastgw.dp.spares import Spares
 from fastgw.dp.status import StatusApp, StatusServer
 from fastgw.dp.store import Store
 from fastgw.dp.supervisor import Supervisor
@@ -31,6 +31,9 @@ from fastgw.obs import logs
 from fastgw.obs.service_manager import ServiceManager
 from fastgw.settings import Settings
 from fastgw.tls.cluster_files import FileCredentials
+
+if TYPE_CHECKING:
+    from fastgw.dp.declared import DeclaredSource
 
 _log: Final = logs.get_logger("supervisor")
 
@@ -44,12 +47,15 @@ class DataPlane:
         *,
         deadlines: Deadlines | None = None,
         manager: ServiceManager | None = None,
+        spares: Spares | None = None,
     ) -> None:
         """Start nothing yet.
 
         Args:
             manager: told how the data plane is; none by default.
+            spares: worker processes that run already.
         """
+        self._spares = spares
         self._settings = settings
         self._manager = manager or ServiceManager({})
         self._deadlines = deadlines
@@ -152,8 +158,12 @@ class DataPlane:
         store = Store(settings.prefix)
         self._cleanup.callback(store.close)
         node = load_identity(settings.prefix)
-        self.supervisor = Supervisor(settings, node=node, store=store, deadlines=self._deadlines)
+        self.supervisor = Supervisor(
+            settings, node=node, store=store, deadlines=self._deadlines, spares=self._spares
+        )
         if settings.declarative_config is not None:
+            from fastgw.dp.declared import DeclaredSource  # noqa: PLC0415 - most have none, and start faster
+
             self._declared = DeclaredSource(
                 settings.declarative_config, self.supervisor.apply, flavor=settings.router_flavor
             )
@@ -207,7 +217,7 @@ class DataPlane:
         task.add_done_callback(self._background.discard)
 
 
-async def run_data_plane(settings: Settings) -> None:
+async def run_data_plane(settings: Settings, spares: Spares | None = None) -> None:
     """Run a data plane until a signal ends it.
 
     Raises:
@@ -218,7 +228,7 @@ async def run_data_plane(settings: Settings) -> None:
     )
     raise_file_limit()
     with contextlib.closing(ServiceManager()) as manager:
-        data_plane = DataPlane(settings, manager=manager)
+        data_plane = DataPlane(settings, manager=manager, spares=spares)
         await data_plane.start()
         with _signals(data_plane):
             await data_plane.run()

@@ -24,6 +24,7 @@ from fastgw.dp.apply import Applier, short_digest
 from fastgw.dp.control import ListenerKind
 from fastgw.dp.generation import describe_counts
 from fastgw.dp.server import ProxyOptions
+from fastgw.dp.spares import Spares
 from fastgw.dp.store import Store, StoredImage, StoredSnapshot
 from fastgw.dp.sync import Applied, AppliedState, IncomingSnapshot, NodeIdentity, Refused
 from fastgw.dp.workers import Deadlines, SharedFile, Worker, WorkerSettings, WorkerState
@@ -37,12 +38,21 @@ from fastgw.tls.proxy_pairs import load_proxy_tls
 
 _log: Final = logs.get_logger(__name__)
 
+WORKERS_FIRST_S: Final = 5.0
+"""What the compile process leaves workers to come up in, where they need it for nothing."""
+
 
 class Supervisor:
     """The data plane without its link and its status port."""
 
     def __init__(
-        self, settings: Settings, *, node: NodeIdentity, store: Store, deadlines: Deadlines | None = None
+        self,
+        settings: Settings,
+        *,
+        node: NodeIdentity,
+        store: Store,
+        deadlines: Deadlines | None = None,
+        spares: Spares | None = None,
     ) -> None:
         self.node: Final = node
         self.workers: list[Worker] = []
@@ -50,6 +60,7 @@ class Supervisor:
         """What the workers listen on, as `127.0.0.1:8000`, one for each entry of proxy_listen."""
         self.is_draining = False
         self._settings = settings
+        self._spares = spares or Spares()
         self._deadlines = deadlines or Deadlines()
         self._compiler = CompileProcess(flavor=settings.router_flavor)
         self._compiler_start: asyncio.Task[None] | None = None
@@ -82,8 +93,6 @@ class Supervisor:
             kind = ListenerKind(listen.ssl, listen.proxy_protocol)
             for place, sock in zip(listeners, sockets, strict=True):
                 place.append((sock, kind))
-        # Beside all else: what is on disk is served before anything new needs compiling.
-        self._compiler_start = asyncio.create_task(self._compiler.start(), name="compile process start")
         if from_disk:
             await self._restore()
         worker_settings = WorkerSettings(
@@ -93,6 +102,7 @@ class Supervisor:
             error_log=self._settings.log_destination(self._settings.proxy_error_log),
             access_log=self._settings.log_destination(self._settings.proxy_access_log),
             tls_file=self._tls_file,
+            spares=self._spares,
         )
         self.workers = [
             Worker(
@@ -105,6 +115,8 @@ class Supervisor:
             for index, place in enumerate(listeners)
         ]
         self.applier.workers = self.workers
+        if self._compiler_start is None:
+            self._compiler_start = asyncio.create_task(self._start_compiler(), name="compile process start")
 
     async def run(self) -> None:
         """Keep all workers running until `stop`.
@@ -195,6 +207,14 @@ class Supervisor:
             _log.warning("%s", warning)
         return msgspec.msgpack.encode(tls)
 
+    async def _start_compiler(self) -> None:
+        """Start the compile process; where something is on disk, when that is served: workers come first."""
+        if self.applier.decided is not None:
+            deadline = time.monotonic() + WORKERS_FIRST_S
+            for worker in self.workers:
+                await worker.wait_serving(0, max(deadline - time.monotonic(), 0))
+        await self._compiler.start()
+
     async def _restore(self) -> None:
         begun = time.monotonic()
         stored = await asyncio.to_thread(self._store.load, FLAVORS[self._settings.router_flavor])
@@ -202,6 +222,7 @@ class Supervisor:
             case StoredImage():
                 self.applier.restore(stored)
             case StoredSnapshot():
+                self._compiler_start = asyncio.create_task(self._compiler.start())
                 await self.applier.recompile(stored)
         decided = self.applier.decided
         if decided is not None:

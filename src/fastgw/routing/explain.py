@@ -16,7 +16,7 @@ from fastgw._router_explain import Considered, explain
 from fastgw._uri import encode, normalise, upstream_path
 from fastgw.errors import FastgwError
 from fastgw.routing.image import Protocols, RouteRecord, ServiceRecord
-from fastgw.routing.overlay import LayeredImage
+from fastgw.routing.layered import LayeredImage
 
 CANDIDATES_LIMIT: Final = 200
 BEHIND_WINNER: Final = 20

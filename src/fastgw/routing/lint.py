@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 from fastgw._regex import literal_prefix
 from fastgw._router import CandidateRecord, Flavor, Request
 from fastgw._router_explain import RAW_HOST_BIT, split_host
-from fastgw.routing.overlay import LayeredImage
+from fastgw.routing.layered import LayeredImage
 
 REQUESTS_LIMIT: Final = 64
 """Made up for one candidate."""
