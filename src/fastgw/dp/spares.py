@@ -1,8 +1,8 @@
 """Worker processes that are started before their supervisor is ready to use them.
 
 What a worker imports takes as long as what the supervisor imports: started first of all, it does so beside
-it, and waits for its Configure. Hence nothing is imported here that takes time. A spare that nobody took is ended
-by `close`; one whose supervisor died ends by itself.
+it, and waits for its Configure. Hence nothing is imported here that takes time. A spare that nobody took is
+ended by `close`; one whose supervisor died ends by itself.
 """
 
 from __future__ import annotations
