@@ -13,7 +13,7 @@ from fastgw.settings import PROPERTIES
 from fastgw.wire import messages
 from fastgw.wire.states import ControlState, DataState
 from tests.test_layers import RANKS
-from tools import configuration_page
+from tools import configuration_page, entities_page
 
 ROOT: Final = Path(__file__).parent.parent
 PAGES: Final = sorted(
@@ -44,6 +44,10 @@ def test_the_properties_are_those_of_the_table() -> None:
     assert page == configuration_page.fill(page), "run tools/configuration_page.py"
     for item in PROPERTIES:
         assert page.count(f"| `{item.name}` |") == 1
+
+
+def test_the_entities_are_those_of_the_table() -> None:
+    assert read("docs/entities.md") == entities_page.make_page(), "run tools/entities_page.py"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -224,6 +224,38 @@ def test_twins_agree_on_crowded_tables(flavor: reference.Flavor) -> None:
         check_agreement(random.Random(seed), flavor, routes=40, requests=30)
 
 
+@pytest.mark.parametrize("flavor", FLAVORS)
+def test_many_regexes_that_begin_alike(flavor: reference.Flavor) -> None:
+    """More than two sieves of them, of which some ask for more than a path, and one is beyond RE2."""
+    draw = random.Random(7)
+    beyond = [rb"/(?!x)\w+/7"] if flavor == "traditional" else []
+    routes = [
+        Route(
+            hosts=[b"a.com"],
+            regexes=[rb"/[^/]+/%d(/|$)" % draw.randrange(200), *beyond]
+            if number % 50 == 49
+            else [rb"/[^/]+/%d(/|$)" % draw.randrange(200)],
+            methods=[b"GET"] if number % 3 == 0 else [],
+            headers=[(b"x-a", [b"1"])] if number % 7 == 0 else [],
+            regex_priority=draw.randrange(3),
+            created_at=draw.randrange(5),
+        )
+        for number in range(300)
+    ]
+    routes += [Route(hosts=[b"a.com"], paths=[b"/"]) for _ in range(5)]
+    plain = ROUTERS["reference"](flavor)
+    for number, route in enumerate(routes):
+        add_to(plain, number, route)
+    table = Table(freeze(routes, flavor))
+    table.warm()
+    for number in range(210):
+        for method in (b"GET", b"POST"):
+            for headers in ((), ((b"X-A", b"1"),)):
+                asked = method, b"a.com", b"/x%d/%d/y" % (number, number)
+                expected = plain.match(*asked, headers=headers)
+                assert table.match(*asked, headers=headers) == expected
+
+
 def test_large_table_finds_each_of_its_routes() -> None:
     wanted = [Route(hosts=[b"host-%d.example" % n], paths=[b"/p/%d/" % n]) for n in range(5000)]
     wanted += [Route(paths=[b"/shared/%d/" % n]) for n in range(5000)]

@@ -320,6 +320,14 @@ def test_references_to_vaults_are_refused() -> None:
     assert "pg_password: references to vaults are not served" in fault(KONG_PG_PASSWORD="{vault://env/pw}")
 
 
+def test_json_after_the_path_of_the_access_log_is_a_switch() -> None:
+    settings = load("data_plane", KONG_PROXY_ACCESS_LOG="logs/access.log json", FASTGW_PREFIX="/p")
+    assert settings.proxy_access_log == "logs/access.log json"
+    assert settings.log_destination(settings.proxy_access_log) == "/p/logs/access.log"
+    assert not any("no effect" in warning for warning in settings.warnings)
+    assert load("data_plane", FASTGW_PROXY_ACCESS_LOG="off json").proxy_access_log == "off"
+
+
 def test_the_format_name_after_a_log_path_is_named() -> None:
     settings = load("data_plane", FASTGW_PROXY_ACCESS_LOG="/dev/stdout custom")
     assert settings.proxy_access_log == "/dev/stdout"

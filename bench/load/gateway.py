@@ -69,6 +69,7 @@ class Gateway(msgspec.Struct, frozen=True):
     admin_port: int
     proxy_port: int
     upstream_port: int
+    cluster_port: int
     cp_pid: int
     dp_pid: int
 
@@ -118,7 +119,7 @@ def start_gateway(processes: Processes, *, workers: int, routes: int = 0, **sett
     )
     dp_pid = processes.start("dp", fastgw_command("dp"), env=env)
     processes.wait_until("dp", lambda: answers(status_port, "/status/ready"), deadline_s=_START_DEADLINE_S)
-    return Gateway(admin_port, proxy_port, upstream_port, cp_pid, dp_pid)
+    return Gateway(admin_port, proxy_port, upstream_port, cluster_port, cp_pid, dp_pid)
 
 
 def settled_version(admin: Admin) -> int:

@@ -129,6 +129,21 @@ def rss_bytes(root: int) -> int:
     return sum(int(fields[21]) * _PAGE_BYTES for pid in tree(root) if (fields := _stat_fields(pid)))
 
 
+def pss_bytes(root: int) -> int:
+    """Resident memory of a process tree; of pages shared by several processes each counts its part.
+
+    Source: proc(5), Pss of /proc/PID/smaps_rollup.
+    """
+    total = 0
+    for pid in tree(root):
+        try:
+            text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        total += sum(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:"))
+    return total
+
+
 def _stat_fields(pid: int) -> list[str]:
     """Fields of /proc/PID/stat from the state (index 0) on; empty when the process is gone.
 

@@ -101,6 +101,31 @@ def test_find_regex(benchmark: BenchmarkFixture, loops: ModuleType, size: int, k
     assert benchmark(requests.find_1000, table) == (0 if keys == "missing" else 1000)
 
 
+@pytest.mark.parametrize("keys", ["hit", "missing"])
+@pytest.mark.parametrize("size", [10, 5_000])
+def test_find_regex_that_begins_alike(
+    benchmark: BenchmarkFixture, loops: ModuleType, size: int, keys: str
+) -> None:
+    """Without a literal prefix of their own: one RE2 set for each 256 of them, then one call for the hit."""
+    table = table_with(
+        lambda builder, number: builder.add(
+            number,
+            hosts=[b"www.example.com"],
+            paths=[],
+            regexes=[rb"/(?P<tenant>[^/]+)/items/%d(/|$)" % number],
+            methods=[],
+            created_at=number,
+            key=number.to_bytes(16, "big"),
+        ),
+        size,
+    )
+    table.warm()
+    number = size if keys == "missing" else size // 2
+    requests = loops.Requests([(b"www.example.com", b"/acme/items/%d/x" % number)])
+    requests.find_1000(table)
+    assert benchmark(requests.find_1000, table) == (0 if keys == "missing" else 1000)
+
+
 @pytest.mark.parametrize("size", [10, 10_000])
 def test_find_expression(benchmark: BenchmarkFixture, loops: ModuleType, size: int) -> None:
     def add(builder: TableBuilder, number: int) -> None:

@@ -13,7 +13,7 @@ pattern can lift ours. A match that reaches one is no match.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Final, NamedTuple
 
@@ -21,6 +21,9 @@ from re2 import _re2
 
 MEMORY_BYTES: Final = 1 << 20
 """For one compiled pattern and what its matches build up."""
+
+SIEVE_MEMORY_BYTES: Final = 4 << 20
+"""The same for a `Sieve`."""
 
 STEPS_LIMIT: Final = 10_000
 """Of one match of PCRE2, as in Kong."""
@@ -84,16 +87,20 @@ def compile_regex(pattern: bytes, *, is_bytes: bool = False) -> Regex:
 
 
 def _compile_re2(pattern: bytes, is_bytes: bool) -> Regex:
-    options = _re2.RE2.Options()
-    options.log_errors = False
-    options.max_mem = MEMORY_BYTES
-    if is_bytes:
-        options.encoding = _re2.RE2.Options.Encoding.LATIN1
-    compiled = _re2.RE2(pattern, options)
+    compiled = _re2.RE2(pattern, _options(is_bytes, MEMORY_BYTES))
     if not compiled.ok():
         error = compiled.error()
         raise ValueError(error.decode("utf-8", "replace") if isinstance(error, bytes) else error)
     return Regex(compiled.Match, {name.decode(): number for name, number in compiled.NamedCapturingGroups()})
+
+
+def _options(is_bytes: bool, memory_bytes: int) -> Any:
+    options = _re2.RE2.Options()
+    options.log_errors = False
+    options.max_mem = memory_bytes
+    if is_bytes:
+        options.encoding = _re2.RE2.Options.Encoding.LATIN1
+    return options
 
 
 def _compile_pcre2(pattern: bytes) -> Regex | None:
@@ -117,6 +124,37 @@ def _compile_pcre2(pattern: bytes) -> Regex | None:
         return [(-1, -1)] if found is None else [found.span(number) for number in numbers]
 
     return Regex(match, dict(compiled.groupindex))
+
+
+class Sieve:
+    """Which of many patterns may match at the start of a text: one pass over it, however many they are."""
+
+    __slots__ = ("_always", "_match", "_places")
+
+    def __init__(self, patterns: Sequence[bytes | None], *, is_bytes: bool) -> None:
+        """None stands for what is not to be judged: it may always match."""
+        options = _options(is_bytes, SIEVE_MEMORY_BYTES)
+        made = _re2.Set(ANCHORED, options)
+        self._always: list[int] = []
+        self._places: list[int] = []
+        for place, pattern in enumerate(patterns):
+            # What RE2 does not know (PCRE2 may) is not added.
+            if pattern is None or made.Add(pattern) < 0:
+                self._always.append(place)
+            else:
+                self._places.append(place)
+        # The last matches everything: when it is missing, the set ran out of memory and says nothing.
+        is_ready = bool(self._places) and made.Add(b"") >= 0 and made.Compile()
+        self._match: Callable[[bytes], list[int]] | None = made.Match if is_ready else None
+
+    def may_match(self, text: bytes) -> list[int] | None:
+        """The places of the patterns that may match, in no order; None: any may."""
+        if self._match is None:
+            return None
+        found = self._match(text)
+        if len(self._places) not in found:
+            return None
+        return self._always + [self._places[at] for at in found if at < len(self._places)]
 
 
 def literal_prefix(pattern: bytes) -> bytes:

@@ -9,6 +9,7 @@
 #                   trie that it leads to; a child always lies behind its parent
 #   programs        what else must hold of a candidate: headers, SNI, regex path, an expression
 #   RegexRecord ... the distinct patterns that programs name
+#   uint32_t ...    the crowded nodes: those with many entries whose path is a regex
 #   text            paths and conditions of the candidates, for exact checks and `explain`
 #   Candidate ...   in the order of precedence: place in it is the candidate's *rank*
 #
@@ -23,7 +24,8 @@
 #
 # A regex path stands in the trie at the literal text that each of its matches begins with, and an
 # expression at a path that it asks for, so that few programs run for one request. Those that call
-# a regex are set aside during the walk and run afterwards, best rank first, until one holds.
+# a regex are set aside during the walk and run afterwards, best rank first, until one holds. Of a crowded
+# node's entries, sieves (an RE2 set for each SIEVE_ENTRIES of them) first tell which may match at all.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp
@@ -33,7 +35,7 @@ from fastgw._router_regexes cimport Regexes
 
 cdef enum:
     TABLE_MAGIC = 0x54524746          # "FGRT"
-    TABLE_VERSION = 3
+    TABLE_VERSION = 4
     NO_RANK = 0xFFFFFFFF
     CONDITIONS_HEADER = 10            # bytes of counts: hosts, methods, SNIs, headers, expressions
     # Entry.flags
@@ -43,6 +45,8 @@ cdef enum:
     ENTRY_REGEX = 0x400               # ... and it calls a regex
     ENTRY_OWN_PATH = 0x800            # ... and says how much of the path was matched
     ENTRY_SNIS = 0x1000               # the route lists SNIs
+    SIEVE_LEAST = 8                   # entries with a regex path that make a node crowded
+    SIEVE_ENTRIES = 256               # judged by one sieve
 
 
 # Kong's `router_flavor`: the order of precedence, ports of hosts, and some rules on headers.
@@ -98,6 +102,8 @@ cdef struct TableHeader:
     uint32_t snis                     # how many candidates list SNIs
     uint32_t regexes
     uint32_t regexes_offset           # multiple of 4
+    uint32_t crowded
+    uint32_t crowded_offset           # multiple of 4: offsets of nodes
 
 
 cdef struct Candidate:
@@ -335,6 +341,7 @@ cdef class Table:
     cdef const uint8_t* block
     cdef const TableHeader* header
     cdef Regexes regexes
+    cdef dict sieves                  # (offset of a crowded node, part) -> its Sieve
 
     # The best route for a request; False if none matches. Takes the GIL only to call a regex.
     cdef bint find(self, const RouteRequest* request, FoundRoute* out) noexcept nogil
@@ -343,6 +350,12 @@ cdef class Table:
     cdef bint find_but(
         self, const uint8_t* removed, const RouteRequest* request, FoundRoute* out
     ) noexcept nogil
+
+    # Mark those of a crowded node's entries, from SIEVE_ENTRIES * *part* on, whose path may match; False: any may.
+    cdef bint sift(
+        self, const Node* node, uint32_t part, const uint8_t* path, Py_ssize_t n, uint8_t* marks
+    ) noexcept with gil
+    cdef object sieve(self, const Node* node, uint32_t part)
 
     cdef const Candidate* candidate_at(self, uint32_t rank) except NULL
 

@@ -142,6 +142,12 @@ class Table:
             ValueError: *block* is damaged, or not aligned to 8 bytes.
         """
 
+    def warm(self) -> None:
+        """Compile ahead what a search in a table with many regexes compiles on first use.
+
+        Some milliseconds for each 256 regexes that begin alike.
+        """
+
     @property
     def routes(self) -> int:
         """Every route number in the table is below this."""

@@ -14,7 +14,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memchr, memcmp
+from libc.string cimport memchr, memcmp, memset
 
 cdef extern from *:
     void prefetch "__builtin_prefetch"(const void* at) nogil
@@ -32,6 +32,8 @@ from fastgw._router_hosts cimport (
 from fastgw._router_regexes cimport Regexes
 from fastgw._router_tests cimport Subject, compare, holds
 
+from fastgw._regex import Sieve
+
 CandidateRecord = namedtuple(
     "CandidateRecord", "rank route priority created_at key path hosts methods snis headers expressions"
 )
@@ -48,6 +50,7 @@ cdef struct Pending:
 
 
 cdef struct Search:
+    void* table                       # a Table, which the caller keeps
     const uint8_t* block
     const Candidate* candidates
     const uint8_t* removed            # a bit for each route that another block replaces; NULL: none
@@ -133,8 +136,12 @@ cdef void take_best(Search* search, const Node* node, uint32_t path_len) noexcep
     """Take the first candidate of a node that holds, if it is better than the best so far."""
     cdef const RouteRequest* request = search.subject.request
     cdef const Entry* entry = node_entries(node)
+    cdef uint32_t count = node_entry_count(node)
+    cdef uint32_t part = NO_RANK
+    cdef bint is_sifted = False
+    cdef uint8_t[SIEVE_ENTRIES] marks
     cdef uint32_t i
-    for i in range(node_entry_count(node)):
+    for i in range(count):
         if entry[i].rank >= search.found.rank:
             break
         if not entry[i].flags & METHOD_ANY:
@@ -147,6 +154,18 @@ cdef void take_best(Search* search, const Node* node, uint32_t path_len) noexcep
                 continue
         if search.removed != NULL and is_marked(search.removed, entry[i].route):
             continue
+        if count >= SIEVE_LEAST and entry[i].flags & ENTRY_OWN_PATH and entry[i].flags & ENTRY_REGEX:
+            if i // SIEVE_ENTRIES != part:
+                part = i // SIEVE_ENTRIES
+                # The better ones before these are few: run them first.
+                settle(search)
+                if entry[i].rank >= search.found.rank:
+                    break
+                is_sifted = (<Table>search.table).sift(
+                    node, part, request.path, request.path_len, marks
+                )
+            if is_sifted and not marks[i % SIEVE_ENTRIES]:
+                continue
         if entry[i].flags & (ENTRY_PROGRAM | ENTRY_SNIS) and not admits(search, &entry[i], path_len):
             continue
         take(search, entry[i].rank, entry[i].route, entry[i].flags, path_len)
@@ -297,6 +316,7 @@ cdef class Table:
             raise ValueError(f"not a route table: {fault.decode('ascii')}")
         self.block = <const uint8_t*>self.view.buf
         self.header = <const TableHeader*>self.view.buf
+        self.sieves = {}
         self.regexes = Regexes.over(self.block, self.header.regexes_offset, self.header.regexes)
 
     def __dealloc__(self):
@@ -328,6 +348,49 @@ cdef class Table:
         search.found.candidate = &search.candidates[search.found.rank]
         out[0] = search.found
         return True
+
+    cdef bint sift(
+        self, const Node* node, uint32_t part, const uint8_t* path, Py_ssize_t n, uint8_t* marks
+    ) noexcept with gil:
+        # What may fail is memory, which is then told as unraisable.
+        cdef int place
+        found = self.sieve(node, part).may_match(PyBytes_FromStringAndSize(<const char*>path, n))
+        if found is None:
+            return False
+        memset(marks, 0, SIEVE_ENTRIES)
+        for place in found:
+            marks[place] = 1
+        return True
+
+    cdef object sieve(self, const Node* node, uint32_t part):
+        cdef const Entry* entry = node_entries(node) + SIEVE_ENTRIES * part
+        cdef uint32_t end = min(node_entry_count(node) - SIEVE_ENTRIES * part, SIEVE_ENTRIES)
+        cdef const Candidate* candidate
+        cdef uint32_t i
+        cdef list patterns = []
+        key = <const uint8_t*>node - self.block, part
+        made = self.sieves.get(key)
+        if made is None:
+            for i in range(end):
+                candidate = self.candidate_at(entry[i].rank)
+                # An expression may hold by something else than a path's regex.
+                if candidate.path_len and self.block[candidate.path_offset] == c'~':
+                    patterns.append(PyBytes_FromStringAndSize(
+                        <const char*>self.block + candidate.path_offset + 1, candidate.path_len - 1
+                    ))
+                else:
+                    patterns.append(None)
+            made = self.sieves[key] = Sieve(patterns, is_bytes=self.header.flavor == FLAVOR_TRADITIONAL)
+        return made
+
+    def warm(self):
+        cdef const uint32_t* offsets = <const uint32_t*>(self.block + self.header.crowded_offset)
+        cdef const Node* node
+        cdef uint32_t i, part
+        for i in range(self.header.crowded):
+            node = <const Node*>(self.block + offsets[i])
+            for part in range((node_entry_count(node) + SIEVE_ENTRIES - 1) // SIEVE_ENTRIES):
+                self.sieve(node, part)
 
     cdef dict captures(self, const FoundRoute* found, const uint8_t* path, Py_ssize_t n):
         cdef const uint8_t* program = self.block + found.candidate.program_offset
@@ -424,6 +487,7 @@ cdef class Table:
 
 
 cdef void prepare(Search* search, Table table, const uint8_t* removed, const RouteRequest* request) noexcept nogil:
+    search.table = <void*>table
     search.subject.regexes = <void*>table.regexes
     search.block = table.block
     search.candidates = <const Candidate*>(table.block + table.header.candidates_offset)

@@ -361,7 +361,7 @@ cdef class TableBuilder:
         cdef TableHeader* header
         cdef Item* items
         cdef uint32_t* ranks = NULL
-        cdef Py_ssize_t i, candidates_offset, regexes_offset
+        cdef Py_ssize_t i, candidates_offset, regexes_offset, crowded_offset
 
         out.reserve(sizeof(TableHeader), 8)
         qsort(self.built, self.built_count, sizeof(Built), compare_built)
@@ -383,6 +383,9 @@ cdef class TableBuilder:
             free(items)
         programs = self.write_programs(out)
         regexes_offset = self.write_regexes(out)
+        crowded_offset = out.reserve(sizeof(uint32_t) * len(writer.crowded), 4)
+        for i in range(len(writer.crowded)):
+            (<uint32_t*>(out.data + crowded_offset))[i] = writer.crowded[i]
         candidates_offset = self.write_candidates(out, programs)
 
         header = <TableHeader*>out.data
@@ -399,6 +402,8 @@ cdef class TableBuilder:
         header.snis = self.snis
         header.regexes = <uint32_t>len(self.regexes)
         header.regexes_offset = <uint32_t>regexes_offset
+        header.crowded = <uint32_t>len(writer.crowded)
+        header.crowded_offset = <uint32_t>crowded_offset
         return PyBytes_FromStringAndSize(<char*>out.data, out.size)
 
     cdef list write_programs(self, Output out):

@@ -47,6 +47,8 @@ cdef const char* fault_in(const uint8_t* block, Py_ssize_t size) noexcept nogil:
     if fault == NULL:
         fault = fault_in_nodes(block, header, starts)
     if fault == NULL:
+        fault = fault_in_crowded(block, header, starts)
+    if fault == NULL:
         fault = fault_in_regexes(block, header)
     if fault == NULL:
         fault = fault_in_candidates(block, header)
@@ -218,4 +220,17 @@ cdef const char* fault_in_regexes(const uint8_t* block, const TableHeader* heade
     for i in range(header.regexes):
         if <uint64_t>regex[i].pattern_offset + regex[i].pattern_len > header.size:
             return b"a regex lies outside"
+    return NULL
+
+
+cdef const char* fault_in_crowded(
+    const uint8_t* block, const TableHeader* header, const uint8_t* starts
+) noexcept nogil:
+    cdef const uint32_t* offsets = <const uint32_t*>(block + header.crowded_offset)
+    cdef uint32_t i
+    if header.crowded_offset % 4 or header.crowded_offset + <uint64_t>header.crowded * 4 > header.size:
+        return b"its crowded nodes lie outside"
+    for i in range(header.crowded):
+        if offsets[i] % 4 or offsets[i] >= header.size or not starts[offsets[i] // 4]:
+            return b"a crowded node is none"
     return NULL

@@ -58,6 +58,7 @@ cdef class TrieWriter:
     cdef Item* items
     cdef Run* runs                    # by pattern
     cdef dict known                   # the ranks under a pattern -> its root; of those that may be met again
+    cdef list crowded                 # offsets of crowded nodes
     cdef Pending* stack
     cdef Py_ssize_t stack_room
 

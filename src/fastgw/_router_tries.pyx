@@ -11,8 +11,9 @@ from libc.stdlib cimport calloc, free, qsort, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 from fastgw._router cimport (
-    HOST_KINDS, LINE_BYTES, NO_RANK, NODE_ENTRIES_LIMIT, NODE_KEYED, Entry, HostRecord, HostSlot, Node, PortRoot,
-    node_children, node_entries, node_label, pad, record_key, record_ports,
+    ENTRY_OWN_PATH, ENTRY_REGEX, HOST_KINDS, LINE_BYTES, NO_RANK, NODE_ENTRIES_LIMIT, NODE_KEYED, SIEVE_LEAST,
+    Entry, HostRecord, HostSlot, Node, PortRoot, node_children, node_entries, node_label, pad, record_key,
+    record_ports,
 )
 from fastgw._router_hosts cimport hash_key
 
@@ -115,6 +116,7 @@ cdef Shape shape_of(const Item* items, const Pending* here) noexcept nogil:
 cdef class TrieWriter:
     def __cinit__(self):
         self.known = {}
+        self.crowded = []
 
     def __dealloc__(self):
         free(self.stack)
@@ -180,6 +182,7 @@ cdef class TrieWriter:
         cdef Py_ssize_t i, first_child
         cdef Py_ssize_t end = here.high
         cdef uint32_t slot = shape.children
+        cdef uint32_t regexes
         if shape.own - here.low > NODE_ENTRIES_LIMIT:
             raise ValueError(f"more than {NODE_ENTRIES_LIMIT} routes of one host and path")
         if here.patch:
@@ -194,11 +197,16 @@ cdef class TrieWriter:
             node.children = <uint16_t>shape.span
         memcpy(<uint8_t*>node_label(node), items[here.low].path + here.depth, node.label_len)
         entry = <Entry*>node_entries(node)
+        regexes = 0
         for i in range(here.low, shape.own):
+            regexes += items[i].flags & ENTRY_OWN_PATH != 0 and items[i].flags & ENTRY_REGEX != 0
             entry.rank = items[i].candidate
             entry.route = items[i].route
             entry.flags = items[i].flags
             entry += 1
+
+        if regexes >= SIEVE_LEAST:
+            self.crowded.append(offset)
 
         # Children are pushed last first, so that the first lies right behind its parent.
         keys = <uint8_t*>node_label(node) + node.label_len

@@ -40,19 +40,28 @@ def open_listener(listen: Listen, *, name: str) -> socket.socket:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, listen.ipv6only)
-        if listen.deferred:
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
-        if listen.so_keepalive is not None:
-            _probe(listener, *listen.so_keepalive)
         listener.setblocking(False)
         listener.bind(address)
-        listener.listen(listen.backlog)
+        adopt_listener(listener, listen)
     except OSError as exc:
         listener.close()
         number = exc.errno or 0
         reason = _REASONS.get(number, os.strerror(number).lower())
         raise ListenError(f"{name} {listen}: {reason}") from None
     return listener
+
+
+def adopt_listener(listener: socket.socket, listen: Listen) -> None:
+    """Listen on a bound socket, or go on listening, as *listen* says; nothing that waits there is lost.
+
+    Raises:
+        OSError: the kernel refuses an option.
+    """
+    if listener.family != socket.AF_UNIX:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, listen.deferred)
+    if listen.so_keepalive is not None:
+        _probe(listener, *listen.so_keepalive)
+    listener.listen(listen.backlog)
 
 
 def _probe(listener: socket.socket, idle_s: int, interval_s: int, count: int) -> None:

@@ -20,7 +20,7 @@ _FASTGW: Final = (sys.executable, "-c", "from fastgw.cli import main; main(prog_
 
 
 # What a fresh database is made with.
-ALL: Final = "001_base, 002_all_entities"
+ALL: Final = "001_base, 002_all_entities, 003_authority"
 
 
 class Place(NamedTuple):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fastgw.model.entities import ROUTES
+from fastgw.model.entities import ENTITIES, ROUTES
 from fastgw.model.validate import make_row
 from tests.cli.running import fastgw_command
 from tests.cp.admin.server import AdminServer
@@ -81,6 +81,30 @@ def test_questions_to_a_control_plane(tmp_path: Path) -> None:
         done = fastgw_command("route", "explain", "GET", "/x/y", *where)
         assert (done.returncode, done.stderr) == (0, "")
         assert "matches route r" in done.stdout
+
+
+def test_questions_about_a_version(tmp_path: Path) -> None:
+    with AdminServer(tmp_path) as server:
+        where = ("--set", f"admin_listen=127.0.0.1:{server.port}")
+        server.run(add_route(server))
+        version = server.run(server.storage.version())
+        server.run(add_plugin(server))
+        done = fastgw_command("route", "explain", "GET", "/x/y", *where, "--version", str(version))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "matches route r" in done.stdout
+        assert "plugin" not in done.stdout
+        done = fastgw_command("route", "explain", "GET", "/x/y", *where, "--version", str(version + 1))
+        assert "plugin cors (priority 2000, by global" in done.stdout
+        done = fastgw_command("route", "lint", *where, "--version", str(version))
+        assert done.stdout == "1 routes, nothing to tell\n"
+        done = fastgw_command("route", "lint", *where, "--version", "999")
+        assert done.returncode == 1
+        assert "there is no version 999" in done.stderr
+
+
+async def add_plugin(server: AdminServer) -> None:
+    async with server.storage.write("test") as writer:
+        await writer.insert("plugins", make_row(ENTITIES["plugins"], {"name": "cors"}, now_s=1))
 
 
 async def add_route(server: AdminServer) -> None:

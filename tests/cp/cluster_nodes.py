@@ -189,11 +189,14 @@ class Node:
         credentials: Credentials | None = None,
         clock: Clock | None = None,
         draw: Callable[[], float] = random.random,
+        trust_told: Callable[[str], None] = lambda _: None,
+        identity: NodeIdentity | None = None,
         **flags: str,
     ) -> None:
         pair = pair or gen_cert_pair()
         settings = settings_of("data_plane", directory, pair, cluster_control_plane=address, **flags)
-        self.id = str(uuid.uuid4())
+        identity = identity or NodeIdentity(str(uuid.uuid4()), "dp-1")
+        self.id = identity.id
         self.state = AppliedState(0, "")
         self.snapshot: Snapshot | None = None
         self.seen: list[int] = []
@@ -204,7 +207,8 @@ class Node:
         self.sync = Sync(
             settings,
             credentials or shared(pair),
-            node=NodeIdentity(self.id, "dp-1"),
+            node=identity,
+            trust_told=trust_told,
             apply=self._apply,
             applied=lambda: self.state,
             log=logs.get_logger("sync"),

@@ -41,6 +41,7 @@ class Passed:
     body: bytes = b""
     present: tuple[tuple[str, str], ...] = ()
     absent: tuple[str, ...] = ()
+    trailers: tuple[tuple[str, str], ...] = ()
 
 
 def get(fields: bytes = b"", target: bytes = b"/", version: bytes = b"HTTP/1.1", host: bytes = HOST) -> bytes:
@@ -51,8 +52,8 @@ def post(fields: bytes, body: bytes = b"") -> bytes:
     return POST + fields + b"\r\n" + body
 
 
-def chunks(body: bytes) -> bytes:
-    return CHUNKED + b"\r\n" + body
+def chunks(body: bytes, fields: bytes = b"") -> bytes:
+    return CHUNKED + fields + b"\r\n" + body
 
 
 LENGTHS = [b"+5", b"-1", b"5,5", b"5, 5", b"0x5", b"", b"5 5", b"18446744073709551616", b"5;", b"5\x0b", b"5.0",
@@ -111,7 +112,15 @@ CHUNKING: list[Refused | Passed] = [
            "POST / HTTP/1.1", b"0123456789hello world"),
     Passed("extensions end here: RFC 9112 §7.1.1", chunks(b"5;a=b;c=\"d\"\r\nhello\r\n0;last\r\n\r\n"),
            "POST / HTTP/1.1", b"hello"),
-    Passed("trailers end here: RFC 9110 §6.5.1", chunks(b"1\r\nx\r\n0\r\nHost: evil\r\nContent-Length: 9\r\nAuthorization: x\r\n\r\n"),
+    Passed("trailers go on: RFC 9112 §7.1.2", chunks(b"1\r\nx\r\n0\r\nX-Sum: 1\r\nx-sum:2 \r\nHost: evil\r\n\r\n", b"Trailer: X-Sum\r\n"),
+           "POST / HTTP/1.1", b"x", present=(("Trailer", "X-Sum"),), trailers=(("X-Sum", "1"), ("x-sum", "2"))),
+    Passed("trailers end here when Connection names a field: RFC 9110 §7.6.1",
+           chunks(b"0\r\nX-Sum: 1\r\n\r\n", b"Connection: X-Sum\r\n"), "POST / HTTP/1.1", b""),
+    Passed("trailers that only the gateway says end here: RFC 9110 §6.5.1, proxying reference §5.5", chunks(
+           b"0\r\nX-Forwarded-For: 1\r\nX-Real-IP: 1\r\nX-Consumer-ID: 1\r\nX-Credential-Identifier: 1\r\n"
+           b"X-Anonymous-Consumer: 1\r\nX-Kong-Any: 1\r\nX_Sum: 1\r\nCookie: a\r\nVia: 1\r\n\r\n"),
+           "POST / HTTP/1.1", b""),
+    Passed("trailers that frame or authenticate end here: RFC 9110 §6.5.1", chunks(b"1\r\nx\r\n0\r\nHost: evil\r\nContent-Length: 9\r\nAuthorization: x\r\n\r\n"),
            "POST / HTTP/1.1", b"x", absent=("Authorization", "Content-Length")),
 ]  # fmt: skip
 
@@ -321,7 +330,7 @@ def send(gateway: Recording, case: Refused | Passed, pieces: list[bytes]) -> obj
 def judge(case: Passed, request: Message) -> None:
     assert request.line == case.line
     assert request.body == case.body
-    assert request.trailers == ()
+    assert request.trailers == case.trailers
     for name, value in case.present:
         assert request.values(name) == [value], name
     for name in case.absent:

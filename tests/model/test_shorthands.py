@@ -37,4 +37,4 @@ def test_expand_url(url: str, protocol: str, host: str | None, port: int | str, 
 def test_an_upstream_with_a_null_algorithm_comes_back_as_it_was() -> None:
     made = make_row(ENTITIES["upstreams"], {"name": "a.example", "algorithm": None}, now_s=1)
     assert made["algorithm"] is None
-    assert make_row(ENTITIES["upstreams"], made, now_s=1) == made
+    assert make_row(ENTITIES["upstreams"], made, now_s=1, is_transformed=True) == made

@@ -7,15 +7,16 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastgw.errors import ValidationError
-from fastgw.model.entities import PROTOCOLS, ROUTES, SERVICES, Entity, Row, flavored
+from fastgw.model.entities import ENTITIES, PROTOCOLS, ROUTES, SERVICES, Entity, Row, flavored
 from fastgw.model.faults import summary
 from fastgw.model.fields import AtLeastOneOf, Field, Variant, by_name, each, rule
 from fastgw.model.formats import is_uuid
 from fastgw.model.validate import check_field, make_row, merge_row
+from tests.model.strategies import entity_bodies
 
 NOW = 1_700_000_000
 ID = "7fca84d6-7d37-4a74-a7b0-93e576089a41"
@@ -611,3 +612,29 @@ def _try_row(entity: Entity, data: dict[str, Any]) -> tuple[Row | None, Validati
         return make_row(entity, data, now_s=NOW), None
     except ValidationError as error:
         return None, error
+
+
+@given(
+    st.sampled_from(sorted(ENTITIES)).flatmap(
+        lambda kind: st.tuples(st.just(kind), entity_bodies(ENTITIES[kind]))
+    )
+)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+def test_an_exported_row_comes_back_as_it_was(drawn: tuple[str, dict[str, Any]]) -> None:
+    kind, body = drawn
+    entity = ENTITIES[kind]
+    try:
+        row = make_row(entity, body, now_s=1)
+    except ValidationError:
+        return
+    row.pop("ttl", None)
+    again = make_row(entity, row, now_s=1, is_transformed=True)
+    again.pop("ttl", None)
+    assert again == row
+
+
+def test_what_is_hashed_and_how_is_balanced_change_each_other_but_not_when_imported() -> None:
+    entity = ENTITIES["upstreams"]
+    given = {"name": "u", "hash_on": "none", "algorithm": "consistent-hashing"}
+    assert make_row(entity, given, now_s=1)["algorithm"] == "round-robin"
+    assert make_row(entity, given, now_s=1, is_transformed=True)["algorithm"] == "consistent-hashing"

@@ -62,6 +62,10 @@ def page_of_two_workers() -> str:
         two.count(FIRST, b"s", b"r", 502, 1, 80, 120, 1, -1, 90000)
         two.count(SECOND, b"", b'quoted "route"\\', 503, 1, 10, 20, 0, -1, 0)
         two.count(THIRD, b"s", b"r", 200, 0, 1, 2, 1, 1, 2)  # made anew under the same name
+        for code in (431, 400, 400):
+            two.count_refused(code)
+        one.count_refused(400)
+        one.log_lines_dropped = 3
         workers = [figures(0, one_fd), figures(1, two_fd)]
         return render(NODE, workers).decode()
 

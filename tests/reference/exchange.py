@@ -34,6 +34,7 @@ class Request:
     body: bytes | None
     is_chunked: bool
     accepts_trailers: bool
+    trailers: Fields = ()
 
 
 @dataclass(frozen=True)
@@ -60,16 +61,33 @@ def passing(fields: Fields, own: frozenset[str]) -> Fields:
     )
 
 
-def forwarded_request(request: Request) -> tuple[str, Fields, bytes]:
-    """The line, the end-to-end fields and the body that the upstream is to receive."""
+def names_fields(fields: Fields) -> bool:
+    """Whether Connection names a field: trailers are dropped then, as one of them might be it."""
+    return any(
+        token.strip().lower() not in ("", "close", "keep-alive", "upgrade")
+        for name, value in fields
+        if name.lower() == "connection"
+        for token in value.split(",")
+    )
+
+
+def forwarded_request(request: Request) -> tuple[str, Fields, bytes, Fields]:
+    """The line, the end-to-end fields, the body and the trailers that the upstream is to receive."""
     line = f"{request.method} {request.target} HTTP/1.1"
-    return line, passing(request.fields, OWN_IN_REQUESTS), request.body or b""
+    has_trailers = request.body is not None and request.is_chunked and not names_fields(request.fields)
+    return (
+        line,
+        passing(request.fields, OWN_IN_REQUESTS),
+        request.body or b"",
+        request.trailers if has_trailers else (),
+    )
 
 
 def forwarded_answer(request: Request, answer: Answer) -> tuple[int, Fields, bytes, Fields]:
     """The status, the end-to-end fields, the body and the trailers that the client is to receive."""
     has_body = request.method != "HEAD" and answer.status not in (204, 205, 304)
     has_trailers = has_body and answer.framing == "chunked" and request.accepts_trailers
+    has_trailers = has_trailers and not names_fields(answer.fields)
     return (
         answer.status,
         passing(answer.fields, OWN_IN_ANSWERS),

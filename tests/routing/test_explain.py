@@ -6,9 +6,17 @@ from typing import Any
 
 import pytest
 
+from fastgw.model.entities import ENTITIES, ROUTES
+from fastgw.model.entities import SERVICES as SERVICE_ENTITY
+from fastgw.model.served import SERVED_PLUGINS
+from fastgw.model.snapshot import Snapshot
+from fastgw.model.validate import make_row
+from fastgw.routing.compile import compile_snapshot
 from fastgw.routing.explain import BEHIND_WINNER, Asked, BadQuestion, asked_of, explain_request
-from tests.routing.images import image_of
+from fastgw.routing.layered import LayeredImage
+from tests.routing.images import image_of, open_image
 
+CONSUMERS, PLUGINS = ENTITIES["consumers"], ENTITIES["plugins"]
 SERVICES = [{"name": "svc", "url": "http://up.internal:8080/base"}]
 
 
@@ -52,6 +60,46 @@ def test_candidates_in_order_with_what_held() -> None:
     assert match["captures"] == {"0": "/u/7", "1": "7", "id": "7"}
     assert match["matched_path"] == "/u/7"
     assert match["answer"] is None
+
+
+def test_plugins_that_would_run_in_order_with_their_scope() -> None:
+    ids = [f"00000000-0000-4000-8000-00000000000{number}" for number in range(6)]
+    route = make_row(ROUTES, {"id": ids[0], "paths": ["/"], "service": {"id": ids[1]}}, now_s=1)
+    service = make_row(SERVICE_ENTITY, {"id": ids[1], "url": "http://up.internal"}, now_s=1)
+    consumer = make_row(CONSUMERS, {"id": ids[2], "username": "c"}, now_s=1)
+    plugins: list[dict[str, Any]] = [
+        {"name": "cors"},
+        {"name": "key-auth", "service": {"id": ids[1]}},
+        {"name": "rate-limiting", "config": {"minute": 5}, "consumer": {"id": ids[2]}},
+        {"name": "rate-limiting", "config": {"minute": 6}, "route": {"id": ids[0]}, "id": ids[4]},
+        {"name": "acl", "config": {"allow": ["a"]}, "enabled": False},
+    ]
+    rows = {
+        "routes": [route],
+        "services": [service],
+        "consumers": [consumer],
+        "plugins": [make_row(PLUGINS, plugin, now_s=1) for plugin in plugins],
+    }
+    served = frozenset(plugin["name"] for plugin in plugins)
+    image = open_image(compile_snapshot(Snapshot.from_rows(1, rows), served_plugins=served))
+    match = explain_request(LayeredImage(image), asked_of({"url": "/x"}))["match"]
+    told = [(one["name"], one["priority"], one["scope"]) for one in match["plugins"]]
+    assert told == [
+        ("cors", 2000, ["global"]),
+        ("key-auth", 1250, ["service"]),
+        ("rate-limiting", 910, ["route"]),
+    ]
+    assert match["plugins"][2]["id"] == ids[4]
+    assert [one["is_available"] for one in match["plugins"]] == [name in SERVED_PLUGINS for name, *_ in told]
+
+
+def test_a_missing_plugin_is_the_answer() -> None:
+    route = make_row(ROUTES, {"paths": ["/"]}, now_s=1)
+    rows = {"routes": [route], "plugins": [make_row(PLUGINS, {"name": "bot-detection"}, now_s=1)]}
+    image = open_image(compile_snapshot(Snapshot.from_rows(1, rows), served_plugins=frozenset()))
+    match = explain_request(LayeredImage(image), asked_of({"url": "/x"}))["match"]
+    assert match["answer"] == "503: plugin 'bot-detection' is not available on a data plane of this version"
+    assert match["plugins"] == []
 
 
 def test_no_match() -> None:

@@ -65,6 +65,34 @@ def test_several_may_shadow_one_together() -> None:
     assert found == {"both": (["of-a", "of-b-2"], False)}
 
 
-def test_a_regex_is_shadowed_only_by_its_twin() -> None:
-    found = shadowed({"name": "a", "paths": [r"~/\d+"]}, {"name": "b", "paths": [r"~/\d+"]})
-    assert found == {"b": (["a"], True)}
+def test_a_regex_is_shadowed_by_its_twin_and_by_one_that_is_a_mere_prefix() -> None:
+    found = shadowed(
+        {"name": "a", "paths": [r"~/x/\d+"]},
+        {"name": "b", "paths": [r"~/x/\d+"]},
+        {"name": "wide", "paths": ["~/y/.*"]},
+        {"name": "narrow", "paths": [r"~/y/\d+$"]},
+        {"name": "first", "paths": [r"~/y/\w+"], "regex_priority": 1},
+        {"name": "not-wide", "paths": ["~/z/?"]},
+        {"name": "alive", "paths": [r"~/z\d"]},
+        {"name": "of-a-host", "hosts": ["a.com"], "paths": [r"~/y/\d"]},
+    )
+    assert found == {"b": (["a"], True), "narrow": (["wide"], True)}
+
+
+def test_an_expression_is_shadowed_by_one_that_asks_for_less() -> None:
+    answer = findings(
+        {"name": "narrow", "expression": 'http.host == "a" && http.path ^= "/x" && http.method == "GET"'},
+        {"name": "wide", "expression": '(http.path ^= "/x" && http.host == "a")', "priority": 1},
+        {"name": "http", "expression": 'http.host == "b"', "priority": 1, "protocols": ["http"]},
+        {"name": "both", "expression": 'http.host == "b"'},
+        {"name": "either", "expression": 'http.host == "a" || http.path ^= "/x"'},
+        {
+            "name": "never",
+            "expression": 'http.path == "/q" && http.path ^= "/p" && any(http.headers.x) == "1"',
+        },
+    )
+    told = [(one["route"]["name"], [by["name"] for by in one["by"]]) for one in answer["shadowed"]]
+    assert told == [("narrow", ["wide"])]
+    (contradiction,) = answer["contradictions"]
+    assert contradiction["route"]["name"] == "never"
+    assert contradiction["reason"] == "http.path cannot suit both '/q' and '/p'"

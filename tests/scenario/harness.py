@@ -94,7 +94,12 @@ class Stage(Place):
         return process
 
     def control_plane(
-        self, pair: Pair, storage: Mapping[str, str] | None = None, *, name: str = "cp", **settings: str
+        self,
+        pair: Pair | None,
+        storage: Mapping[str, str] | None = None,
+        *,
+        name: str = "cp",
+        **settings: str,
     ) -> ControlPlane:
         """Start a control plane and wait until it is ready; *storage* are its settings, SQLite by default."""
         admin_port, cluster_port = free_port(), free_port()
@@ -104,7 +109,7 @@ class Stage(Place):
             "cluster_listen": f"{HOST}:{cluster_port}",
             "admin_access_log": "/dev/stdout",
             "admin_error_log": "/dev/stderr",
-            **pair.settings,
+            **(pair.settings if pair else {}),
             **(storage or {}),
             **settings,
         }

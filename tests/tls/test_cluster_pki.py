@@ -47,7 +47,9 @@ def meet(control_plane: LinkTls, data_plane: LinkTls) -> tuple[x509.Certificate,
                 one.do_handshake()
             except ssl.SSLWantReadError:
                 continue
-    return control_plane.check_data_plane(server), data_plane.check_control_plane(client)
+    of_data_plane = control_plane.check_data_plane(server)
+    assert of_data_plane is not None
+    return of_data_plane, data_plane.check_control_plane(client)
 
 
 def refusal(control_plane: LinkTls, data_plane: LinkTls) -> str:

@@ -48,20 +48,24 @@ class AdminApi:
         document: object = None,
         *,
         method: str | None = None,
+        content: bytes | None = None,
+        content_type: str = "application/json",
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Send a GET, or a POST of *document* as JSON; the answer may be of any status.
+        """Send a GET, or a POST of *document* as JSON or of *content*; the answer may be of any status.
 
         Raises:
             NotAnswered: nothing answers.
         """
-        method = method or ("GET" if document is None else "POST")
+        method = method or ("GET" if document is None and content is None else "POST")
         try:
             return ask(
                 self._listen,
                 path,
                 method=method,
                 document=document,
+                content=content,
+                content_type=content_type,
                 headers={**self._headers(may_write=method != "GET"), **(headers or {})},
                 timeout_s=self._timeout_s,
                 tls=self._tls,

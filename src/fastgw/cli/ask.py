@@ -32,11 +32,13 @@ def ask(
     *,
     method: str = "GET",
     document: object = None,
+    content: bytes | None = None,
+    content_type: str = "application/json",
     headers: Mapping[str, str] | None = None,
     timeout_s: float = 5.0,
     tls: ssl.SSLContext | None = None,
 ) -> Answer:
-    """Send one request and read its answer; *document* goes out as JSON.
+    """Send one request and read its answer; *document* goes out as JSON, *content* as it is.
 
     Raises:
         OSError: nothing answered in time, or what answered does not speak HTTP.
@@ -47,10 +49,10 @@ def ask(
         if tls is None
         else http.client.HTTPSConnection(target.host, target.port, timeout=timeout_s, context=tls)
     )
-    body = None if document is None else json.dumps(document).encode()
+    body = content if document is None else json.dumps(document).encode()
     sent = {
         "Connection": "close",
-        **({"Content-Type": "application/json"} if body else {}),
+        **({"Content-Type": content_type} if body else {}),
         **(headers or {}),
     }
     try:

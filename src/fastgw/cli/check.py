@@ -47,8 +47,10 @@ def _check_files(settings: Settings) -> None:
 
         load_declarative(settings.declarative_config, flavor=settings.router_flavor)
         return  # no control plane is dialled, so no key pair is needed
-    from fastgw.tls.cluster_files import load_link_tls
+    from fastgw.tls.cluster_files import load_link_tls, uses_files
 
+    if not uses_files(settings):
+        return  # what the built-in authority issues is in no file that was given
     for warning in load_link_tls(settings).pair.warnings:
         click.echo(f"fastgw: warning: {warning}", err=True)
 

@@ -12,8 +12,13 @@ from fastgw.cli.common import load, settings_options
 
 
 @click.command()
+@click.option(
+    "--takeover",
+    is_flag=True,
+    help="Take over from the data plane that runs in the prefix, without a refused request.",
+)
 @settings_options
-def dp(conf: Path | None, sets: Mapping[str, str]) -> None:
+def dp(conf: Path | None, sets: Mapping[str, str], *, takeover: bool) -> None:
     """Run a data plane: the proxy, with configuration from a control plane or a declarative file.
 
     SIGTERM and Ctrl-C let requests in progress end first; the second one does not wait. SIGHUP reads
@@ -28,4 +33,4 @@ def dp(conf: Path | None, sets: Mapping[str, str]) -> None:
 
         from fastgw.dp.main import run_data_plane
 
-        uvloop.run(run_data_plane(settings, spares))
+        uvloop.run(run_data_plane(settings, takes_over=takeover, spares=spares))

@@ -62,16 +62,16 @@ def write_pair(cert_path: Path, key_path: Path, days: int = DEFAULT_DAYS) -> Non
     from fastgw.tls.generate import generate_cluster_pair
 
     pair = generate_cluster_pair(days)
-    _write_new(key_path, pair.key_pem, 0o600)
+    write_new(key_path, pair.key_pem, 0o600)
     try:
-        _write_new(cert_path, pair.certificate_pem, 0o644)
+        write_new(cert_path, pair.certificate_pem, 0o644)
     except CertificateError:
         # A key without its certificate would only be in the way of the next try.
         key_path.unlink()
         raise
 
 
-def _write_new(path: Path, content: bytes, mode: int) -> None:
+def write_new(path: Path, content: bytes, mode: int) -> None:
     """Create *path* with *mode* from the start, so that a key is at no moment readable by others."""
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)

@@ -24,8 +24,9 @@ import http
 import socket
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple, Protocol, cast
 
+from cryptography import x509
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
@@ -37,8 +38,10 @@ from fastgw.errors import CertificateError, RemoteLinkError
 from fastgw.listening import address_of, open_listeners
 from fastgw.obs.logs import get_logger
 from fastgw.settings import Listen
+from fastgw.tls.authority import node_id_of, serial_of
 from fastgw.tls.cluster import Credentials, LinkTls
 from fastgw.tls.handshake import alert_of, explain_handshake_failure
+from fastgw.wire.enrolment import ENROL_PATH
 from fastgw.wire.kong_v1.messages import OUTLET_PATH
 from fastgw.wire.link import (
     HEARTBEAT_S,
@@ -52,7 +55,7 @@ from fastgw.wire.link import (
     WholeWanted,
     Withheld,
 )
-from fastgw.wire.messages import LINK_PATH, MESSAGE_LIMIT_BYTES
+from fastgw.wire.messages import CHUNK_BYTES, LINK_PATH, Hello
 from fastgw.wire.offering import Offering
 from fastgw.wire.pacing import ADMITTED_PER_SECOND, spread_for
 from fastgw.wire.pump import Pump, make_server_connection, refusal
@@ -67,7 +70,8 @@ HANDSHAKES_LIMIT: Final = 64
 ADMISSION_BURST: Final = 50
 TICK_S: Final = 1.0
 _ACCEPT_PAUSE_S: Final = 1.0
-_WRITE_HIGH_BYTES: Final = 2 * MESSAGE_LIMIT_BYTES
+_WRITE_HIGH_BYTES: Final = 2 * CHUNK_BYTES
+"""Above this nothing more is written to one data plane: what waits below is held once for each of them."""
 
 
 class Admission:
@@ -104,7 +108,9 @@ class _Session(asyncio.Protocol):
     def __init__(self, server: ClusterServer, tls: LinkTls, peer: str, ip: str) -> None:
         self._server = server
         self._tls = tls
-        self._certificate_expiry_s: int | None = None
+        self._certificate: x509.Certificate | None = None
+        self._is_asking = False
+        """Whether this is a node that wants a certificate, not a link."""
         self._peer = peer
         self._ip = ip
         self._transport: asyncio.Transport | None = None
@@ -129,7 +135,7 @@ class _Session(asyncio.Protocol):
             self._write(refusal(b"403 Forbidden", str(exc)))
             self._refuse(str(exc))
             return
-        self._certificate_expiry_s = int(certificate.not_valid_after_utc.timestamp())
+        self._certificate = certificate
         self._server.sessions.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -141,6 +147,9 @@ class _Session(asyncio.Protocol):
                     self._upgrade(item)
                 elif isinstance(item, bytes) and self._link is not None:
                     self._act(self._link.receive_message(item, self._server.identity.clock()))
+                elif isinstance(item, bytes) and self._is_asking:
+                    self._is_asking = False
+                    self._server.answer(self, item)
         except RemoteLinkError as exc:
             self._end(str(exc))
         self._pump.flush()
@@ -160,6 +169,24 @@ class _Session(asyncio.Protocol):
         self._server.sessions.discard(self)
         if self._abort_timer is not None:
             self._abort_timer.cancel()
+
+    # What the server calls.
+
+    @property
+    def certificate(self) -> x509.Certificate | None:
+        """The data plane's; None for a node that has none yet."""
+        return self._certificate
+
+    @property
+    def peer(self) -> str:
+        return self._peer
+
+    def reply(self, answer: bytes) -> None:
+        """Answer a node that wants a certificate, and close."""
+        if not self._is_closing:
+            self._connection.send_binary(answer)
+            self._pump.finish()
+            self._close_transport()
 
     # What the hub calls.
 
@@ -184,10 +211,16 @@ class _Session(asyncio.Protocol):
 
     def _upgrade(self, request: Request) -> None:
         path = request.path.partition("?")[0]
+        is_enrolment = path == ENROL_PATH and self._server.office is not None
+        if self._certificate is None and not is_enrolment:
+            reason = "without a certificate nodes may only join: 'fastgw pki join'"
+            self._write(refusal(b"403 Forbidden", reason))
+            self._refuse(reason)
+            return
         if path == OUTLET_PATH and self._server.kong is not None:
             self._hand_over(self._server.kong, request)
             return
-        if path != self._server.link_path:
+        if path != self._server.link_path and not is_enrolment:
             response = self._connection.reject(http.HTTPStatus.NOT_FOUND, "no such path on this port\n")
         else:
             response = self._connection.accept(request)
@@ -198,6 +231,9 @@ class _Session(asyncio.Protocol):
             why = self._connection.handshake_exc or f"nothing is served at {path!r}"
             self._refuse(f"answered {response.status_code}: {why}")
             return
+        if is_enrolment:
+            self._is_asking = True
+            return
         identity = self._server.identity
         self._link = ControlLink(
             identity.clock(),
@@ -205,6 +241,7 @@ class _Session(asyncio.Protocol):
             version=__version__,
             spread_s=spread_for(len(self._server.hub) + 1),
             heartbeat_s=identity.heartbeat_s,
+            trust=self._server.trust,
         )
         self._pump.link = self._link
 
@@ -216,7 +253,11 @@ class _Session(asyncio.Protocol):
         if arguments is None:
             self._refuse(f"a Kong data plane: {reason}")
             return
-        peer = kong_peers.KongPeer(port, self._transport, arguments, self._ip, self._certificate_expiry_s)
+        mismatch = self._mismatch(arguments.node_id)
+        if mismatch:
+            self._refuse(f"a Kong data plane: {mismatch}")
+            return
+        peer = kong_peers.KongPeer(port, self._transport, arguments, self._ip, self._certificate)
         self._is_closing = True
         self._server.sessions.discard(self)
         self._server.sessions.add(peer)
@@ -227,8 +268,7 @@ class _Session(asyncio.Protocol):
         for event in events:
             match event:
                 case Joined(hello):
-                    self._data_plane = DataPlane(hello, self, self._ip, self._certificate_expiry_s)
-                    hub.join(self._data_plane)
+                    self._join(hello)
                 case Ended(reason):
                     self._end(reason)
                 case _ if self._data_plane is None:
@@ -243,6 +283,23 @@ class _Session(asyncio.Protocol):
                     hub.whole_wanted(self._data_plane, offering)
                 case Withheld(version, reason):
                     hub.withheld(self._data_plane, version, reason)
+
+    def _join(self, hello: Hello) -> None:
+        mismatch = self._mismatch(hello.node_id)
+        if mismatch:
+            self.close(mismatch)
+            return
+        assert self._certificate is not None
+        expiry_s = int(self._certificate.not_valid_after_utc.timestamp())
+        self._data_plane = DataPlane(hello, self, self._ip, expiry_s)
+        self._server.hub.join(self._data_plane)
+
+    def _mismatch(self, node_id: str) -> str:
+        """Why the certificate speaks against this id; empty if it does not."""
+        proved = node_id_of(self._certificate) if self._certificate is not None else None
+        if proved is None or proved == node_id:
+            return ""
+        return f"its certificate is that of node {proved}, and it says that it is {node_id}"
 
     def _refuse(self, reason: str) -> None:
         """End what never became a link."""
@@ -274,10 +331,20 @@ class _Session(asyncio.Protocol):
             self._transport.write(data)
 
 
+class Registrar(Protocol):
+    """What the cluster port asks of the built-in authority."""
+
+    @property
+    def trust(self) -> str: ...
+
+    async def answer(self, question: bytes, certificate: x509.Certificate | None, peer: str) -> bytes: ...
+
+
 class ClusterServer:
     """Listens, admits and keeps the sessions.
 
     Args:
+        office: answers nodes that want a certificate; None where that is somebody else's business.
         takes_own: False answers 404 to data planes that speak our protocol.
         kong_payloads: what Kong data planes are pushed; None: they are answered 404.
         clock: monotonic seconds, of which all deadlines after the TLS handshake are made.
@@ -291,10 +358,12 @@ class ClusterServer:
         *,
         control_plane_id: str,
         heartbeat_s: float = HEARTBEAT_S,
+        office: Registrar | None = None,
         takes_own: bool = True,
         kong_payloads: KongPayloads | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.office = office
         self.hub = hub
         self.identity = _Identity(control_plane_id, heartbeat_s, clock)
         self.sessions: set[_Session | kong_peers.KongPeer] = set()
@@ -337,6 +406,23 @@ class ClusterServer:
         self._listeners.clear()
         for session in list(self.sessions):
             session.close("the control plane is shutting down")
+
+    def trust(self) -> str:
+        """The state of the cluster's authorities, for `Welcome.trust`."""
+        return "" if self.office is None else self.office.trust
+
+    def answer(self, session: _Session, question: bytes) -> None:
+        """Have the office answer a node that wants a certificate."""
+        assert self.office is not None
+        self._spawn(self._answer(self.office, session, question))
+
+    def drop_revoked(self) -> None:
+        """End the links of those whose certificates have been revoked."""
+        revoked = self._credentials.current().revoked
+        for session in list(self.sessions):
+            certificate = session.certificate
+            if certificate is not None and serial_of(certificate) in revoked:
+                session.close(f"its certificate {serial_of(certificate)} is revoked")
 
     def tick(self) -> None:
         """Look after every session's deadline."""
@@ -390,6 +476,9 @@ class ClusterServer:
         finally:
             second.close()
             self._handshakes -= 1
+
+    async def _answer(self, office: Registrar, session: _Session, question: bytes) -> None:
+        session.reply(await office.answer(question, session.certificate, session.peer))
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -46,6 +46,8 @@ class DataPlane:
         self.ip = ip
         self.program_version = hello.version
         self.labels = dict(hello.labels)
+        self.plugins = None if hello.plugins is None else frozenset(hello.plugins)
+        self.max_snapshot_bytes = hello.max_snapshot_bytes
         self.certificate_expiry_s = certificate_expiry_s
         self.link = link
         self.is_connected = True
@@ -258,6 +260,10 @@ class Hub:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.write_rows()
+
+    def linked(self) -> list[DataPlane]:
+        """The data planes that are linked here, by id."""
+        return [self._linked[id_] for id_ in sorted(self._linked)]
 
     async def data_planes(self) -> list[dict[str, Any]]:
         """Every data plane that the cluster knows, by id: Kong's fields of /clustering/data-planes, and ours.

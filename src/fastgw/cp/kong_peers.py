@@ -20,6 +20,7 @@ import http
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
+from cryptography import x509
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
@@ -104,13 +105,16 @@ class KongPeer(asyncio.Protocol):
         transport: asyncio.Transport,
         arguments: Arguments,
         ip: str,
-        certificate_expiry_s: int | None,
+        certificate: x509.Certificate | None,
     ) -> None:
+        self.certificate = certificate
         self._port = port
         self._transport = transport
         self._arguments = arguments
         self._ip = ip
-        self._certificate_expiry_s = certificate_expiry_s
+        self._certificate_expiry_s = (
+            int(certificate.not_valid_after_utc.timestamp()) if certificate is not None else None
+        )
         self._link = KongControlLink(port.clock(), spacing_s=port.payloads.spacing_s)
         self._info: BasicInfo | None = None
         self._release: KongVersion | None = None

@@ -22,10 +22,12 @@ from starlette.types import ASGIApp
 from fastgw import __version__
 from fastgw.cp.admin import make_admin_app
 from fastgw.cp.admin.access_log import AdminAccessLog
+from fastgw.cp.admin.clustering import Capability
 from fastgw.cp.admin.serving import AdminDoors
 from fastgw.cp.cluster import ClusterServer
 from fastgw.cp.hub import Hub
 from fastgw.cp.kong_payloads import KongPayloads
+from fastgw.cp.pki.office import Office
 from fastgw.cp.publisher import Publisher
 from fastgw.cp.status import StatusDoor
 from fastgw.cp.storage import Storage, make_storage
@@ -37,7 +39,7 @@ from fastgw.obs.service_manager import ServiceManager
 from fastgw.routing.compile_process import CompileProcess
 from fastgw.routing.layered import LayeredImage
 from fastgw.settings import Settings
-from fastgw.tls.cluster_files import FileCredentials
+from fastgw.tls.cluster_files import FileCredentials, uses_files
 from fastgw.wire.link import HEARTBEAT_S
 
 log = logs.get_logger("cp")
@@ -57,6 +59,12 @@ class _ClusterView:
 
     def publication(self) -> dict[str, Any]:
         return self._publisher.publication()
+
+    def capabilities(self) -> list[Capability]:
+        return [
+            Capability(one.id, one.hostname, one.program_version, one.plugins, one.max_snapshot_bytes)
+            for one in self._hub.linked()
+        ]
 
     def last_read(self) -> Snapshot | None:
         return self._publisher.last_read
@@ -102,8 +110,8 @@ class ControlPlane:
         settings = self._settings
         for warning in settings.warnings:
             log.warning("%s", warning)
-        credentials = FileCredentials(settings, tell=log.notice, complain=log.warning)
-        self._credentials = credentials
+        if uses_files(settings):
+            self._credentials = FileCredentials(settings, tell=log.notice, complain=log.warning)
         self._failed = asyncio.get_running_loop().create_future()
 
         storage = make_storage(settings)
@@ -119,12 +127,19 @@ class ControlPlane:
         self._cleanup.push_async_callback(hub.close)
         publisher = Publisher(storage, compile_process, hub)
 
+        office: Office | None = None
+        if self._credentials is None:
+            office = Office(settings, read=storage.read_records, write=storage.write_records)
+            await office.open()
+        credentials = self._credentials or office
+        assert credentials is not None
         cluster = ClusterServer(
             settings.cluster_listen,
             credentials,
             hub,
             control_plane_id=control_plane_id,
             heartbeat_s=self._heartbeat_s,
+            office=office,
             takes_own=settings.cluster_wire != "kong",
             kong_payloads=(
                 KongPayloads(
@@ -142,6 +157,9 @@ class ControlPlane:
 
         await self._start_admin(storage, _ClusterView(hub, publisher))
         self._background = [self._run(publisher.run(), "publisher"), self._run(hub.run(), "hub")]
+        if office is not None:
+            office.on_change = cluster.drop_revoked
+            self._background.append(self._run(office.run(), "authority"))
         for listen, address in zip(settings.admin_listen, self.admin_addresses, strict=True):
             log.notice("the Admin API listens on %s%s", address, ", with TLS" if listen.ssl else "")
         for address in self.cluster_addresses:

@@ -329,5 +329,8 @@ cdef int _keep_log_parts(Exchange exchange, const uint8_t* data, RequestHead* re
         PyBytes_FromStringAndSize(
             <const char*>data + request.fields[request.user_agent].value_start,
             request.fields[request.user_agent].value_size) if request.user_agent >= 0 else None,
+        PyBytes_FromStringAndSize(
+            <const char*>data + request.fields[request.host].value_start,
+            request.fields[request.host].value_size) if request.host >= 0 else None,
     )
     return 0

@@ -47,7 +47,8 @@ cdef class ProxyCore:
         uint8_t* out              # scratch for one response head
         Py_ssize_t out_size
         list spare_exchanges
-        readonly bint is_draining
+        readonly bint is_draining     # every answer whose head is yet to come says that it is the last
+        readonly bint closes_idle     # and connections with nothing in progress are closed
         readonly set downstreams
         object on_drained             # called once the last downstream is gone while draining
         bint is_full                  # as many downstreams as there may be: none is accepted

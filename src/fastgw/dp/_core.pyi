@@ -31,6 +31,7 @@ class ProxyCore:
     current: Runtime | None
     downstreams: set[Downstream]
     is_draining: bool
+    closes_idle: bool
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
@@ -46,3 +47,4 @@ class ProxyCore:
     connections_limit: int
     def set_room_hooks(self, on_full: Callable[[], object], on_room: Callable[[], object]) -> None: ...
     def begin_drain(self, on_drained: Callable[[], object]) -> None: ...
+    def begin_closing_idle(self) -> None: ...

@@ -153,6 +153,10 @@ cdef class ProxyCore:
         if not self.downstreams:
             on_drained()
 
+    def begin_closing_idle(self):
+        """While draining: from now on a connection whose exchange has ended is closed, told so or not."""
+        self.closes_idle = True
+
 
 cdef class Listener:
     def __init__(self, bytes scheme, int port, certificates=None, bint takes_proxy_header=False):

@@ -43,6 +43,7 @@ cdef class Downstream(Responder):
         bint is_resume_planned
         int served                # requests so far
         int leading_bytes
+        bytearray trailers        # the request's, while they come
         Body draining             # the rest of a request body that nobody wants
         int64_t drained           # bytes dropped in DS_DRAINING
         int64_t body_deadline_ms  # when the body in progress has been too slow
@@ -55,11 +56,12 @@ cdef class Downstream(Responder):
     cdef int _received(self, uint8_t* data, Py_ssize_t size) except -1
     cdef Py_ssize_t _take_head(self, uint8_t* data, Py_ssize_t size) except -2
     cdef Py_ssize_t _wait_for_head(self, uint8_t* data, Py_ssize_t size) except -2
+    cdef int _keep_trailers(self) except -1
     cdef int _watch_body(self) except -1
     cdef Py_ssize_t _drain(self, uint8_t* data, Py_ssize_t size) except -2
     cdef Py_ssize_t _take_body(self, uint8_t* data, Py_ssize_t size) except -2
     cdef int _hold(self, const uint8_t* data, Py_ssize_t size) except -1
-    cdef int _refuse_head(self, int status) except -1
+    cdef int _refuse_head(self, int status, const uint8_t* data, Py_ssize_t size) except -1
     cdef int _close(self) except -1
     cdef int _linger(self) except -1
     cdef int _become_clean(self) except -1

@@ -15,7 +15,7 @@ from fastgw.dp._admit cimport admit
 from fastgw.dp._body cimport BODY_UNTIL_CLOSE, take_joined
 from fastgw.dp._core cimport Layer, Listener, ProxyCore, span_of
 from fastgw.dp._exchange cimport EX_ANSWERING, Exchange, take_exchange
-from fastgw.dp._fields cimport Span
+from fastgw.dp._fields cimport Span, select_trailers
 from fastgw.dp._head cimport (
     MAX_HOST, RequestHead, check_request, find_head_end, parse_request_head, read_request_host
 )
@@ -23,7 +23,6 @@ from fastgw.dp._proxy_header cimport first_layer
 from fastgw.dp._tls cimport TlsLayer
 from fastgw.dp._wheel cimport monotonic_ms
 
-from fastgw.dp.answers import REFUSALS
 from fastgw.dp.states import DOWNSTREAM_MOVES
 
 cdef extern from "sys/socket.h" nogil:
@@ -85,7 +84,7 @@ cdef class Downstream(Responder):
         if core.forwarding is not None:
             self.is_trusted = core.forwarding.trusts(self.peer.decode())
         core.downstreams.add(self)
-        if core.totals.connections_active > <uint64_t>core.connections_limit or core.is_draining:
+        if core.totals.connections_active > <uint64_t>core.connections_limit:
             core.totals.connections_refused_total += 1
             self._set_state(DS_DEAD)
             self.abort()
@@ -122,9 +121,8 @@ cdef class Downstream(Responder):
 
     cdef int refuse_plain_text(self) except -1:
         """A plain HTTP request came where TLS is spoken: say so, in plain text, and close."""
-        self.core.totals.requests_total += 1
         self.closes = True
-        self.send_answer(400, "The plain HTTP request was sent to HTTPS port", True)
+        self.refuse_request(400, NULL, 0, "The plain HTTP request was sent to HTTPS port")
         return self._linger()
 
     cdef int set_client(self, str address) except -1:
@@ -214,7 +212,7 @@ cdef class Downstream(Responder):
         """The client is too slow with its request: 408, unless the answer has begun."""
         self.closes = True
         if self.exchange is None:
-            self._refuse_head(408)
+            self._refuse_head(408, NULL, 0)
         elif self.exchange.state == EX_ANSWERING:
             self.cut()
         else:
@@ -272,7 +270,7 @@ cdef class Downstream(Responder):
                 self._hold(data, size)
                 return 0
             if data[0] == c'\n' or data[1] != c'\n' or self.leading_bytes >= MAX_LEADING_BYTES:
-                self._refuse_head(400)
+                self._refuse_head(400, data, size)
                 return 0
             self.leading_bytes += 2
             self.held_looked_at = 0
@@ -282,10 +280,10 @@ cdef class Downstream(Responder):
             return self._wait_for_head(data, size)
         self.held_looked_at = 0
         if end < 0:
-            self._refuse_head(400)
+            self._refuse_head(400, data, size)
             return 0
         if end > core.head_bytes_limit:
-            self._refuse_head(431)
+            self._refuse_head(431, data, size)
             return 0
         status = parse_request_head(data, end, &core.head_limits, &request_head)
         line_size = request_head.target_start + request_head.target_size + 9
@@ -296,7 +294,7 @@ cdef class Downstream(Responder):
         if status == 0:
             status = read_request_host(data, &request_head, host_text, &host, &port_at)
         if status:
-            self._refuse_head(status)
+            self._refuse_head(status, data, size)
             return 0
         self.served += 1
         self.leading_bytes = 0
@@ -328,9 +326,9 @@ cdef class Downstream(Responder):
             self._close()
             return 0
         if not has_line and size >= core.request_line_limit:
-            self._refuse_head(414)
+            self._refuse_head(414, data, size)
         elif size > core.head_bytes_limit:
-            self._refuse_head(431)
+            self._refuse_head(431, data, size)
         else:
             if self.state == DS_CLEAN:
                 # One deadline for the whole head, however it trickles.
@@ -355,6 +353,8 @@ cdef class Downstream(Responder):
                 exchange.refuse(400, "Bad request", True)
             return -1
         exchange.bytes_in += taken
+        if exchange.request_body.trailer_size and exchange.keeps_request_trailers:
+            self._keep_trailers()
         if self.core.body_limit and exchange.request_body.delivered > <uint64_t>self.core.body_limit:
             self.closes = True
             if exchange.state == EX_ANSWERING:
@@ -376,6 +376,20 @@ cdef class Downstream(Responder):
             self.deadline_ms = monotonic_ms() + self.core.body_timeout_ms
         exchange.request_bytes(data, joined)
         return taken
+
+    cdef int _keep_trailers(self) except -1:
+        """Gather the trailer section; once whole, choose what goes on."""
+        cdef Exchange exchange = self.exchange
+        cdef bytearray gathered
+        if self.trailers is None:
+            self.trailers = bytearray()
+        self.trailers += PyBytes_FromStringAndSize(
+            <const char*>exchange.request_body.trailer_data, exchange.request_body.trailer_size)
+        if exchange.request_body.is_complete:
+            gathered, self.trailers = self.trailers, None
+            exchange.request_trailers = select_trailers(
+                <uint8_t*>PyByteArray_AS_STRING(gathered), len(gathered), True) or None
+        return 0
 
     cdef int _watch_body(self) except -1:
         """From now on the client's body is waited for."""
@@ -412,12 +426,15 @@ cdef class Downstream(Responder):
             return self._plan_resume()
         return self.resume_reading()
 
-    cdef int _refuse_head(self, int status) except -1:
-        """Answer a head that no exchange can be made of, once, and close."""
-        self.core.totals.requests_total += 1
+    cdef int _refuse_head(self, int status, const uint8_t* data, Py_ssize_t size) except -1:
+        """Answer a head that no exchange can be made of, *data* as far as it came, once, and close."""
+        cdef bytearray held = self.held
+        if data == NULL and held is not None:
+            data = <const uint8_t*>PyByteArray_AS_STRING(held)
+            size = len(held)
         self.closes = True
         self.exchange = None
-        self.send_answer(status, REFUSALS[status], True)
+        self.refuse_request(status, data, size)
         return self._linger()
 
     cdef int finish(self) except -1:
@@ -429,7 +446,7 @@ cdef class Downstream(Responder):
             if self.state != DS_DEAD:
                 self._set_state(DS_DEAD)
             return 0
-        if self.closes or self.core.is_draining or (self.has_eof and self.held is None):
+        if self.closes or self.core.closes_idle or (self.has_eof and self.held is None):
             if exchange.request_body.is_complete and (
                 self.has_eof or (self.held is None and not self.is_read_paused)
             ):
@@ -439,6 +456,7 @@ cdef class Downstream(Responder):
         if not exchange.request_body.is_complete:
             # The upstream answered early and the connection stays: drop the rest of the body.
             self.draining = exchange.request_body
+            self.trailers = None
             self.drained = 0
             self._set_state(DS_DRAINING)
             self.core.wheel.arm(self, monotonic_ms() + self.core.body_timeout_ms)
@@ -513,9 +531,8 @@ cdef class Downstream(Responder):
         self._close()
         return True
 
-    def drain(self):
-        """The worker is about to end: close now if nothing is in progress, else after the answer."""
-        self.closes = True
+    def close_idle(self):
+        """The worker is about to end: close if nothing is in progress."""
         if self.state == DS_CLEAN and self.held is None and not self.is_closed:
             self._close()
 

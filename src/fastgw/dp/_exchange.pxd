@@ -154,6 +154,8 @@ cdef class Exchange:
         bint wants_websocket
         bint accepts_trailers
         bytes trailers                # lines to go behind the answer's last chunk, or None
+        bytes request_trailers        # the same of the request
+        bint keeps_request_trailers   # Connection names no field, which a trailer might be
         bint is_head_sent
         bytearray held_body           # body bytes that came before the upstream connection
         uint64_t bytes_in
@@ -164,7 +166,7 @@ cdef class Exchange:
         int accept_size               # -1: the request has none
         bytes debug_fields            # Kong-Route-Id and so on, where the request asked for them
         bytes answer_fields           # further fields of an answer of ours
-        tuple log_parts               # (request line, referer, user agent); None while the log is off
+        tuple log_parts               # (request line, referer, user agent, host); None while the log is off
 
         # Microseconds on the monotonic clock; 0: not reached
         int64_t started_us
@@ -199,7 +201,7 @@ cdef class Exchange:
         self, const uint8_t* head, ResponseHead* response, const uint8_t* body, Py_ssize_t size, bint is_last
     ) except -1
     cdef int _let_go_of_upstream(self) except -1
-    cdef int _write_log(self) except -1
+    cdef int _write_log(self, int64_t gateway_ms, int64_t upstream_ms, int64_t request_ms) except -1
     cdef int _send_head(self, const uint8_t* body, Py_ssize_t size) except -1
     cdef int end(self) except -1
     cdef int _count(self) except -1

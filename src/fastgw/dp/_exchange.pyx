@@ -17,9 +17,11 @@ from libc.stdlib cimport free, realloc
 
 from fastgw.dp._body cimport BODY_CHUNKED, BODY_LENGTH, BODY_NONE, begin_body
 from fastgw.dp._core cimport REQUEST_ID_SIZE, span_of
-from fastgw.dp._metrics cimport SOURCE_GATEWAY, SOURCE_SERVICE, count_exchange
+from fastgw.dp._metrics cimport SOURCE_GATEWAY, SOURCE_SERVICE, count_exchange, count_refused
 from fastgw.dp._runtime cimport ServiceEntry
 from fastgw.dp._wheel cimport monotonic_us
+
+from fastgw.obs.accesslog import Entry
 
 cdef enum:
     # Heads above this size give their memory back when the exchange ends.
@@ -184,6 +186,8 @@ cdef class Exchange:
         self.wants_websocket = request.wants_websocket
         self.accepts_trailers = request.accepts_trailers
         self.trailers = None
+        self.request_trailers = None
+        self.keeps_request_trailers = request.framing.nominated_count == 0
         self.is_request_chunked = request.framing.chunked
         if request.framing.chunked:
             begin_body(&self.request_body, BODY_CHUNKED, 0)
@@ -503,19 +507,27 @@ cdef class Exchange:
                 SOURCE_GATEWAY if self.is_gateway_answer else SOURCE_SERVICE,
                 self.bytes_in, self.bytes_out, gateway_us // 1000, upstream_ms,
                 (now_us - self.started_us) // 1000)
+        else:
+            count_refused(core.totals, self.status)
         if core.access_log is not None:
-            self._write_log()
+            self._write_log(gateway_us // 1000, upstream_ms, (now_us - self.started_us) // 1000)
         if self.hooks is not None:
             self.hooks.ended(self, gateway_us // 1000, upstream_ms, (now_us - self.started_us) // 1000)
         return 0
 
-    cdef int _write_log(self) except -1:
+    cdef int _write_log(self, int64_t gateway_ms, int64_t upstream_ms, int64_t request_ms) except -1:
         cdef Span peer = self.client.peer_text()
-        line, referer, user_agent = self.log_parts
-        self.core.access_log.write(
-            self.client_address or PyBytes_FromStringAndSize(<const char*>peer.data, peer.size), line,
-            self.status, self.bytes_out - self.head_bytes_out, referer, user_agent,
-            PyBytes_FromStringAndSize(<const char*>self.request_id, REQUEST_ID_SIZE))
+        cdef RouteEntry route = self.route
+        cdef ServiceEntry service = None if route is None else route.service
+        line, referer, user_agent, host = self.log_parts
+        self.core.access_log.write(Entry(
+            self.client_address or PyBytes_FromStringAndSize(<const char*>peer.data, peer.size),
+            line, self.status, self.bytes_in, self.bytes_out, self.head_bytes_out,
+            PyBytes_FromStringAndSize(<const char*>self.request_id, REQUEST_ID_SIZE),
+            referer, user_agent, host, self.client.scheme(), request_ms, gateway_ms, upstream_ms,
+            None if route is None else (route.id, route.name),
+            None if service is None else (service.id, service.own_name),
+            not self.is_gateway_answer))
         return 0
 
     # --- for the connector (dp/upstream/), which runs in tasks

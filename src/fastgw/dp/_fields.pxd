@@ -96,5 +96,6 @@ cdef bint lists_token(
 ) noexcept nogil
 
 # The lines of a trailer section (its last, empty line included) that may go on: none that frames, routes,
-# authenticates or says how to read the content (RFC 9110 §6.5.1).
-cdef bytes select_trailers(const uint8_t* data, Py_ssize_t size)
+# authenticates or says how to read the content (RFC 9110 §6.5.1); of a request none that the gateway or its
+# plugins vouch for either.
+cdef bytes select_trailers(const uint8_t* data, Py_ssize_t size, bint is_request)

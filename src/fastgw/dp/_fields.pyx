@@ -230,14 +230,20 @@ cdef frozenset NO_TRAILERS = frozenset(
     b"strict-transport-security vary warning www-authenticate".split())
 
 
-cdef bytes select_trailers(const uint8_t* data, Py_ssize_t size):
+# Whoever merges trailers into fields must not find there what only we say: X-Consumer-ID and its like.
+cdef tuple VOUCHED = (b"x-consumer-", b"x-credential-", b"x-anonymous-", b"x-kong-", b"x-forwarded")
+
+
+cdef bytes select_trailers(const uint8_t* data, Py_ssize_t size, bint is_request):
     cdef Field field
     cdef Py_ssize_t at = 0
     cdef bytes kept = b""
     cdef bytes name
     while read_line(data, size, at, &field) == 1:
         at = field.end
-        name = data[field.start:field.start + field.name_size]
-        if field.known == KN_OTHER and name.lower() not in NO_TRAILERS:
+        name = data[field.start:field.start + field.name_size].lower()
+        if is_request and (name.startswith(VOUCHED) or b"_" in name):
+            continue
+        if field.known == KN_OTHER and name not in NO_TRAILERS:
             kept += data[field.start:field.end]
     return kept

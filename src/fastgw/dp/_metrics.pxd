@@ -62,6 +62,8 @@ cdef struct WorkerTotals:
     uint64_t upstream_reused_total
     uint64_t generations_live         # gauge
     uint64_t codes_dropped_total      # a route with more than CODE_PLACES different codes
+    uint64_t log_lines_dropped_total  # of the access log: nobody took them
+    CodeCount refused[CODE_PLACES]    # answers by status where no route was found, or no request
 
 
 cdef class MetricsSegment:
@@ -72,6 +74,7 @@ cdef class MetricsSegment:
         WorkerTotals* totals
         RouteSlot* slots
         dict index_by_route           # 16-byte route id -> slot number
+        uint64_t dropped_here         # of log_lines_dropped_total, by this process
 
     cdef RouteSlot* slot_for(self, bytes route_id, bytes service, bytes route) except NULL
 
@@ -100,6 +103,17 @@ cdef inline void count_exchange(
             slot.codes[place].source = source
             slot.codes[place].count = 1
             slot.codes[place].code = code
+            return
+    totals.codes_dropped_total += 1
+
+
+cdef inline void count_refused(WorkerTotals* totals, uint32_t code) noexcept nogil:
+    """Count an answer to what found no route, or was no request."""
+    cdef int place
+    for place in range(CODE_PLACES):
+        if totals.refused[place].code == code or totals.refused[place].code == 0:
+            totals.refused[place].count += 1
+            totals.refused[place].code = code
             return
     totals.codes_dropped_total += 1
 

@@ -22,6 +22,7 @@ class SegmentValues(TypedDict):
 
 class MetricsSegment:
     generations_live: int
+    log_lines_dropped: int
     def __init__(self, fd: int) -> None: ...
     def count(
         self,
@@ -36,5 +37,6 @@ class MetricsSegment:
         upstream_ms: int,
         request_ms: int,
     ) -> None: ...
+    def count_refused(self, code: int) -> None: ...
 
 def read_segment(buffer: Buffer) -> SegmentValues: ...

@@ -12,7 +12,7 @@ from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, mun
 
 import os
 
-cdef uint64_t MAGIC = 0x31304D4757545346  # "FSTWGM01": changes with the layout
+cdef uint64_t MAGIC = 0x32304D4757545346  # "FSTWGM02": changes with the layout
 
 SEGMENT_BYTES = PAGE_BYTES + SLOT_COUNT * sizeof(RouteSlot)
 
@@ -88,11 +88,25 @@ cdef class MetricsSegment:
     def generations_live(self):
         return self.totals.generations_live
 
+    @property
+    def log_lines_dropped(self):
+        """Lines of the access log that nobody took, since this process began; adds up over processes."""
+        return self.dropped_here
+
+    @log_lines_dropped.setter
+    def log_lines_dropped(self, uint64_t count):
+        self.totals.log_lines_dropped_total += count - self.dropped_here
+        self.dropped_here = count
+
     def count(self, bytes route_id, bytes service, bytes route, int code, int source,
               int bytes_in, int bytes_out, int gateway_ms, int upstream_ms, int request_ms):
         """Count one exchange by Python values: for tests and slow paths."""
         count_exchange(self.totals, self.slot_for(route_id, service, route), code, source,
                        bytes_in, bytes_out, gateway_ms, upstream_ms, request_ms)
+
+    def count_refused(self, int code):
+        """Count one answer to what was no request, or found no route: for tests and slow paths."""
+        count_refused(self.totals, code)
 
 
 def read_segment(buffer):
@@ -132,8 +146,12 @@ cdef _decode(uint8_t* base, Py_ssize_t size):
         "upstream_reused_total": totals.upstream_reused_total,
         "generations_live": totals.generations_live,
         "codes_dropped_total": totals.codes_dropped_total,
+        "log_lines_dropped_total": totals.log_lines_dropped_total,
         "pid": totals.pid,
     }
+    for place in range(CODE_PLACES):
+        if totals.refused[place].code:
+            values[f"refused_{totals.refused[place].code}"] = totals.refused[place].count
     routes = []
     for place in range(used):
         if slots[place].codes[0].code:

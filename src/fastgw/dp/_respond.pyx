@@ -8,11 +8,17 @@ from posix.uio cimport iovec
 
 from fastgw.dp._body cimport BODY_CHUNKED, BODY_LENGTH, BODY_NONE, BODY_UNTIL_CLOSE
 from fastgw.dp._core cimport REQUEST_ID_SIZE, ProxyCore, span_of
+from fastgw.dp._fields cimport Span
 from fastgw.dp._head cimport ResponseHead
+from fastgw.dp._metrics cimport count_refused
 from fastgw.dp._rewrite cimport ResponseOut, write_interim_head, write_response_head
 from fastgw.dp._wheel cimport monotonic_us
 
-from fastgw.dp.answers import render
+from fastgw.dp.answers import REFUSALS, render
+from fastgw.obs.accesslog import Entry
+
+cdef enum:
+    LOGGED_BYTES = 1024       # of the first line of what is no request
 
 cdef extern from "stdio.h" nogil:
     int snprintf(char* out, size_t size, const char* format, ...)
@@ -136,6 +142,25 @@ cdef class Responder(ClientSide):
             self.closes = True
         return self.send_answer(status, message, is_error_page)
 
+    cdef int refuse_request(
+        self, int status, const uint8_t* data, Py_ssize_t size, str message=None
+    ) except -1:
+        cdef ProxyCore core = self.core
+        cdef Span peer = self.peer_text()
+        cdef Py_ssize_t line_size = 0
+        core.totals.requests_total += 1
+        count_refused(core.totals, status)
+        self.send_answer(status, REFUSALS[status] if message is None else message, True)
+        if core.access_log is None:
+            return 0
+        while line_size < size and line_size < LOGGED_BYTES and data[line_size] not in (c'\r', c'\n'):
+            line_size += 1
+        core.access_log.write(Entry(
+            PyBytes_FromStringAndSize(<const char*>peer.data, peer.size),
+            PyBytes_FromStringAndSize(<const char*>data, line_size) if line_size else b"-",
+            status, size, self.own_size, self.own_head_size, self.own_id, scheme=self.scheme()))
+        return 0
+
     cdef int send_answer(self, int status, str message, bint is_error_page) except -1:
         cdef Exchange exchange = self.exchange
         cdef ProxyCore core = self.core
@@ -178,5 +203,9 @@ cdef class Responder(ClientSide):
                 data = exchange.hooks.own_answer(exchange, data)
             exchange.bytes_out += len(data)
             exchange.head_bytes_out = data.index(b"\r\n\r\n") + 4
+        else:
+            self.own_id = request_id
+            self.own_size = len(data)
+            self.own_head_size = data.index(b"\r\n\r\n") + 4
         self.send(<const uint8_t*><char*>data, len(data))
         return 0

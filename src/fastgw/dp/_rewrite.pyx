@@ -95,7 +95,7 @@ cdef Py_ssize_t _copy_kept(
             # The line that ours goes on with is written anew, behind all others.
             keep = <int>place != skipped and (known == KN_VIA or not is_request)
         elif is_request:
-            keep = False
+            keep = known == KN_TRAILER and keeps_trailer
         else:
             keep = known == KN_X_REAL_IP or known == KN_X_FORWARDED_SET or known == KN_EXPECT \
                 or known == KN_HOST or known == KN_PROXY or known == KN_TE \
@@ -153,7 +153,8 @@ cdef Py_ssize_t write_request_head(
         at += put(out + at, b"Connection: keep-alive\r\n", 24)
     if request.accepts_trailers:
         at += put(out + at, b"TE: trailers\r\n", 14)
-    at += _copy_kept(out + at, head, fields, request.field_count, framing, True, request.via, False)
+    at += _copy_kept(out + at, head, fields, request.field_count, framing, True, request.via,
+                     framing.chunked)
     at += _put_appended(
         out + at, b"Via: ", 5, head, &fields[request.via] if request.via >= 0 else NULL, to.via_token)
     at += _put_appended(

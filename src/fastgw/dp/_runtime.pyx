@@ -100,6 +100,7 @@ cdef class BaseRuntime:
             ImageError: damaged, cut short, or of another format version.
         """
         self.image = Image.open(image_fd)
+        self.image.table().warm()
         self.checksum = self.image.checksum
         self.metrics = metrics
         self.plugins = plugins
@@ -144,6 +145,8 @@ cdef class Runtime:
         self.base = base
         self.chain = base.chain
         overlay = Image.open(overlay_fd) if overlay_fd >= 0 else None
+        if overlay is not None:
+            overlay.table().warm()
         self.image = LayeredImage(base.image, overlay)
         self.table = self.image.table()
         self.certificates = self.image.certificates()

@@ -44,6 +44,7 @@ cdef class UpstreamConnection(UpstreamSide):
         int64_t write_ms
         bint is_write_broken      # takes no more of the request; an answer may still come
         bytearray trailers        # the answer's, while they come and the client wants them
+        bint keeps_trailers       # and Connection names no field, which one of them might be (RFC 9110 §7.6.1)
 
     cdef int _set_state(self, UpstreamState state) except -1
     cdef int _received(self, uint8_t* data, Py_ssize_t size) except -1

@@ -65,6 +65,7 @@ cdef class UpstreamConnection(UpstreamSide):
         cdef iovec parts[4]
         cdef int count = 0
         cdef char size_line[24]
+        cdef bytes end
         if head_size:
             parts[count].iov_base = <void*>head
             parts[count].iov_len = head_size
@@ -82,7 +83,12 @@ cdef class UpstreamConnection(UpstreamSide):
             parts[count].iov_base = <void*>body
             parts[count].iov_len = size
             count += 1
-        if self.exchange.is_request_chunked:
+        if is_last and self.exchange.request_trailers is not None and self.exchange.is_request_chunked:
+            end = (b"\r\n0\r\n" if size else b"0\r\n") + self.exchange.request_trailers + b"\r\n"
+            parts[count].iov_base = <void*><char*>end
+            parts[count].iov_len = len(end)
+            count += 1
+        elif self.exchange.is_request_chunked:
             # The CRLF behind the data and, at the end, the last chunk: one literal serves both.
             if size and is_last:
                 parts[count].iov_base = <void*><char*>b"\r\n0\r\n\r\n"
@@ -281,6 +287,7 @@ cdef class UpstreamConnection(UpstreamSide):
         """Decide the body's framing (RFC 9112 §6.3), pass on the head and what of the body is here."""
         cdef Py_ssize_t taken = 0, joined = 0
         self.keeps_alive = response.framing.minor == 1 and not response.framing.close
+        self.keeps_trailers = self.exchange.accepts_trailers and response.framing.nominated_count == 0
         if self.exchange.is_head_request or response.status == 204 or response.status == 304:
             begin_body(&self.body, BODY_NONE, 0)
         elif response.framing.chunked:
@@ -305,7 +312,7 @@ cdef class UpstreamConnection(UpstreamSide):
     cdef int _keep_trailers(self) except -1:
         """Gather the trailer section, if the client wants it; once whole, choose what goes on."""
         cdef bytearray gathered
-        if not self.exchange.accepts_trailers:
+        if not self.keeps_trailers:
             return 0
         if self.trailers is None:
             self.trailers = bytearray()
@@ -314,7 +321,7 @@ cdef class UpstreamConnection(UpstreamSide):
         if self.body.is_complete:
             gathered, self.trailers = self.trailers, None
             self.exchange.trailers = select_trailers(
-                <uint8_t*>PyByteArray_AS_STRING(gathered), len(gathered)) or None
+                <uint8_t*>PyByteArray_AS_STRING(gathered), len(gathered), False) or None
         return 0
 
     cdef int _complete(self, Py_ssize_t left_over) except -1:

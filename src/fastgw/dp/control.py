@@ -102,6 +102,8 @@ class Drain(msgspec.Struct, frozen=True, tag=True):
     """Accept no more, finish what runs, at the latest after *deadline_s*."""
 
     deadline_s: float
+    idle_s: float = 0.0
+    """Idle connections may send one more request for so long, and are told to close by its answer."""
 
 
 class Reopen(msgspec.Struct, frozen=True, tag=True):
@@ -286,7 +288,9 @@ def _count_fds(message: object) -> int:
         return len(message.listeners) + 2
     if isinstance(message, Prepare):
         return 2 if message.has_overlay else 1
-    return 1 if isinstance(message, Stage | Certify) else 0
+    if isinstance(message, Stage | Certify):
+        return 1
+    return getattr(message, "descriptors", 0)
 
 
 def make_pair() -> tuple[socket.socket, socket.socket]:

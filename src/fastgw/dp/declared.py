@@ -43,16 +43,19 @@ class DeclaredSource:
         self._version += 1
         return incoming
 
-    async def run(self, first: IncomingSnapshot) -> None:
-        """Apply *first*, then what each further reading gives; a file with faults changes nothing.
+    async def begin(self, first: IncomingSnapshot) -> None:
+        """Apply what was read at the start.
 
         Raises:
-            DeclarativeError: *first* is refused: nothing could be served.
+            DeclarativeError: it is refused: nothing could be served.
         """
         result = await self._apply(first)
         if isinstance(result, Refused):
             reasons = [("the whole file", str(fault.get("reason", fault))) for fault in result.faults]
             raise DeclarativeError(str(self._path), reasons)
+
+    async def run(self) -> None:
+        """Apply what each further reading gives; a file with faults changes nothing."""
         while True:
             await self._again.wait()
             self._again.clear()

@@ -5,9 +5,11 @@ Contract. `DataPlane.start` either has everything open or raises one FastgwError
 control plane is dialled, and nothing is read from disk: the file is the configuration.
 
     SIGTERM, SIGINT, SIGQUIT   drain, then end; once more: end now
-    SIGHUP                     read declarative_config, the certificates of ssl listeners and that of the
-                               link anew
+    SIGHUP                     read declarative_config and the certificates of ssl listeners anew
     SIGUSR1                    open the log files anew
+
+One that takes over from another (`takeover.py`) begins with what that one serves, and has a link, a status
+port and a door of its own only once the other has let go.
 """
 
 from __future__ import annotations
@@ -15,25 +17,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Coroutine, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Coroutine, Iterable, Iterator
+from typing import Any, Final
 
 from fastgw import __version__
+from fastgw.dp.control import Drain
 from fastgw.dp.identity import load_identity
 from fastgw.dp.process import raise_file_limit
+from fastgw.dp.source import Source
 from fastgw.dp.spares import Spares
-from fastgw.dp.status import StatusApp, StatusServer
+from fastgw.dp.status import STATUS_LISTEN, StatusApp, StatusServer
 from fastgw.dp.store import Store
-from fastgw.dp.supervisor import Supervisor
-from fastgw.dp.sync import IncomingSnapshot, Sync, SyncStatus
-from fastgw.dp.workers import Deadlines
+from fastgw.dp.supervisor import PROXY_LISTEN, Supervisor
+from fastgw.dp.takeover import LentListener, Predecessor, TakeoverDoor, TakeoverFailed
+from fastgw.dp.workers import Deadlines, WorkerState
 from fastgw.obs import logs
 from fastgw.obs.service_manager import ServiceManager
 from fastgw.settings import Settings
-from fastgw.tls.cluster_files import FileCredentials
 
-if TYPE_CHECKING:
-    from fastgw.dp.declared import DeclaredSource
+IDLE_GRACE_S: Final = 15.0
+"""After a take-over, idle connections are kept for so long, to be told by an answer that they close."""
 
 _log: Final = logs.get_logger("supervisor")
 
@@ -61,37 +64,42 @@ class DataPlane:
         self._deadlines = deadlines
         self._cleanup = contextlib.AsyncExitStack()
         self._stopping = asyncio.Event()
+        self._serving = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
-        self._link: Sync | None = None
-        self._declared: DeclaredSource | None = None
-        self._first: IncomingSnapshot | None = None
-        self._credentials: FileCredentials | None = None
+        self._predecessor: Predecessor | None = None
+        self._drain: Drain | None = None
+        self._store: Store
+        self._source: Source
         self.supervisor: Supervisor
         """Once started."""
         self.status: StatusServer
         """Once started."""
 
-    async def start(self) -> None:
+    async def start(self, *, takes_over: bool = False) -> None:
         """Open everything; no worker runs yet.
 
+        Args:
+            takes_over: whether a data plane that runs in this prefix is to hand over its sockets.
         Raises:
             FastgwError: the first part that cannot start; those before it are closed again.
         """
         try:
-            await self._start()
+            await self._start(takes_over=takes_over)
         except BaseException:
             await self._cleanup.aclose()
             raise
 
     async def run(self) -> None:
-        """Serve until `stop`; then drain and close everything.
+        """Serve until `stop`, or until another process has taken over; then drain and close everything.
 
         Raises:
             FastgwError: a part failed for good.
         """
+        if self._predecessor is None:
+            self._serving.set()
         source = asyncio.create_task(self._run_source(), name="source")
         workers = asyncio.create_task(self.supervisor.run(), name="workers")
-        status = asyncio.create_task(self.status.run(), name="status")
+        status = asyncio.create_task(self._run_status(), name="status")
         stopping = asyncio.create_task(self._stopping.wait())
         self._in_background(self._tell_ready())
         self._manager.start_watchdog()
@@ -104,12 +112,14 @@ class DataPlane:
             stopping.cancel()
             source.cancel()
             await asyncio.gather(source, return_exceptions=True)
+            if self._drain is not None:
+                # What the status port says is the successor's to say.
+                await self._end_status(status)
             _log.notice("drains")
             self._manager.stopping("draining")
-            await self.supervisor.stop()
+            await self.supervisor.stop(self._drain)
             await asyncio.gather(workers, return_exceptions=True)
-            self.status.stop()
-            await asyncio.gather(status, return_exceptions=True)
+            await self._end_status(status)
             await self._cleanup.aclose()
             _log.notice("ends")
 
@@ -126,13 +136,37 @@ class DataPlane:
     def reopen_logs(self) -> None:
         self._in_background(self.supervisor.reopen_logs())
 
+    # What the one that takes over asks (`takeover.Lender`).
+
+    async def pause(self) -> str | None:
+        if self._stopping.is_set():
+            return "it drains"
+        await self._source.pause()
+        return None
+
+    def lent(self) -> Iterable[LentListener]:
+        for listen, sockets in self.supervisor.listeners:
+            yield LentListener(PROXY_LISTEN, listen, sockets)
+        for listen, sock in self.status.listeners:
+            yield LentListener(STATUS_LISTEN, listen, [sock])
+
+    @property
+    def lock_fd(self) -> int:
+        return self._store.lock_fd
+
+    def resume(self) -> None:
+        self._store.look_again()
+        self._source.resume()
+
+    def leave(self, successor: int, grace_s: float) -> None:
+        _log.notice("process %d serves; what is in progress here may go on for %g s", successor, grace_s)
+        self._drain = Drain(grace_s, IDLE_GRACE_S)
+        self._stopping.set()
+
     async def _read_again(self) -> None:
         self._manager.reloading()
         await self.supervisor.read_certificates()
-        if self._declared is not None:
-            await self._declared.read_again()
-        if self._credentials is not None:
-            self._credentials.read_again()
+        await self._source.read_again()
         if not self._stopping.is_set():
             self._manager.ready(self._describe())
 
@@ -141,7 +175,7 @@ class DataPlane:
 
         A data plane whose control plane is out of sight is ready too: waiting for it is what it is for.
         """
-        generation = 0 if self._declared is None else 1
+        generation = 1 if self._source.is_file else 0
         for worker in self.supervisor.workers:
             if not await worker.wait_serving(generation, None):
                 return
@@ -151,31 +185,36 @@ class DataPlane:
         version = self.supervisor.state().version
         return f"data plane on {', '.join(self.supervisor.addresses)}, started with version {version}"
 
-    async def _start(self) -> None:
+    async def _start(self, *, takes_over: bool) -> None:
         settings = self._settings
         for warning in settings.warnings:
             _log.warning("%s", warning)
-        store = Store(settings.prefix)
-        self._cleanup.callback(store.close)
+        predecessor = None
+        if takes_over:
+            predecessor = await Predecessor.find(settings.prefix / "dp")
+            if predecessor is None:
+                _log.notice("nothing to take over: no data plane runs in %s", settings.prefix)
+            else:
+                self._predecessor = predecessor
+                self._cleanup.callback(predecessor.close)
+        self._store = Store(settings.prefix, lock_fd=-1 if predecessor is None else predecessor.take_lock())
+        self._cleanup.callback(self._store.close)
         node = load_identity(settings.prefix)
         self.supervisor = Supervisor(
-            settings, node=node, store=store, deadlines=self._deadlines, spares=self._spares
+            settings, node=node, store=self._store, deadlines=self._deadlines, spares=self._spares
         )
-        if settings.declarative_config is not None:
-            from fastgw.dp.declared import DeclaredSource  # noqa: PLC0415 - most have none, and start faster
-
-            self._declared = DeclaredSource(
-                settings.declarative_config, self.supervisor.apply, flavor=settings.router_flavor
-            )
-            self._first = await self._declared.read()
-        else:
-            self._link = self._make_link()
+        self._source = Source(settings, self.supervisor)
+        await self._source.read()
         self._cleanup.push_async_callback(self.supervisor.close)
-        await self.supervisor.start(from_disk=self._declared is None)
-        app = StatusApp(
-            self.supervisor, link=self._link_status, certificate_expires_s=self._certificate_expires_s
+        await self.supervisor.start(
+            from_disk=predecessor is not None or not self._source.is_file, predecessor=predecessor
         )
-        self.status = StatusServer(settings.status_listen, app.make())
+        app = StatusApp(
+            self.supervisor,
+            link=self._source.link_status,
+            certificate_expires_s=self._source.certificate_expires_s,
+        )
+        self.status = StatusServer(settings.status_listen, app.make(), predecessor=predecessor)
         self._cleanup.callback(self.status.close)
         _log.notice(
             "fastgw %s, node %s on %s, prefix %s; %s",
@@ -186,30 +225,38 @@ class DataPlane:
             f"status on {', '.join(self.status.addresses)}" if self.status.addresses else "no status port",
         )
 
-    def _make_link(self) -> Sync:
-        log = logs.get_logger("link")
-        self._credentials = FileCredentials(self._settings, tell=log.notice, complain=log.warning)
-        return Sync(
-            self._settings,
-            self._credentials,
-            node=self.supervisor.node,
-            apply=self.supervisor.apply,
-            applied=self.supervisor.state,
-            log=log,
-        )
-
     async def _run_source(self) -> None:
-        if self._link is not None:
-            await self._link.run()
-        elif self._declared is not None and self._first is not None:
-            await self._declared.run(self._first)
+        await self._source.begin()
+        if self._predecessor is not None:
+            await self._finish_takeover(self._predecessor)
+            self._serving.set()
+        try:
+            door = TakeoverDoor(self._store.directory, self)
+        except OSError as error:
+            _log.warning("no other process can take over: %s: %s", self._store.directory, error.strerror)
+        else:
+            self._cleanup.push_async_callback(door.close)
+        await self._source.run()
 
-    def _certificate_expires_s(self) -> float | None:
-        """Unix seconds until which what the next connection presents is valid."""
-        return None if self._credentials is None else self._credentials.current().pair.not_after.timestamp()
+    async def _finish_takeover(self, predecessor: Predecessor) -> None:
+        if not await self.supervisor.wait_serving():
+            if any(worker.state is WorkerState.STOPPED for worker in self.supervisor.workers):
+                await self._stopping.wait()  # the workers' own reason ends `run`
+            raise TakeoverFailed("the workers do not start in time: the one before goes on")
+        await predecessor.finish(self._settings.takeover_timeout)
+        predecessor.close()
+        _log.notice("has taken over from process %d", predecessor.pid)
 
-    def _link_status(self) -> SyncStatus | None:
-        return None if self._link is None else self._link.status
+    async def _run_status(self) -> None:
+        await self._serving.wait()
+        await self.status.run()
+
+    async def _end_status(self, status: asyncio.Task[None]) -> None:
+        if self._serving.is_set():
+            self.status.stop()
+        else:
+            status.cancel()
+        await asyncio.gather(status, return_exceptions=True)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -217,9 +264,14 @@ class DataPlane:
         task.add_done_callback(self._background.discard)
 
 
-async def run_data_plane(settings: Settings, spares: Spares | None = None) -> None:
-    """Run a data plane until a signal ends it.
+async def run_data_plane(
+    settings: Settings, *, takes_over: bool = False, spares: Spares | None = None
+) -> None:
+    """Run a data plane until a signal ends it, or another one takes over.
 
+    Args:
+        takes_over: whether it takes over from the one that runs in its prefix.
+        spares: worker processes that run already.
     Raises:
         FastgwError: it cannot start, or cannot go on.
     """
@@ -229,7 +281,7 @@ async def run_data_plane(settings: Settings, spares: Spares | None = None) -> No
     raise_file_limit()
     with contextlib.closing(ServiceManager()) as manager:
         data_plane = DataPlane(settings, manager=manager, spares=spares)
-        await data_plane.start()
+        await data_plane.start(takes_over=takes_over)
         with _signals(data_plane):
             await data_plane.run()
 

@@ -57,6 +57,7 @@ class ProxyOptions(msgspec.Struct, frozen=True):
 
     headers: frozenset[str]
     upstream_request_id: bool = True
+    access_log_json: bool = False
     debug_fields: bool = False
     head_bytes: int = 32768
     request_line_bytes: int = 8192
@@ -87,6 +88,7 @@ class ProxyOptions(msgspec.Struct, frozen=True):
         return cls(
             headers=settings.headers,
             debug_fields=settings.allow_debug_header,
+            access_log_json=settings.proxy_access_log.endswith(" json"),
             upstream_request_id="x-kong-request-id" in settings.headers_upstream,
             head_bytes=settings.proxy_head_bytes,
             request_line_bytes=settings.proxy_request_line_bytes,
@@ -143,6 +145,7 @@ class ProxyServer:
         self._loop = loop
         self._plugins = Plugins(plugins)
         self._certificates = certificates
+        self._access_log = access_log
         self._metrics = MetricsSegment(metrics_fd)
         self._wheel = TimerWheel(_now_ms())
         self._core = ProxyCore(loop, options, self._wheel, self._metrics, access_log, _log)
@@ -217,16 +220,24 @@ class ProxyServer:
             factory = functools.partial(Downstream, self._core, listener)
             await self._acceptor.add(sock, factory, _backlog_of(sock))
 
-    async def drain(self, deadline_s: float) -> None:
-        """Accept no more, finish what is in progress, close the rest when the deadline has passed."""
+    async def drain(self, deadline_s: float, idle_s: float = 0.0) -> None:
+        """Accept no more, finish what is in progress, close the rest when the deadline has passed.
+
+        Args:
+            idle_s: how long idle connections are kept for one more request, whose answer tells them to
+                close: closing them first would cut a request that is on its way.
+        """
         drained = asyncio.Event()
-        self._core.begin_drain(drained.set)
         self._acceptor.close()
-        for connection in tuple(self._core.downstreams):
-            connection.drain()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(deadline_s):
-                await drained.wait()
+        for _ in range(2):
+            await asyncio.sleep(0)  # connections that were just accepted are made in a turn of their own
+        self._core.begin_drain(drained.set)
+        idle_s = min(idle_s, deadline_s)
+        if not await _came(drained, idle_s):
+            self._core.begin_closing_idle()
+            for connection in tuple(self._core.downstreams):
+                connection.close_idle()
+            await _came(drained, deadline_s - idle_s)
         for connection in tuple(self._core.downstreams):
             connection.end()
         self._connector.close_idle()
@@ -264,7 +275,16 @@ class ProxyServer:
 
     def _tick(self) -> None:
         self._wheel.run(_now_ms())
+        if self._access_log is not None:
+            self._metrics.log_lines_dropped = self._access_log.dropped_total
         self._tick_handle = self._loop.call_later(TICK_S, self._tick)
+
+
+async def _came(event: asyncio.Event, deadline_s: float) -> bool:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(deadline_s):
+            await event.wait()
+    return event.is_set()
 
 
 def _now_ms() -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from http import HTTPStatus
@@ -26,11 +27,13 @@ from fastgw import __version__
 from fastgw.dp._metrics import read_segment
 from fastgw.dp.supervisor import Supervisor
 from fastgw.dp.sync import SyncStatus
+from fastgw.dp.takeover import Predecessor
 from fastgw.dp.workers import Worker, WorkerState
 from fastgw.listening import address_of, open_listeners
 from fastgw.obs.metrics import CONTENT_TYPE, NodeFigures, WorkerFigures, render, sum_totals
 from fastgw.settings import Listen
 
+STATUS_LISTEN: Final = "status_listen"
 SHUTDOWN_DEADLINE_S: Final = 1
 CONNECTIONS_LIMIT: Final = 64
 
@@ -156,13 +159,20 @@ class StatusApp:
 class StatusServer:
     """Serves a `StatusApp` on the sockets of status_listen."""
 
-    def __init__(self, listens: Sequence[Listen], app: Starlette) -> None:
+    def __init__(
+        self, listens: Sequence[Listen], app: Starlette, *, predecessor: Predecessor | None = None
+    ) -> None:
         """Open the sockets.
+
+        Args:
+            predecessor: its sockets are used where status_listen names them.
 
         Raises:
             ListenError: one of them cannot be listened on.
         """
-        self._sockets = open_listeners(listens, name="status_listen")
+        self.listeners: Final = list(zip(listens, _open(listens, predecessor), strict=True))
+        """The socket of each entry of status_listen."""
+        self._sockets = [sock for _, sock in self.listeners]
         self.addresses: Final = [address_of(sock) for sock in self._sockets]
         """As `127.0.0.1:8007`, with the real ports."""
         config = uvicorn.Config(
@@ -194,6 +204,20 @@ class StatusServer:
         """Close the sockets; after `run`, or instead of it."""
         for sock in self._sockets:
             sock.close()
+
+
+def _open(listens: Sequence[Listen], predecessor: Predecessor | None) -> list[socket.socket]:
+    """Open one socket for each, or none at all; those that were lent are taken as they are."""
+    sockets: list[socket.socket] = []
+    try:
+        for listen in listens:
+            lent = [] if predecessor is None else predecessor.take_sockets(STATUS_LISTEN, listen)
+            sockets += lent or open_listeners([listen], name=STATUS_LISTEN)
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
 
 
 class _Uvicorn(uvicorn.Server):

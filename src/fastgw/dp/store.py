@@ -76,9 +76,11 @@ class StoredSnapshot:
 class Store:
     """The directory `PREFIX/dp`, held by one process. Methods block: call them in a thread."""
 
-    def __init__(self, prefix: Path) -> None:
+    def __init__(self, prefix: Path, *, lock_fd: int = -1) -> None:
         """Make the directory and take its lock.
 
+        Args:
+            lock_fd: holds the lock already, handed over by the process before; the store's from now on.
         Raises:
             SettingsError: another data plane runs in this prefix, or it cannot be written.
         """
@@ -86,24 +88,38 @@ class Store:
         self._prefix = prefix
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock_fd = os.open(self.directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self.lock_fd = (
+                os.open(self.directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                if lock_fd < 0
+                else lock_fd
+            )
         except OSError as error:
             raise SettingsError(f"prefix {prefix}: cannot write {error.filename}: {error.strerror}") from None
         self._lock()
-        for path in self.directory.glob("*.new"):
-            path.unlink()  # left behind by a process that was killed
         self._in_order = threading.Lock()
         """Held while names change: a base may be written in one thread and a generation saved in another."""
-        self._bases = [path.name for path in sorted(self.directory.glob(_BASES), key=_written_at)]
+        self._bases: list[str] = []
         """Those on disk, by their last use."""
         self._whole: set[str] = set()
         """Those that are whole, as this process knows: it wrote them, or read them."""
         self._staged: tuple[ImageFile, bool] | None = None
         """What waits for a decision: its base, and whether that is all."""
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Forget what this process knows of the files: another one may have written here."""
+        os.ftruncate(self.lock_fd, 0)
+        os.pwrite(self.lock_fd, f"{os.getpid()}\n".encode(), 0)
+        for path in self.directory.glob("*.new"):
+            path.unlink()  # left behind by a process that was killed
+        with self._in_order:
+            self._bases = [path.name for path in sorted(self.directory.glob(_BASES), key=_written_at)]
+            self._whole.clear()
+            self._staged = None
 
     def close(self) -> None:
         """Give the prefix to whoever comes next."""
-        os.close(self._lock_fd)
+        os.close(self.lock_fd)
 
     def save(self, image: ImageFile, overlay: ImageFile | None = None) -> None:
         """Make a generation the current one; when this returns, it survives a loss of power.
@@ -199,16 +215,14 @@ class Store:
 
     def _lock(self) -> None:
         try:
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(self._lock_fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            os.close(self._lock_fd)
+            holder = os.pread(self.lock_fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(self.lock_fd)
             raise SettingsError(
                 f"prefix {self._prefix}: another data plane runs there (process {holder}): "
-                "stop it, or give this one another prefix"
+                "stop it, take over from it (--takeover), or give this one another prefix"
             ) from None
-        os.ftruncate(self._lock_fd, 0)
-        os.pwrite(self._lock_fd, f"{os.getpid()}\n".encode(), 0)
 
     def _base_path(self, checksum: str) -> Path:
         return self.directory / f"base-{checksum[:_NAME_DIGITS]}.image"

@@ -16,25 +16,29 @@ import contextlib
 import dataclasses
 import socket
 import time
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
 from fastgw.dp.apply import Applier, short_digest
-from fastgw.dp.control import ListenerKind
+from fastgw.dp.control import Drain, ListenerKind
 from fastgw.dp.generation import describe_counts
 from fastgw.dp.server import ProxyOptions
 from fastgw.dp.spares import Spares
 from fastgw.dp.store import Store, StoredImage, StoredSnapshot
 from fastgw.dp.sync import Applied, AppliedState, IncomingSnapshot, NodeIdentity, Refused
+from fastgw.dp.takeover import Predecessor
 from fastgw.dp.workers import Deadlines, SharedFile, Worker, WorkerSettings, WorkerState
 from fastgw.errors import CertificateError
-from fastgw.listening import address_of, open_listener
+from fastgw.listening import address_of, adopt_listener, open_listener
 from fastgw.obs import logs
 from fastgw.routing.compile_process import CompileProcess
 from fastgw.routing.routes import FLAVORS
 from fastgw.settings import Listen, Settings
 from fastgw.tls.proxy_pairs import load_proxy_tls
+
+PROXY_LISTEN: Final = "proxy_listen"
 
 _log: Final = logs.get_logger(__name__)
 
@@ -59,9 +63,11 @@ class Supervisor:
         self.addresses: list[str] = []
         """What the workers listen on, as `127.0.0.1:8000`, one for each entry of proxy_listen."""
         self.is_draining = False
+        self.listeners: list[tuple[Listen, list[socket.socket]]] = []
+        """The sockets of each entry of proxy_listen; they belong to the workers."""
         self._settings = settings
         self._spares = spares or Spares()
-        self._deadlines = deadlines or Deadlines()
+        self._deadlines = deadlines or Deadlines(drain_s=settings.nginx_main_worker_shutdown_timeout)
         self._compiler = CompileProcess(flavor=settings.router_flavor)
         self._compiler_start: asyncio.Task[None] | None = None
         self._store = store
@@ -77,8 +83,11 @@ class Supervisor:
             and any(worker.state is WorkerState.RUNNING for worker in self.workers)
         )
 
-    async def start(self, *, from_disk: bool = True) -> None:
+    async def start(self, *, from_disk: bool = True, predecessor: Predecessor | None = None) -> None:
         """Open sockets, make the workers' places, and take the last generation from disk.
+
+        Args:
+            predecessor: its sockets are used where proxy_listen names them.
 
         Raises:
             ListenError: an address of proxy_listen cannot be listened on.
@@ -86,13 +95,16 @@ class Supervisor:
         """
         count = self._settings.workers
         self._tls_file.replace(await self._load_tls())
-        listeners: list[list[tuple[socket.socket, ListenerKind]]] = [[] for _ in range(count)]
+        places: list[list[tuple[socket.socket, ListenerKind]]] = [[] for _ in range(count)]
         for listen in self._settings.proxy_listen:
-            sockets = _open_for_workers(listen, count)
+            lent = [] if predecessor is None else predecessor.take_sockets(PROXY_LISTEN, listen)
+            sockets = open_for_workers(listen, count, lent)
+            self.listeners.append((listen, sockets))
             self.addresses.append(address_of(sockets[0]))
             kind = ListenerKind(listen.ssl, listen.proxy_protocol)
-            for place, sock in zip(listeners, sockets, strict=True):
-                place.append((sock, kind))
+            # Of a predecessor with more workers all are kept: clients may wait in the backlog of each.
+            for number, sock in enumerate(sockets):
+                places[number % count].append((sock, kind))
         if from_disk:
             await self._restore()
         worker_settings = WorkerSettings(
@@ -112,7 +124,7 @@ class Supervisor:
                 decided=lambda: self.applier.decided,
                 deadlines=self._deadlines,
             )
-            for index, place in enumerate(listeners)
+            for index, place in enumerate(places)
         ]
         self.applier.workers = self.workers
         if self._compiler_start is None:
@@ -172,12 +184,23 @@ class Supervisor:
                     group.create_task(worker.certify())
         _log.notice("certificates of the ssl listeners read anew")
 
-    async def stop(self) -> None:
-        """Drain all workers, within the deadline; `run` returns. May be called again."""
+    async def wait_serving(self) -> bool:
+        """Wait until all workers accept, up to the deadline of a start; say whether they do."""
+        deadline_s = self._deadlines.start_s
+        async with asyncio.TaskGroup() as group:
+            waits = [group.create_task(worker.wait_serving(0, deadline_s)) for worker in self.workers]
+        return all(wait.result() for wait in waits)
+
+    async def stop(self, drain: Drain | None = None) -> None:
+        """Drain all workers, within the deadline; `run` returns. May be called again.
+
+        Args:
+            drain: None: by the deadlines, and idle connections are closed at once.
+        """
         self.is_draining = True
         async with asyncio.TaskGroup() as group:
             for worker in self.workers:
-                group.create_task(worker.stop())
+                group.create_task(worker.stop(drain))
 
     def kill(self) -> None:
         """End all workers now; after `stop`, for those who will not wait."""
@@ -247,16 +270,27 @@ class Supervisor:
         )
 
 
-def _open_for_workers(listen: Listen, count: int) -> list[socket.socket]:
-    """Open one socket per worker on the same address; the kernel spreads connections over them."""
-    # Without SO_REUSEPORT first: with it, the port of another data plane would be shared, not refused.
-    open_listener(dataclasses.replace(listen, reuseport=False), name="proxy_listen").close()
+def open_for_workers(listen: Listen, count: int, lent: Sequence[socket.socket] = ()) -> list[socket.socket]:
+    """Open one socket per worker on the same address; the kernel spreads connections over them.
+
+    Args:
+        lent: sockets of that address from the process before; all are kept.
+
+    Raises:
+        ListenError: the address cannot be listened on.
+    """
     shared = dataclasses.replace(listen, reuseport=True)
-    sockets = [open_listener(shared, name="proxy_listen")]
+    sockets = list(lent)
     try:
+        for sock in lent:
+            adopt_listener(sock, shared)
+        if not sockets:
+            # Without SO_REUSEPORT first: with it, another data plane's port would be shared, not refused.
+            open_listener(dataclasses.replace(listen, reuseport=False), name=PROXY_LISTEN).close()
+            sockets.append(open_listener(shared, name=PROXY_LISTEN))
         port = sockets[0].getsockname()[1]  # the one that the system chose, where that is its choice
-        for _ in range(count - 1):
-            sockets.append(open_listener(dataclasses.replace(shared, port=port), name="proxy_listen"))  # noqa: PERF401 - those that are open are closed when a later one fails
+        for _ in range(count - len(sockets)):
+            sockets.append(open_listener(dataclasses.replace(shared, port=port), name=PROXY_LISTEN))  # noqa: PERF401 - those that are open are closed when a later one fails
     except BaseException:
         for sock in sockets:
             sock.close()

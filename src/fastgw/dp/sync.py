@@ -30,11 +30,12 @@ from websockets.http11 import Response
 
 from fastgw import __version__
 from fastgw.errors import CertificateError, CompileError, DeltaError, FastgwError, RemoteLinkError
+from fastgw.model.served import SERVED_PLUGINS
 from fastgw.obs.logs import Logger
 from fastgw.settings import Settings
 from fastgw.tls.cluster import Credentials, LinkTls
 from fastgw.tls.handshake import alert_of, explain_handshake_failure
-from fastgw.wire.link import Confirmed, DataEvent, DataLink, Ended, Received, Welcomed
+from fastgw.wire.link import Confirmed, DataEvent, DataLink, Ended, Received, TrustTold, Welcomed
 from fastgw.wire.messages import Ack, Hello, Welcome
 from fastgw.wire.pacing import CONNECT_TIMEOUT_S, HEALTHY_AFTER_S, next_delay
 from fastgw.wire.pump import Pump, make_client_connection
@@ -109,6 +110,10 @@ class SyncStatus:
     """The version of the last snapshot that has arrived whole, applied or not."""
     confirmed_version: int | None = None
     """The version that the control plane last said is wanted here and runs here."""
+
+    def tell_error(self, reason: str) -> None:
+        """Take why there is no link yet."""
+        self.last_error = reason
 
 
 class _Connection(asyncio.Protocol):
@@ -249,6 +254,8 @@ class _Connection(asyncio.Protocol):
                     # The heartbeat that it brings may be due before the deadline of the greeting.
                     self._cancel_timer()
                     asyncio.get_running_loop().call_soon(self.tick)
+                case TrustTold(trust):
+                    self._sync.trust_told(trust)
                 case Confirmed(version):
                     self._sync.confirmed(version)
                 case Received():
@@ -284,6 +291,7 @@ class Sync:
         applied: what runs now.
         draw: a number from 0 up to 1 for each delay.
         clock: monotonic seconds, of which the link's deadlines are made.
+        trust_told: is called with the state of the cluster's authorities whenever the control plane names it.
     """
 
     def __init__(
@@ -297,7 +305,9 @@ class Sync:
         log: Logger,
         draw: Callable[[], float] = random.random,
         clock: Callable[[], float] = time.monotonic,
+        trust_told: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self.trust_told = trust_told
         self.authority = settings.cluster_control_plane
         self.clock = clock
         self.status = SyncStatus(self.authority)
@@ -336,11 +346,13 @@ class Sync:
             applied_digest=state.digest,
             max_snapshot_bytes=self._settings.cluster_max_payload,
             labels=dict(self._settings.cluster_dp_labels),
+            plugins=sorted(SERVED_PLUGINS),
         )
 
     def welcomed(self, link: DataLink, welcome: Welcome) -> None:
         self._spread_s = welcome.spread_s
         self._linked_at_s = self.clock()
+        self.trust_told(welcome.trust)
         self.status.is_connected = True
         self.status.since_s = time.time()
         self.status.retry_at_s = None

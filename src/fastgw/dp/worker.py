@@ -47,10 +47,13 @@ class _Worker:
     def __init__(self, channel: _Channel, configure: control.Configure, fds: Sequence[int]) -> None:
         self._channel = channel
         *socket_fds, metrics_fd, tls_fd = fds
+        self._access_log = AccessLog(configure.access_log) if configure.access_log else None
         sockets = [socket.socket(fileno=fd) for fd in socket_fds]
         self._listeners = list(zip(sockets, configure.listeners, strict=True))
-        self._access_log = AccessLog(configure.access_log) if configure.access_log else None
         options = msgspec.msgpack.decode(configure.options, type=ProxyOptions)
+        self._access_log = (
+            AccessLog(configure.access_log, is_json=options.access_log_json) if configure.access_log else None
+        )
         self._certificates = _read_tls(tls_fd)
         self._server = ProxyServer(
             asyncio.get_running_loop(), options, metrics_fd, self._access_log, self._certificates
@@ -97,7 +100,7 @@ class _Worker:
             case control.Certify():
                 return self._do_certify(fds[0])
             case control.Drain():
-                await self._server.drain(message.deadline_s)
+                await self._server.drain(message.deadline_s, message.idle_s)
                 return control.Drained()
             case control.Configure():
                 raise control.ChannelError("Configure came twice")

@@ -297,16 +297,20 @@ class Worker:
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
 
-    async def stop(self) -> None:
-        """Drain the process within the deadline, then end it; `run` returns."""
+    async def stop(self, drain: control.Drain | None = None) -> None:
+        """Drain the process within the deadline, then end it; `run` returns.
+
+        Args:
+            drain: None: by the deadlines, and idle connections are closed at once.
+        """
+        drain = drain or control.Drain(self._deadlines.drain_s)
         self._stop.set()
         # Connections that arrive from now on belong to whoever else listens on the address.
         for sock, _ in self._listeners:
             sock.close()
         if self.state is WorkerState.RUNNING:
-            deadline_s = self._deadlines.drain_s
             try:
-                await self._ask(control.Drain(deadline_s), control.Drained, deadline_s=deadline_s + 1)
+                await self._ask(drain, control.Drained, deadline_s=drain.deadline_s + 1)
             except WorkerFailed as error:
                 _log.warning("worker %d %s while draining", self.index, error)
             else:

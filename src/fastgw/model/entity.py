@@ -53,7 +53,9 @@ class Entity:
     shorthands: Mapping[str, Shorthand] = field(default_factory=dict, repr=False)
     #: Fields that a row has only if it was given them, for what most users never meet.
     optional: Mapping[str, Field] = field(default_factory=dict, repr=False)
-    #: Changes what was sent before defaults are filled in: side effects of one field on others.
+    #: Changes what a user sent before defaults are filled in: side effects of one field on others.
+    side_effects: Callable[[dict[str, Any]], None] | None = field(default=None, repr=False)
+    #: Changes what was sent, or exported, before defaults are filled in: one of several spellings.
     prepare: Callable[[dict[str, Any]], None] | None = field(default=None, repr=False)
     #: Changes a valid row before it is stored; is told which fields were sent.
     transform: Callable[[Row, frozenset[str]], None] | None = field(default=None, repr=False)

@@ -39,26 +39,36 @@ def make_row(
     Args:
         now_s: Unix seconds, for `created_at` (kept when given) and `updated_at` (always overwritten).
         id: overrides the one in *data*; without both a random one is made.
-        is_transformed: what an entity transforms (passwords into hashes) is so already.
+        is_transformed: what an entity transforms (passwords into hashes) is so already, and what one field
+            does to others has been done: the row was exported.
     Raises:
         ValidationError: with all faults.
         OptionsError: the `ttl` is wrong.
     """
-    given = dict(data)
-    ttl = _take_ttl(entity, given)
-    if id is not None:
-        given["id"] = id
-    row = _finish(entity, given, now_s=now_s, is_update=False)
-    if entity.ttl:
-        row["ttl"] = _expiry(ttl, now_s)
+    row = _make_row(entity, data, now_s=now_s, id=id, is_exported=is_transformed)
     if entity.transform is not None and not is_transformed:
         entity.transform(row, frozenset(row))
     return row
 
 
+def _make_row(
+    entity: Entity, data: Mapping[str, Any], *, now_s: float, id: str | None, is_exported: bool
+) -> Row:
+    given = dict(data)
+    ttl = _take_ttl(entity, given)
+    if id is not None:
+        given["id"] = id
+    if entity.side_effects is not None and not is_exported:
+        entity.side_effects(given)
+    row = _finish(entity, given, now_s=now_s, is_update=False)
+    if entity.ttl:
+        row["ttl"] = _expiry(ttl, now_s)
+    return row
+
+
 def check_row(entity: Entity, data: Mapping[str, Any]) -> None:
     """Check *data* as for a new row, without making one; raises as `make_row` does."""
-    make_row(entity, data, now_s=1, is_transformed=True)
+    _make_row(entity, data, now_s=1, id=None, is_exported=False)
 
 
 def merge_row(entity: Entity, stored: Row, patch: Mapping[str, Any], *, now_s: float) -> Row:
@@ -73,8 +83,9 @@ def merge_row(entity: Entity, stored: Row, patch: Mapping[str, Any], *, now_s: f
     broken = check_patch(entity.patch_checks, given)
     if broken:
         raise ValidationError({"@entity": broken})
-    if entity.prepare is not None:
-        entity.prepare(given)
+    for change in (entity.side_effects, entity.prepare):
+        if change is not None:
+            change(given)
     fields = entity.fields_of({**stored, **given})
     stored_fields = {name: value for name, value in stored.items() if name != "ttl"}
     merged = _merge(fields, stored_fields if entity.ttl else stored, given)

@@ -236,6 +236,22 @@ def _render_own(page: _Page, node: NodeFigures, workers: Sequence[WorkerFigures]
         totals.others["generations_live"],
     )
     page.single(
+        "fastgw_log_lines_dropped_total",
+        "counter",
+        "Lines of the access log that its destination did not take",
+        totals.others.get("log_lines_dropped_total", 0),
+    )
+    page.family(
+        "fastgw_refused_requests_total", "counter", "Answers to what found no route, or was no request"
+    )
+    for name in sorted(totals.others):
+        if name.startswith("refused_"):
+            page.sample(
+                "fastgw_refused_requests_total",
+                totals.others[name],
+                (("code", name.removeprefix("refused_")),),
+            )
+    page.single(
         "fastgw_unmatched_requests_total",
         "counter",
         "Requests that found no route",

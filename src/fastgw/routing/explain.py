@@ -15,8 +15,11 @@ from fastgw._router import Request
 from fastgw._router_explain import Considered, explain
 from fastgw._uri import encode, normalise, upstream_path
 from fastgw.errors import FastgwError
+from fastgw.model.plugin_schemas import PLUGIN_SCHEMAS
+from fastgw.model.served import SERVED_PLUGINS
 from fastgw.routing.image import Protocols, RouteRecord, ServiceRecord
 from fastgw.routing.layered import LayeredImage
+from fastgw.routing.plugins import StepRecord
 
 CANDIDATES_LIMIT: Final = 200
 BEHIND_WINNER: Final = 20
@@ -145,6 +148,40 @@ def _match(image: LayeredImage, one: Considered, asked: Asked) -> dict[str, Any]
         "strip_path": record.strip_path,
         "preserve_host": record.preserve_host,
         "upstream_path": None if service is None else _upstream_path(record, service, asked, matched_len),
+        "plugins": [_plugin(image, step) for step in _in_order(record.plugins)],
+    }
+
+
+def _in_order(steps: Sequence[StepRecord]) -> list[StepRecord]:
+    """As they run: by priority, of equal ones the last by name."""
+    by_name = sorted(steps, key=lambda step: step.name, reverse=True)
+    return sorted(by_name, key=lambda step: -_priority_of(step.name))
+
+
+def _priority_of(name: str) -> int:
+    schema = PLUGIN_SCHEMAS.get(name)
+    return 0 if schema is None else schema.priority
+
+
+def _plugin(image: LayeredImage, step: StepRecord) -> dict[str, Any]:
+    """One step: what serves everybody, and whom something else serves."""
+
+    def told(number: int) -> dict[str, Any]:
+        record = image.base.plugin(number)
+        scopes = ("route", "service", "consumer")
+        return {
+            "id": record.id,
+            "instance_name": record.instance_name,
+            "scope": [scope for scope in scopes if getattr(record, scope) is not None] or ["global"],
+        }
+
+    nobody: dict[str, Any] = {"id": None, "instance_name": None, "scope": []}
+    return {
+        "name": step.name,
+        "priority": _priority_of(step.name),
+        "is_available": step.name in SERVED_PLUGINS,
+        **(told(step.plugin) if step.plugin >= 0 else nobody),
+        "consumers": {consumer: told(number) for consumer, number in sorted(step.by_consumer.items())},
     }
 
 
@@ -152,6 +189,11 @@ def _own_answer(record: RouteRecord, service: ServiceRecord | None, asked: Asked
     """What the gateway answers by itself, if nothing goes upstream."""
     if record.protocols == Protocols.HTTPS and asked.scheme == "http":
         return f"{record.https_redirect_status_code}: the route is for https alone"
+    absent = record.missing_plugin or next(
+        (step.name for step in _in_order(record.plugins) if step.name not in SERVED_PLUGINS), None
+    )
+    if absent is not None:
+        return f"503: plugin '{absent}' is not available on a data plane of this version"
     return "503: the route has no service" if service is None else None
 
 

@@ -48,7 +48,7 @@ from fastgw.model.snapshot import Snapshot, unpack_delta
 from fastgw.routing.certificates import CertificateSection
 from fastgw.routing.plugins import PluginRecord, StepRecord
 
-FORMAT_VERSION: Final = 5
+FORMAT_VERSION: Final = 6
 
 _MAGIC: Final = b"FGWIMAGE"
 _HEADER: Final = Struct("<8sIIQ32s")

@@ -5,19 +5,23 @@ configuration names (a label, a path, a method of ours); the table says who take
 is alive. One that takes none is told with the routes that took them, and is *certain* to be shadowed where
 these ask for nothing that it does not ask for as well.
 
-The one complication are regexes: no text that matches is made up for them, so a route with a regex counts as
-alive unless another with the same conditions stands before it.
+The one complication are regexes and expressions: nothing that matches is made up for them. A route with one
+counts as alive unless one before it asks for nothing more than it does (the same; a regex that is a mere
+prefix of its text; an expression of some of its conditions), or an expression contradicts itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import product
+from itertools import combinations, product
 from typing import Any, Final, NamedTuple
 
 from fastgw._regex import literal_prefix
-from fastgw._router import CandidateRecord, Flavor, Request
+from fastgw._router import CandidateRecord, Flavor, InstructionFlag, Operator, Request, RequestField
 from fastgw._router_explain import RAW_HOST_BIT, split_host
+from fastgw._router_program import All, Test, Tree
+from fastgw.model.expressions import parse_expression
+from fastgw.routing.image import Protocols
 from fastgw.routing.layered import LayeredImage
 
 REQUESTS_LIMIT: Final = 64
@@ -38,7 +42,10 @@ def lint(image: LayeredImage) -> dict[str, Any]:
     table = image.table()
     candidates = _candidates_by_route(image)
     duplicates = _duplicates(candidates)
-    shadowed = [found for route in candidates if (found := _shadowed(image, route, candidates)) is not None]
+    known = _Known(image, candidates)
+    shadowed = [
+        found for route in candidates if (found := _shadowed(image, route, candidates, known)) is not None
+    ]
 
     def named(number: int) -> dict[str, Any]:
         record = image.route(number)
@@ -55,6 +62,9 @@ def lint(image: LayeredImage) -> dict[str, Any]:
                 "certain": found.certain,
             }
             for found in shadowed
+        ],
+        "contradictions": [
+            {"route": named(route), "reason": reason} for route, reason in known.contradictions.items()
         ],
         "duplicates": [[named(route) for route in group] for group in duplicates],
     }
@@ -89,8 +99,101 @@ def _duplicates(candidates: dict[int, list[CandidateRecord]]) -> list[list[int]]
     return [group for group in groups.values() if len(group) > 1]
 
 
+class _Known:
+    """What stands before a candidate for which no request can be made up."""
+
+    def __init__(self, image: LayeredImage, candidates: dict[int, list[CandidateRecord]]) -> None:
+        everyone = sorted(
+            ((one.rank, route, one) for route, own in candidates.items() for one in own),
+            key=lambda found: found[0],
+        )
+        self.contradictions: Final[dict[int, str]] = {}
+        """By route, in a few words."""
+        self._first: Final[dict[tuple[Any, ...], tuple[int, int]]] = {}
+        self._broad: Final[list[tuple[int, int, CandidateRecord]]] = []
+        self._expressions: Final[list[tuple[int, int, frozenset[str]]]] = []
+        self._conjuncts: Final[dict[int, frozenset[str]]] = {}
+        for rank, route, one in everyone:
+            if one.expressions:
+                self._add_expression(image, rank, route, one.expressions[0].decode())
+            else:
+                self._first.setdefault(_asks_for(one), (rank, route))
+                if one.path is not None and one.path.startswith(b"~") and _mere_prefix(one.path) is not None:
+                    self._broad.append((rank, route, one))
+
+    def _add_expression(self, image: LayeredImage, rank: int, route: int, text: str) -> None:
+        parts = list(_conjuncts_of(parse_expression(text)))
+        reason = _contradiction(parts)
+        if reason is not None:
+            self.contradictions[route] = reason
+        asked = {repr(part) for part in parts}
+        if image.route(route).protocols == Protocols.HTTP:
+            asked.add("http alone")
+        self._conjuncts[route] = frozenset(asked)
+        self._expressions.append((rank, route, frozenset(asked)))
+
+    def before(self, own: CandidateRecord, route: int) -> int | None:
+        """The first route that takes all that *own* asks for."""
+        if own.expressions:
+            asked = self._conjuncts[route]
+            return next(
+                (other for rank, other, theirs in self._expressions if rank < own.rank and theirs <= asked),
+                None,
+            )
+        rank, twin = self._first[_asks_for(own)]
+        if rank < own.rank and twin != route:
+            return twin
+        for rank, other, one in self._broad:
+            if rank >= own.rank:
+                break
+            if other != route and _covers(one, own):
+                return other
+        return None
+
+
+def _conjuncts_of(tree: Tree) -> Iterator[Tree]:
+    if isinstance(tree, All):
+        for part in tree.parts:
+            yield from _conjuncts_of(part)
+    else:
+        yield tree
+
+
+_SINGLE: Final = {
+    RequestField.FIELD_METHOD: "http.method",
+    RequestField.FIELD_HOST: "http.host",
+    RequestField.FIELD_PATH: "http.path",
+    RequestField.FIELD_PROTOCOL: "net.protocol",
+    RequestField.FIELD_SNI: "tls.sni",
+}
+"""Fields of one value."""
+
+
+def _contradiction(parts: Sequence[Tree]) -> str | None:
+    """Why all of *parts* cannot hold together, if that is plain."""
+    tests = [
+        part
+        for part in parts
+        if isinstance(part, Test)
+        and part.field in _SINGLE
+        and not part.flags & InstructionFlag.INSTRUCTION_LOWER
+        and part.operator in (Operator.OPERATOR_EQUAL, Operator.OPERATOR_PREFIX)
+    ]
+    for one, other in combinations(tests, 2):
+        if one.field != other.field:
+            continue
+        shorter, longer = sorted((one, other), key=lambda test: len(test.text))
+        fits = longer.text.startswith(shorter.text)
+        if shorter.operator == Operator.OPERATOR_EQUAL:
+            fits = longer.text == shorter.text
+        if not fits:
+            texts = " and ".join(repr(test.text.decode(errors="replace")) for test in (one, other))
+            return f"{_SINGLE[RequestField(one.field)]} cannot suit both {texts}"
+    return None
+
+
 def _shadowed(
-    image: LayeredImage, route: int, candidates: dict[int, list[CandidateRecord]]
+    image: LayeredImage, route: int, candidates: dict[int, list[CandidateRecord]], known: _Known
 ) -> Shadowed | None:
     table = image.table()
     others: dict[int, None] = {}
@@ -98,31 +201,18 @@ def _shadowed(
     for own in candidates[route]:
         requests = list(_requests_for(own))
         if not requests:
-            twin = _twin_before(own, route, candidates)
-            if twin is None:
+            other = known.before(own, route)
+            if other is None:
                 return None
-            others[twin] = None
+            others[other] = None
             continue
         for request in requests:
             found = table.match_request(request)
             if found is None or found[0] == route:
                 return None
             others[found[0]] = None
-            certain = certain and any(_covers(other, own) for other in candidates[found[0]])
+            certain = certain and any(_covers(one, own) for one in candidates[found[0]])
     return Shadowed(route, tuple(others), certain)
-
-
-def _twin_before(
-    own: CandidateRecord, route: int, candidates: dict[int, list[CandidateRecord]]
-) -> int | None:
-    # Told in order of precedence, so only what comes before its first candidate is looked at.
-    wanted = _asks_for(own)
-    for other, theirs in candidates.items():
-        if other == route:
-            return None
-        if any(_asks_for(one) == wanted and one.rank < own.rank for one in theirs):
-            return other
-    return None
 
 
 def _requests_for(candidate: CandidateRecord) -> Iterator[Request]:
@@ -188,13 +278,20 @@ def _covers(other: CandidateRecord, own: CandidateRecord) -> bool:
 def _covers_path(other: bytes | None, own: bytes | None) -> bool:
     if other is None:
         return True
+    if other == own:
+        return True
     own = own or b"/"
-    if other.startswith(b"~"):
-        literal = literal_prefix(other[1:])
-        rest = other[1 + len(literal) :]
-        is_prefix = rest in (b"", b".*", b".*$") and b"\\" not in other
-        return other == own or (is_prefix and own.startswith(literal))
-    return own.startswith(other)
+    # All that a regex matches begins with its literal prefix.
+    begin = literal_prefix(own[1:]) if own.startswith(b"~") else own
+    prefix = _mere_prefix(other) if other.startswith(b"~") else other
+    return prefix is not None and begin.startswith(prefix)
+
+
+def _mere_prefix(path: bytes) -> bytes | None:
+    """The prefix that a regex path is equal to; None where it asks for more."""
+    literal = literal_prefix(path[1:])
+    rest = path[1 + len(literal) :]
+    return literal if rest in (b"", b".*") and b"\\" not in path else None
 
 
 def _covers_host(other: bytes, own: bytes) -> bool:

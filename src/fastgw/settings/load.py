@@ -91,15 +91,17 @@ def find_role(
 
 
 def require_cluster_pair(settings: Settings) -> None:
-    """Raise SettingsError unless what cluster_mtls needs is named; for the processes that use the link."""
-    if not settings.cluster_cert:
-        how = (
-            "make a pair with 'fastgw hybrid gen-cert' and give the same two files to the control plane and "
-            "to every data plane"
-            if settings.cluster_mtls == "shared"
-            else "a certificate that an authority of the other side's cluster_ca_cert has issued, and its key"
+    """Raise SettingsError unless what cluster_mtls needs is named; for the processes that use the link.
+
+    With pki and no certificate the built-in authority's is meant, which stands in no file.
+    """
+    if not settings.cluster_cert and settings.cluster_mtls == "shared":
+        raise SettingsError(
+            "cluster_cert and cluster_cert_key must be provided: make a pair with 'fastgw hybrid gen-cert' "
+            "and give the same two files to the control plane and to every data plane"
         )
-        raise SettingsError(f"cluster_cert and cluster_cert_key must be provided: {how}")
+    if not settings.cluster_cert:
+        return
     if settings.cluster_mtls != "shared" and not settings.cluster_ca_cert:
         raise SettingsError(
             f"cluster_ca_cert must be specified when cluster_mtls = {settings.cluster_mtls}: the "
@@ -215,7 +217,9 @@ def _source_warnings(gathered: Gathered) -> list[str]:
     formats = [
         name
         for name in ("admin_access_log", "proxy_access_log", "admin_error_log", "proxy_error_log")
-        if name in gathered.values and len(gathered.values[name].text.split()) > 1
+        if name in gathered.values
+        and (words := gathered.values[name].text.split()[1:])
+        and not (name == "proxy_access_log" and words == ["json"])
     ]
     if formats:
         warnings.append(f"only the path counts, the words after it have no effect: {_listed(formats)}")

@@ -85,6 +85,13 @@ def size_bytes(value: str) -> int:
     return int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[match[2].lower()]
 
 
+def lifetime(value: str) -> float:
+    found = seconds(value)
+    if found < 1:
+        raise ValueError("a lifetime is at least 1 s")
+    return found
+
+
 def seconds(value: str) -> float:
     """Read seconds as nginx writes times: `60`, `75s`, `1h30m`, `500ms`."""
     first = value.split()[0]  # nginx: "keepalive_timeout 75s 60s", the second is only announced
@@ -118,6 +125,12 @@ def log_file(value: str) -> str:
 def access_log(value: str) -> str:
     destination = log_file(value)
     return "off" if destination.lower() == "off" else destination
+
+
+def proxy_access_log(value: str) -> str:
+    """Read `path`, or `path json`: as nginx has it, the name of a format stands behind the path."""
+    destination = access_log(value)
+    return f"{destination} json" if value.split()[1:] == ["json"] and destination != "off" else destination
 
 
 def error_log(value: str) -> str:

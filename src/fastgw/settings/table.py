@@ -116,7 +116,12 @@ class Settings:
     admin_rate_limit: int = _property(
         "0", parsers.integer(0, _WHOLE), "writes per second and caller of the Admin API; 0 is unlimited", CP
     )
-    proxy_access_log: str = _property("logs/access.log", parsers.access_log, "path, or off", DP)
+    proxy_access_log: str = _property(
+        "logs/access.log",
+        parsers.proxy_access_log,
+        "path, or off; with json behind the path each line is one JSON object",
+        DP,
+    )
     proxy_error_log: str = _property("logs/error.log", parsers.error_log, "the data plane's log", DP)
 
     database: str = _property(
@@ -174,6 +179,15 @@ class Settings:
         parsers.names,
         "with pki_check_cn: data planes' names; none: those of the control plane's parent domain",
         CP,
+    )
+    cluster_token: str = _property(
+        "", parsers.text, "with pki: a token of `fastgw pki token` to join with", DP, secret=True
+    )
+    pki_secret: str = _property(
+        "", parsers.text, "encrypts the keys of the built-in authority in the database", CP, secret=True
+    )
+    pki_certificate_lifetime: float = _property(
+        "30d", parsers.lifetime, "how long certificates of the built-in authority are valid", CP
     )
     cluster_dp_labels: dict[str, str] = _property("", parsers.labels, "key:value, at most ten", DP)
     cluster_max_payload: int = _property(
@@ -239,6 +253,12 @@ class Settings:
     )
     nginx_http_keepalive_requests: int = _property(
         "10000", parsers.integer(1, _WHOLE), "requests on one downstream connection", DP
+    )
+    nginx_main_worker_shutdown_timeout: float = _property(
+        "10", parsers.seconds, "seconds that requests in progress get when a data plane is stopped", DP
+    )
+    takeover_timeout: float = _property(
+        "3600", parsers.seconds, "the same when another one has taken over (`fastgw dp --takeover`)", DP
     )
     nginx_http_client_header_timeout: float = _property(
         "10", parsers.seconds, "seconds from the first byte of a head to its last", DP
@@ -323,7 +343,7 @@ class Settings:
 
     def log_destination(self, value: str) -> str | None:
         """Resolve a log property against the prefix; None when it is off."""
-        return None if value == "off" else os.path.join(self.prefix, value)
+        return None if value == "off" else os.path.join(self.prefix, value.removesuffix(" json"))
 
     def __repr__(self) -> str:
         shown = (

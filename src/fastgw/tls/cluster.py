@@ -37,6 +37,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
 from fastgw.errors import CertificateError
+from fastgw.tls.authority import serial_of
 from fastgw.tls.handshake import NO_CHECK_TIME, LinkContext, check_dates, verified_chain
 from fastgw.tls.keypair import KeyPair
 
@@ -60,6 +61,10 @@ class LinkTls:
     """What a data plane asks for by SNI and, unless the mode is shared, insists on."""
     allowed_names: frozenset[str] = frozenset()
     """Common names of data planes that pki_check_cn takes, lower case; none: those of our parent domain."""
+    revoked: frozenset[str] = frozenset()
+    """Serial numbers that are not taken, as `authority.serial_of` writes them."""
+    takes_strangers: bool = False
+    """Whether a control plane completes handshakes with those who have no certificate: for enrolment."""
 
     @classmethod
     def shared(cls, pair: KeyPair) -> LinkTls:
@@ -84,12 +89,17 @@ class LinkTls:
         context.check_hostname = not self.is_shared
         return self._fill(context)
 
-    def check_data_plane(self, connection: ssl.SSLObject | ssl.SSLSocket) -> x509.Certificate:
+    def check_data_plane(self, connection: ssl.SSLObject | ssl.SSLSocket) -> x509.Certificate | None:
         """Return the data plane's certificate if it is one that this control plane takes.
+
+        Returns:
+            None for a stranger, where those are taken.
 
         Raises:
             CertificateError: it is not, and which check says so.
         """
+        if self.takes_strangers and connection.getpeercert(binary_form=True) is None:
+            return None
         certificate = self._check(connection)
         if self.mode == "pki_check_cn":
             self._check_name(certificate)
@@ -101,7 +111,7 @@ class LinkTls:
 
     def _fill(self, context: ssl.SSLContext) -> ssl.SSLContext:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_mode = ssl.CERT_OPTIONAL if self.takes_strangers else ssl.CERT_REQUIRED
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | NO_CHECK_TIME
         anchors = b"".join(one.public_bytes(Encoding.DER) for one in self.authorities) or self.pair.der
@@ -120,6 +130,10 @@ class LinkTls:
         if self.is_shared and not hmac.compare_digest(hashlib.sha256(der).digest(), self.pair.fingerprint):
             raise CertificateError("the peer's certificate is another one than cluster_cert")
         certificate = x509.load_der_x509_certificate(der)
+        if serial_of(certificate) in self.revoked:
+            raise CertificateError(
+                f"the peer's certificate ({common_name_of(certificate)}, {serial_of(certificate)}) is revoked"
+            )
         now = dt.datetime.now(dt.UTC)
         for one in (certificate, *verified_chain(connection)):
             check_dates(one, now)
@@ -144,6 +158,30 @@ class LinkTls:
             raise CertificateError(
                 f"the peer's common name ({shown}) is not in the parent domain of cluster_cert's ({own})"
             )
+
+
+def make_stranger_context(authorities: Sequence[x509.Certificate]) -> ssl.SSLContext:
+    """The context of a node that has no certificate yet; without *authorities* it verifies nothing.
+
+    After the handshake call `check_chain`, except where nothing is verified.
+    """
+    context = LinkContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if not authorities:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | NO_CHECK_TIME
+    context.load_verify_locations(cadata=b"".join(one.public_bytes(Encoding.DER) for one in authorities))
+    return context
+
+
+def check_chain(connection: ssl.SSLObject | ssl.SSLSocket) -> None:
+    """Insist that a verified peer's chain is valid now. Raises CertificateError."""
+    now = dt.datetime.now(dt.UTC)
+    for one in verified_chain(connection):
+        check_dates(one, now)
 
 
 class Credentials(Protocol):

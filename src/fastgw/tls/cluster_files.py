@@ -117,6 +117,11 @@ def load_link_tls(settings: Settings) -> LinkTls:
     return tls
 
 
+def uses_files(settings: Settings) -> bool:
+    """Whether this process's side of the link is in files, not in the hands of the built-in authority."""
+    return settings.cluster_mtls == "shared" or bool(settings.cluster_cert)
+
+
 def _stamp_of(value: str) -> _Stamp | None:
     """What tells that a file was changed; None for what is not the path of one."""
     if "-----BEGIN" in value or not value:

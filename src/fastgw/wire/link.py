@@ -117,6 +117,12 @@ class Received(NamedTuple):
     """The digest of the snapshot that the delta is to be applied to; empty: it is whole."""
 
 
+class TrustTold(NamedTuple):
+    """The control plane names the state of the cluster's authorities, as with every sign of life."""
+
+    trust: str
+
+
 class Ended(NamedTuple):
     """The link is over. `is_refusal`: a rule is broken, and another try may find it broken again."""
 
@@ -125,7 +131,7 @@ class Ended(NamedTuple):
 
 
 ControlEvent = Joined | Reported | Accepted | Rejected | Withheld | WholeWanted | Ended
-DataEvent = Welcomed | Confirmed | Received | Ended
+DataEvent = Welcomed | Confirmed | Received | TrustTold | Ended
 
 
 class ControlLink:
@@ -135,6 +141,7 @@ class ControlLink:
         now_s: monotonic seconds, as in all calls.
         spread_s: announced to the data plane: see `pacing.spread_for`.
         draw: gives a number from 0 up to 1 for each delay.
+        trust: gives the state of the cluster's authorities, as `Welcome.trust` has it.
     """
 
     def __init__(
@@ -146,11 +153,17 @@ class ControlLink:
         spread_s: float = 0.0,
         heartbeat_s: float = HEARTBEAT_S,
         draw: Callable[[], float] = random.random,
+        trust: Callable[[], str] = lambda: "",
     ) -> None:
         self.state = ControlState.GREETING
         self.hello: Hello | None = None
+        self._trust = trust
         self._welcome = Welcome(
-            control_plane_id=control_plane_id, version=version, spread_s=spread_s, heartbeat_s=heartbeat_s
+            control_plane_id=control_plane_id,
+            version=version,
+            spread_s=spread_s,
+            heartbeat_s=heartbeat_s,
+            trust=trust(),
         )
         self._silence_s = heartbeat_s * _SILENCE_IN_HEARTBEATS
         self._deadline_s = now_s + GREETING_TIMEOUT_S
@@ -235,7 +248,7 @@ class ControlLink:
             return encode(self._welcome)
         if self._pong_due:
             self._pong_due = False
-            return encode(Pong())
+            return encode(Pong(trust=self._trust()))
         if self._same_due is not None:
             same, self._same_due = self._same_due, None
             return encode(same)
@@ -519,7 +532,7 @@ class DataLink:
                 return self._take_chunk(message.data)
             case Pong():
                 self._move(DataInput.PONG)
-                return []
+                return [TrustTold(message.trust)] if message.trust else []
             case Bye():
                 self._move(DataInput.PEER_BYE)
                 return [Ended(f"the control plane ended the link: {message.reason}", message.is_refusal)]

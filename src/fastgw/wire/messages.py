@@ -20,7 +20,10 @@ SUBPROTOCOL: Final = "fastgw-link-1"
 MINOR_VERSION: Final = 1
 """1: the data plane takes a `Delta`, and says `wants_whole` and `is_passing` in a Nack."""
 
-CHUNK_BYTES: Final = 256 * 1024
+CHUNK_BYTES: Final = 16 * 1024
+"""What a control plane puts into one chunk: a TLS record. OpenSSL keeps for each connection a buffer as large
+as the largest message that ever went through it, which a thousand data planes multiply."""
+CHUNK_LIMIT_BYTES: Final = 256 * 1024
 DELTA_LIMIT_BYTES: Final = 512 * 1024
 MESSAGE_LIMIT_BYTES: Final = 1024 * 1024
 FAULTS_LIMIT: Final = 100
@@ -55,6 +58,8 @@ class Hello(Message, tag="hello", frozen=True, kw_only=True):
     max_snapshot_bytes: Annotated[int, Meta(ge=1)]
     """The largest compressed snapshot that it takes (its `cluster_max_payload`)."""
     labels: Annotated[dict[Text, Text], Meta(max_length=64)] = {}
+    plugins: Annotated[list[Text], Meta(max_length=1000)] | None = None
+    """Whose behaviour it has; None from one that does not say."""
 
 
 class Welcome(Message, tag="welcome", frozen=True, kw_only=True):
@@ -67,6 +72,9 @@ class Welcome(Message, tag="welcome", frozen=True, kw_only=True):
     """How far apart this control plane wants reconnecting data planes: see `pacing`."""
     heartbeat_s: Annotated[float, Meta(ge=0.1, le=300)]
     """How often to send a Ping; one and a half of it without any message is silence."""
+    trust: Text = ""
+    """Names the state of the cluster's authorities and signing keys; a data plane that knows another one asks
+    for them anew (`enrolment`). Empty: they are not the control plane's business."""
 
 
 class Same(Message, tag="same", frozen=True, kw_only=True):
@@ -85,7 +93,7 @@ class SnapshotBegin(Message, tag="snapshot", frozen=True, kw_only=True):
 
 
 class SnapshotChunk(Message, tag="chunk", frozen=True, kw_only=True):
-    data: Annotated[bytes, Meta(min_length=1, max_length=CHUNK_BYTES)]
+    data: Annotated[bytes, Meta(min_length=1, max_length=CHUNK_LIMIT_BYTES)]
 
 
 class Delta(Message, tag="delta", frozen=True, kw_only=True):
@@ -131,7 +139,8 @@ class Ping(Message, tag="ping", frozen=True, kw_only=True):
 
 
 class Pong(Message, tag="pong", frozen=True, kw_only=True):
-    pass
+    trust: Text = ""
+    """As `Welcome.trust`, as it is now."""
 
 
 class Bye(Message, tag="bye", frozen=True, kw_only=True):

@@ -42,10 +42,10 @@ def make_server_connection() -> ServerProtocol:
     )
 
 
-def make_client_connection(authority: str) -> ClientProtocol:
+def make_client_connection(authority: str, path: str = LINK_PATH) -> ClientProtocol:
     """A websocket connection as the data plane asks for it; *authority* is `host:port`."""
     return ClientProtocol(
-        parse_uri(f"wss://{authority}{LINK_PATH}"),
+        parse_uri(f"wss://{authority}{path}"),
         subprotocols=[Subprotocol(SUBPROTOCOL)],
         max_size=MESSAGE_LIMIT_BYTES,
         logger=_websockets_log,
@@ -62,7 +62,8 @@ def refusal(status: bytes, reason: str) -> bytes:
     )
 
 
-def _explain(error: Exception) -> str:
+def explain_refusal(error: Exception) -> str:
+    """Say why no websocket was opened, in the control plane's words if it has given some."""
     if isinstance(error, InvalidStatus):
         reason = error.response.headers.get(_REASON_FIELD)
         if reason:
@@ -105,7 +106,9 @@ class Pump:
                 )
         self._write_frames()
         if self.connection.handshake_exc is not None:
-            raise RemoteLinkError(f"no websocket was opened: {_explain(self.connection.handshake_exc)}")
+            raise RemoteLinkError(
+                f"no websocket was opened: {explain_refusal(self.connection.handshake_exc)}"
+            )
         if self.connection.parser_exc is not None:
             raise RemoteLinkError(f"the peer's websocket is broken: {self.connection.parser_exc}")
         return found

@@ -15,6 +15,7 @@ import uvloop
 from starlette.applications import Starlette
 
 from fastgw.cp.admin import make_admin_app
+from fastgw.cp.admin.clustering import Capability
 from fastgw.cp.storage import Storage, make_storage
 from fastgw.model.snapshot import Snapshot
 from fastgw.routing.compile import compile_snapshot
@@ -50,6 +51,9 @@ class StoredDataPlanes:
             return LayeredImage(Image.open(fd))
         finally:
             os.close(fd)
+
+    def capabilities(self) -> list[Capability]:
+        return []
 
     def last_read(self) -> Snapshot | None:
         return None

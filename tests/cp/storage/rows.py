@@ -33,7 +33,7 @@ LABELS: Final = Entity(
 )
 WITH_LABELS: Final[dict[str, Any]] = {
     "entities": {**ENTITIES, "labels": LABELS},
-    "migrations": (*MIGRATIONS, Migration(3, "labels", up=(EntityTable("labels"),))),
+    "migrations": (*MIGRATIONS, Migration(900, "labels", up=(EntityTable("labels"),))),
 }
 
 

@@ -25,6 +25,7 @@ from fastgw.cp.admin.history import history_resources
 from fastgw.cp.admin.hooks import make_hooks
 from fastgw.cp.admin.info import info_resources
 from fastgw.cp.admin.openapi import description_resources
+from fastgw.cp.admin.plan import plan_resources
 from fastgw.cp.admin.routes import route_resources
 from fastgw.cp.admin.schemas import schema_resources
 from fastgw.cp.admin.special import special_resources
@@ -79,6 +80,7 @@ def make_admin_app(
             *schema_resources(hooks),
             *tag_resources(storage),
             *config_resources(storage, hooks),
+            *plan_resources(storage, settings, hooks, cluster_view),
             *transaction_resources(storage, entities),
             *history_resources(storage),
             *description_resources(resources),

@@ -7,7 +7,7 @@ with our own fields beside Kong's (`connected`, `applied_version`, `wanted_versi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from starlette.responses import Response
 
@@ -20,11 +20,25 @@ from fastgw.routing.layered import LayeredImage
 _STATUS_FIELDS = ("config_hash", "hostname", "ip", "last_seen")
 
 
+class Capability(NamedTuple):
+    """What a data plane said it can do."""
+
+    id: str
+    hostname: str
+    version: str
+    plugins: frozenset[str] | None
+    """None: it did not say."""
+    max_snapshot_bytes: int
+
+
 class ClusterView(Protocol):
     """What the Admin API needs to know of the cluster."""
 
     async def data_planes(self) -> list[dict[str, Any]]:
         """All known data planes, each a row with `id` and the fields shown."""
+
+    def capabilities(self) -> list[Capability]:
+        """What each data plane that is linked here said it can do."""
 
     def publication(self) -> dict[str, Any]:
         """What is published to them: `version`, `config_hash`, `published_at`, and `refused`, the reasons

@@ -11,8 +11,9 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Final
 
+import msgspec
 from starlette.responses import Response
 
 from fastgw.cp.admin import answers
@@ -20,13 +21,16 @@ from fastgw.cp.admin.answers import Answer, json_response
 from fastgw.cp.admin.dispatch import Call, Resource
 from fastgw.cp.admin.hooks import Hooks
 from fastgw.cp.admin.rows import matches
+from fastgw.cp.documents.process import read_rows
 from fastgw.cp.storage.contract import Storage
 from fastgw.errors import DeclarativeError, ValidationError
-from fastgw.model.declarative import parse_declarative, rows_of_document
 from fastgw.model.declarative_export import export_document, to_yaml
 from fastgw.model.entities import Row
+from fastgw.model.plugin_schemas import PLUGIN_SCHEMAS
 
-_YAML = ("text/yaml", "application/yaml")
+YAML_TYPES: Final = ("text/yaml", "application/yaml")
+_ROWS_AT_ONCE: Final = 500
+_encode: Final = msgspec.json.Encoder().encode
 _TRUE = ("1", "true", "on", "yes", True)
 
 
@@ -58,66 +62,77 @@ class _Config:
         if self._one_at_a_time.locked():
             raise answers.message(429, "Currently loading previous configuration")
         async with self._one_at_a_time:
-            document, text = _sent(call)
-            digest = None if text is None else hashlib.md5(text, usedforsecurity=False).hexdigest()
+            content, is_json, is_text = sent_document(call)
+            digest = hashlib.md5(content, usedforsecurity=False).hexdigest() if is_text else None
             if call.arguments.get("check_hash") == "1" and digest is not None:
                 if self._loaded == (digest, await self._storage.version()):
                     return Response(status_code=304)
             try:
-                flavor = self._hooks["routes"].entity.flavor
-                rows = await asyncio.to_thread(_rows, document, text, flavor)
-                self._check_plugins(rows)
+                rows = await read_rows(
+                    content,
+                    is_json=is_json,
+                    refused_plugins=refused_plugins(self._hooks),
+                    flavor=self._hooks["routes"].entity.flavor,
+                )
             except DeclarativeError as error:
-                raise _refusal(error, flatten=call.arguments.get("flatten_errors") in _TRUE) from None
+                raise refusal(error, call) from None
             async with self._storage.write(call.actor) as writer:
                 if call.if_match is not None and not matches(call.if_match, version_tag(writer.version - 1)):
                     raise answers.precondition_failed("the configuration")
                 await writer.import_rows(rows, replace=True)
             self._loaded = None if digest is None else (digest, writer.version)
-        body = {kind: {row["id"]: row for row in found} for kind, found in rows.items() if found}
-        return json_response(body, 201, {"ETag": version_tag(writer.version)})
-
-    def _check_plugins(self, rows: Mapping[str, list[Row]]) -> None:
-        """Refuse plugins that this node does not know, as the Admin API does for one."""
-        faults = []
-        for place, row in enumerate(rows["plugins"]):
-            try:
-                self._hooks["plugins"].check_data(row)
-            except ValidationError as error:
-                faults.append((f"plugins[{place}].name", str(error.fields["name"])))
-        if faults:
-            raise DeclarativeError("the configuration", faults, {"plugins": [text for _, text in faults]})
+        headers = {"ETag": version_tag(writer.version)}
+        return Response(await _body_of(rows), 201, headers, media_type=answers.JSON_TYPE)
 
 
-def _sent(call: Call) -> tuple[Mapping[str, Any] | None, bytes | None]:
-    """The configuration as parsed data, or as text."""
+async def _body_of(rows: Mapping[str, list[Row]]) -> bytes:
+    """All rows by kind and id as JSON, made in slices: other requests are served between them."""
+    kinds: list[bytes] = []
+    for kind, found in rows.items():
+        members: list[bytes] = []
+        for start in range(0, len(found), _ROWS_AT_ONCE):
+            part = _encode({row["id"]: row for row in found[start : start + _ROWS_AT_ONCE]})
+            members.append(part[1:-1])
+            await asyncio.sleep(0)
+        if members:
+            kinds.append(_encode(kind) + b":{" + b",".join(members) + b"}")
+    return b"{" + b",".join(kinds) + b"}"
+
+
+def refused_plugins(hooks: Mapping[str, Hooks]) -> dict[str, str]:
+    """What is wrong with the plugins that may not be configured on this node, by name."""
+    refused = {}
+    for name in PLUGIN_SCHEMAS:
+        try:
+            hooks["plugins"].check_data({"name": name})
+        except ValidationError as error:
+            refused[name] = str(error.fields["name"])
+    return refused
+
+
+def sent_document(call: Call) -> tuple[bytes, bool, bool]:
+    """The declarative document of a request, whether it is JSON, and whether it came as text.
+
+    Raises:
+        Answer: 400, there is none.
+    """
     body = call.body
-    if body.raw is not None:
-        return None, body.raw
-    if body.json is not None and "_format_version" in body.json:
-        return body.json, None
-    given = body.json.get("config") if body.json is not None else dict(body.pairs).get("config")
-    if isinstance(given, str) and given:
-        return None, given.encode("utf-8", "surrogateescape")
+    text = body.raw
+    if text is None and not (body.json is not None and "_format_version" in body.json):
+        given = body.json.get("config") if body.json is not None else dict(body.pairs).get("config")
+        if isinstance(given, str) and given:
+            text = given.encode("utf-8", "surrogateescape")
+    if text is not None:
+        return text, text.lstrip()[:1] == b"{", True
     if body.json:
-        return body.json, None
+        return _encode(body.json), True, False
     raise answers.message(400, "expected a declarative configuration")
 
 
-def _rows(document: Mapping[str, Any] | None, text: bytes | None, flavor: str) -> dict[str, list[Row]]:
-    now_s = int(time.time())
-    if document is not None:
-        return rows_of_document(document, source="the configuration", created_at_s=now_s, flavor=flavor)
-    assert text is not None
-    is_json = text.lstrip()[:1] == b"{"
-    return parse_declarative(
-        text, source="the configuration", is_json=is_json, created_at_s=now_s, flavor=flavor
-    )
-
-
-def _refusal(error: DeclarativeError, *, flatten: bool) -> Answer:
+def refusal(error: DeclarativeError, call: Call) -> Answer:
+    """The answer to a document that is wrong; with `flatten_errors` entity by entity."""
     answer = answers.invalid_declarative(error)
-    if not flatten:
+    if call.arguments.get("flatten_errors") not in _TRUE:
         return answer
     kinds = {f"{entry['entity_type']}s" for entry in error.flattened}
     rest = {name: fault for name, fault in error.fields.items() if name not in kinds}
@@ -127,4 +142,4 @@ def _refusal(error: DeclarativeError, *, flatten: bool) -> Answer:
 
 def config_resources(storage: Storage, hooks: Mapping[str, Hooks]) -> Iterator[Resource]:
     config = _Config(storage, hooks)
-    yield Resource("/config", {"GET": config.read, "POST": config.replace}, content_types=_YAML)
+    yield Resource("/config", {"GET": config.read, "POST": config.replace}, content_types=YAML_TYPES)

@@ -100,8 +100,26 @@ class SqlStorage(Storage):
         """Open a writing transaction with the version row locked; `finish`es the writer and commits."""
 
     @abstractmethod
+    def beside(self) -> AbstractAsyncContextManager[Connection]:
+        """Open a writing transaction as `write_records` does, on a storage that is not open.
+
+        For a command beside a running control plane, which may hold the database open.
+
+        Raises:
+            NeedsBootstrap: the database is empty; PendingMigrations, as `Storage.open`.
+        """
+
+    @abstractmethod
     def migrator(self) -> Migrator:
         """Make the runner of this database's migrations; the storage need not be open."""
+
+    def read_records(self) -> AbstractAsyncContextManager[Connection]:
+        """Open a view for what is kept beside entities and versions, such as the authority's records."""
+        return self._view()
+
+    def write_records(self) -> AbstractAsyncContextManager[Connection]:
+        """Open a writing transaction for the same; what it writes makes no version."""
+        return self._transaction()
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Reader]:

@@ -112,6 +112,26 @@ MIGRATIONS: Final[Sequence[Migration]] = (
             ),
         ),
     ),
+    Migration(
+        3,
+        "authority",
+        up=(
+            Sql("CREATE TABLE pki_state (one INTEGER PRIMARY KEY CHECK (one = 1), revision BIGINT NOT NULL)"),
+            Sql("CREATE TABLE pki_authorities (id {text} PRIMARY KEY, doc TEXT NOT NULL)"),
+            Sql(
+                "CREATE TABLE pki_tokens (id {text} PRIMARY KEY, expires_at {real} NOT NULL, "
+                "doc TEXT NOT NULL)"
+            ),
+            Sql(
+                "CREATE TABLE pki_certificates (serial {text} PRIMARY KEY, node_id {text} NOT NULL, "
+                "not_after {real} NOT NULL, is_revoked INTEGER NOT NULL, doc TEXT NOT NULL)"
+            ),
+            Sql("CREATE INDEX pki_certificates_node ON pki_certificates (node_id, not_after)"),
+            Sql("CREATE INDEX pki_certificates_end ON pki_certificates (not_after)"),
+            # Keys that sign snapshots, beside those that sign certificates.
+            Sql("CREATE TABLE pki_signing_keys (id {text} PRIMARY KEY, doc TEXT NOT NULL)"),
+        ),
+    ),
 )
 
 _CREATE_STATE: Final = Sql(

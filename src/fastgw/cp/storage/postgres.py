@@ -143,6 +143,19 @@ class PostgresStorage(SqlStorage):
                 pool.terminate()
 
     @asynccontextmanager
+    async def beside(self) -> AsyncIterator[Connection]:
+        (await self.migrator().state()).check_usable()
+        raw = await self._server.connect()
+        connection = PostgresConnection(raw, self._server)
+        try:
+            await connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+            yield connection
+            await connection.execute("COMMIT")
+        finally:
+            # Ends the transaction too, where it was not committed.
+            await _close(raw)
+
+    @asynccontextmanager
     async def _view(self) -> AsyncIterator[Connection]:
         async with self._lent("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY") as connection:
             yield connection

@@ -249,6 +249,20 @@ class SqliteStorage(SqlStorage):
         self._lock.release()
 
     @asynccontextmanager
+    async def beside(self) -> AsyncIterator[Connection]:
+        (await self.migrator().state()).check_usable()
+        # Without the lock: that keeps a second control plane away, and one transaction disturbs none.
+        connection = SqliteConnection(self._path, "beside")
+        try:
+            await connection.open()
+            connection.begin("BEGIN IMMEDIATE")
+            yield connection
+            await connection.commit()
+        finally:
+            connection.abandon()
+            await connection.close()
+
+    @asynccontextmanager
     async def _view(self) -> AsyncIterator[Connection]:
         try:
             async with asyncio.timeout(_READER_WAIT_S):

@@ -86,15 +86,14 @@ def _fallback(value: str, *allowed: str) -> Conditional:
 
 
 def _settle_hashing(given: dict[str, Any]) -> None:
-    """What to hash and how to balance go together: each, when sent, changes the other.
+    """What to hash and how to balance go together: each, when sent by a user, changes the other.
 
     Source: the shorthand fields of kong/db/schema/entities/upstreams.lua.
     """
     if "hash_on" in given:
         if given["hash_on"] is None:
             given["hash_on"] = "none"
-        # An algorithm that is null beside it was stored so: an exported row must come back as it was.
-        if given.get("algorithm", "") not in ("least-connections", "latency", None):
+        if given.get("algorithm") not in ("least-connections", "latency"):
             given["algorithm"] = "round-robin" if given["hash_on"] == "none" else "consistent-hashing"
     if given.get("algorithm") in ("least-connections", "latency"):
         given["hash_on"] = "none"
@@ -138,7 +137,7 @@ UPSTREAMS: Final = Entity(
     endpoint_key="name",
     admin_path="upstreams",
     nested_name="upstreams",
-    prepare=_settle_hashing,
+    side_effects=_settle_hashing,
     checks=(
         _needs("hash_on", "header", "hash_on_header"),
         _needs("hash_fallback", "header", "hash_fallback_header"),

@@ -1,0 +1,1 @@
+"""What a change costs a cluster: `python -m bench.cluster.run --help`."""
