@@ -7,6 +7,7 @@ only.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import hashlib
 import json
@@ -170,3 +171,9 @@ class KongDataPlane:
 
     def close(self) -> None:
         self._writer.close()
+
+    async def closed(self) -> None:
+        """Close the connection, and wait until it is."""
+        self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()

@@ -207,7 +207,7 @@ def test_another_version_is_closed_and_shown(tmp_path: Path, log: Log, version: 
             node = await connected(port, version=version)
             assert await node.until_close() == [CLOSE]
             await log.shows(reason)
-            shown = await eventually(lambda: port.shown(NODE_ID), "its row")
+            shown = await port.shown(NODE_ID)
             assert shown["sync_status"] == "kong_version_incompatible"
             assert shown["last_error"].startswith(reason)
             assert not shown["connected"]

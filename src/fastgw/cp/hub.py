@@ -103,6 +103,8 @@ class Hub:
         self._linked: dict[str, DataPlane] = {}
         self._unwritten: dict[str, DataPlane] = {}
         self._has_unwritten = asyncio.Event()
+        self._being_written: dict[str, DataPlane] = {}
+        """Those on their way to the storage, which neither waits for them nor has them."""
         self._packing: dict[Offering, set[DataPlane]] = {}
         """Who waits for the whole of which."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -245,6 +247,7 @@ class Hub:
         self._has_unwritten.clear()
         if not due:
             return
+        self._being_written = due
         try:
             await self._storage.put_data_planes([data_plane.row() for data_plane in due.values()])
         except StorageError as exc:
@@ -253,6 +256,8 @@ class Hub:
             )
             self._unwritten = due | self._unwritten
             self._has_unwritten.set()
+        finally:
+            self._being_written = {}
 
     async def close(self) -> None:
         """Give up what is being packed, and write the rows that are left."""
@@ -272,13 +277,15 @@ class Hub:
             StorageUnavailable: only those linked here could be told.
         """
         rows: dict[str, DataPlaneRow] = {}
+        pending = [*self._being_written.values(), *self._unwritten.values()]
         after: str | None = None
         while True:
             page, after = await self._storage.list_data_planes(_PAGE_SIZE, after)
             rows.update((row.id, row) for row in page)
             if after is None:
                 break
-        rows.update((data_plane.id, data_plane.row()) for data_plane in self._unwritten.values())
+        pending += self._unwritten.values()
+        rows.update((data_plane.id, data_plane.row()) for data_plane in pending)
         rows.update((data_plane.id, data_plane.row()) for data_plane in self._linked.values())
         now_s = int(self._wall_clock())
         return [self._shown(row, now_s) for _, row in sorted(rows.items())]

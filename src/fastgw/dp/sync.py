@@ -24,11 +24,14 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, cast
+from typing import Final, cast
 
+from websockets.exceptions import InvalidStatus
 from websockets.http11 import Response
 
 from fastgw import __version__
+from fastgw.dp.incoming import Applied, AppliedState, ApplyResult, IncomingSnapshot, NodeIdentity, Refused
+from fastgw.dp.kong_link import KongConnection, KongNode, next_kong_delay
 from fastgw.errors import CertificateError, CompileError, DeltaError, FastgwError, RemoteLinkError
 from fastgw.model.served import SERVED_PLUGINS
 from fastgw.obs.logs import Logger
@@ -41,57 +44,19 @@ from fastgw.wire.pacing import CONNECT_TIMEOUT_S, HEALTHY_AFTER_S, next_delay
 from fastgw.wire.pump import Pump, make_client_connection
 from fastgw.wire.states import DataState
 
+__all__ = [
+    "Applied",
+    "AppliedState",
+    "ApplyResult",
+    "IncomingSnapshot",
+    "NodeIdentity",
+    "Refused",
+    "Sync",
+    "SyncStatus",
+]
+
 UPGRADE_TIMEOUT_S: Final = 5.0
 _CLOSE_TIMEOUT_S: Final = 1.0
-
-
-class NodeIdentity(NamedTuple):
-    """Who this data plane is; the id is kept in PREFIX/fastgw.id."""
-
-    id: str
-    hostname: str
-
-
-class IncomingSnapshot(NamedTuple):
-    version: int
-    digest: str
-    compressed: bytes
-    """From `Snapshot.pack`; with a base from `pack_delta`."""
-    base_digest: str = ""
-    """The digest of what the delta is to be applied to; empty: the snapshot is whole."""
-
-
-class Applied(NamedTuple):
-    """All workers run it, and it is stored."""
-
-    version: int
-    digest: str
-    decode_ms: float
-    compile_ms: float
-    commit_ms: float
-    store_ms: float
-    warnings: Sequence[str] = ()
-
-
-class Refused(NamedTuple):
-    """It is not applied, for each of these reasons ({entity, id, field, reason}, as far as they apply)."""
-
-    version: int
-    faults: list[dict[str, Any]]
-    wants_whole: bool = False
-    """It was a delta that does not lead there from what runs."""
-    is_passing: bool = False
-    """The reasons are the moment's: the same may be taken later."""
-
-
-ApplyResult = Applied | Refused
-
-
-class AppliedState(NamedTuple):
-    """What the data plane runs; the digest is empty while that is nothing, not even the empty one."""
-
-    version: int
-    digest: str
 
 
 @dataclass(slots=True)
@@ -110,6 +75,8 @@ class SyncStatus:
     """The version of the last snapshot that has arrived whole, applied or not."""
     confirmed_version: int | None = None
     """The version that the control plane last said is wanted here and runs here."""
+    wire: str = "fastgw"
+    """The protocol of the last link; the versions of Kong's are counted here."""
 
     def tell_error(self, reason: str) -> None:
         """Take why there is no link yet."""
@@ -126,6 +93,8 @@ class _Connection(asyncio.Protocol):
         self._pump = Pump(make_client_connection(sync.authority), self._write)
         self._timer: asyncio.TimerHandle | None = None
         self.link: DataLink | None = None
+        self.is_foreign = False
+        """The control plane has answered that it does not know our protocol."""
         self.over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Done, with the reason, when the link is over."""
 
@@ -154,6 +123,8 @@ class _Connection(asyncio.Protocol):
                 elif isinstance(item, bytes) and self.link is not None:
                     self._act(self.link.receive_message(item, self._sync.clock()))
         except RemoteLinkError as exc:
+            refusal = self._pump.connection.handshake_exc
+            self.is_foreign = isinstance(refusal, InvalidStatus) and refusal.response.status_code == 404
             self._end(str(exc))
         self._pump.flush()
 
@@ -195,6 +166,7 @@ class _Connection(asyncio.Protocol):
                 )
             )
         else:
+            self.report(self._sync.applied())
             self.link.reject(
                 result.version,
                 result.faults,
@@ -281,6 +253,9 @@ class _Connection(asyncio.Protocol):
             self._transport.write(data)
 
 
+_AnyConnection = _Connection | KongConnection
+
+
 class Sync:
     """Keeps one link to the control plane.
 
@@ -314,14 +289,16 @@ class Sync:
         self._settings = settings
         self._node = node
         self._apply = apply
-        self._applied = applied
-        self._log = log
+        self.applied = applied
+        self.log = log
         self._credentials = credentials
         self._draw = draw
+        self._kong = KongNode(settings, node.id, node.hostname)
+        self._speaks_kong = settings.cluster_wire == "kong"
         self._spread_s = 0.0
         self._linked_at_s: float | None = None
-        self._connection: _Connection | None = None
-        self._waiting: tuple[_Connection, IncomingSnapshot] | None = None
+        self._connection: _AnyConnection | None = None
+        self._waiting: tuple[_AnyConnection, IncomingSnapshot] | None = None
         self._has_waiting = asyncio.Event()
 
     async def run(self) -> None:
@@ -337,7 +314,7 @@ class Sync:
     # What the connection tells.
 
     def hello(self) -> Hello:
-        state = self._applied()
+        state = self.applied()
         return Hello(
             node_id=self._node.id,
             hostname=self._node.hostname,
@@ -351,23 +328,32 @@ class Sync:
 
     def welcomed(self, link: DataLink, welcome: Welcome) -> None:
         self._spread_s = welcome.spread_s
-        self._linked_at_s = self.clock()
         self.trust_told(welcome.trust)
-        self.status.is_connected = True
-        self.status.since_s = time.time()
-        self.status.retry_at_s = None
-        self._log.notice("connected to the control plane %s (%s)", self.authority, welcome.control_plane_id)
+        self._linked(wire="fastgw")
+        self.log.notice("connected to the control plane %s (%s)", self.authority, welcome.control_plane_id)
         # An apply begun on the former link may have ended since the Hello.
-        link.report(*self._applied())
+        link.report(*self.applied())
+
+    def kong_linked(self, connection: KongConnection) -> None:
+        """A link to a Kong control plane is there."""
+        self._linked(wire="kong")
+        self.log.notice("connected to the control plane %s, by Kong's protocol", self.authority)
 
     def confirmed(self, version: int) -> None:
         """The control plane says that what runs here is what it wants."""
         self.status.confirmed_version = version
 
-    def received(self, connection: _Connection, snapshot: IncomingSnapshot) -> None:
+    def received(self, connection: _AnyConnection, snapshot: IncomingSnapshot) -> None:
         self.status.received_version = snapshot.version
         self._waiting = (connection, snapshot)
         self._has_waiting.set()
+
+    def _linked(self, *, wire: str) -> None:
+        self._linked_at_s = self.clock()
+        self.status.is_connected = True
+        self.status.since_s = time.time()
+        self.status.retry_at_s = None
+        self.status.wire = wire
 
     async def _dial_for_ever(self) -> None:
         failures = 0
@@ -379,12 +365,22 @@ class Sync:
                     reason = await asyncio.shield(self._connection.over)
                 finally:
                     self._connection.close("the data plane is shutting down")
+                if self._connection.is_foreign and self._settings.cluster_wire == "auto":
+                    self.log.notice("%s does not speak fastgw's protocol: trying Kong's", self.authority)
+                    self._connection = None
+                    self._speaks_kong = True
+                    continue
             except RemoteLinkError as exc:
                 reason = str(exc)
             self._connection = None
             if self._linked_at_s is not None and self.clock() - self._linked_at_s >= HEALTHY_AFTER_S:
                 failures = 0
-            delay_s = next_delay(failures, self._spread_s, self._draw)
+            if self._speaks_kong:
+                delay_s = next_kong_delay(self._draw)
+            else:
+                delay_s = next_delay(failures, self._spread_s, self._draw)
+            # Where both are spoken, each try begins with our own: a control plane may have been replaced.
+            self._speaks_kong = self._settings.cluster_wire == "kong"
             failures += 1
             self._broken(reason, delay_s)
             await asyncio.sleep(delay_s)
@@ -396,9 +392,9 @@ class Sync:
             self.status.since_s = now_s
         self.status.last_error = reason
         self.status.retry_at_s = now_s + delay_s
-        self._log.warning("no link to %s: %s; next try in %.1f s", self.authority, reason, delay_s)
+        self.log.warning("no link to %s: %s; next try in %.1f s", self.authority, reason, delay_s)
 
-    async def _connect(self) -> _Connection:
+    async def _connect(self) -> _AnyConnection:
         """Resolve the name, connect to the first address that takes us, and finish the TLS handshake."""
         host, _, port = self.authority.rpartition(":")
         try:
@@ -414,7 +410,7 @@ class Sync:
         except OSError as exc:
             raise RemoteLinkError(f"cannot connect: {os.strerror(exc.errno) if exc.errno else exc}") from exc
 
-    async def _connect_to_any(self, host: str, port: int) -> _Connection:
+    async def _connect_to_any(self, host: str, port: int) -> _AnyConnection:
         loop = asyncio.get_running_loop()
         addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         for left, (family, kind, protocol, _, address) in zip(
@@ -438,13 +434,15 @@ class Sync:
             return await self._shake_hands(connection)
         raise RemoteLinkError(f"the name {host} has no address")
 
-    async def _shake_hands(self, connection: socket.socket) -> _Connection:
+    async def _shake_hands(self, connection: socket.socket) -> _AnyConnection:
         tls = self._credentials.current()
         # The event loop closes what it was given without the alert that tells the peer why.
         with connection.dup() as second:
             try:
                 _, made = await asyncio.get_running_loop().create_connection(
-                    lambda: _Connection(self, tls),
+                    lambda: (
+                        KongConnection(self, self._kong, tls) if self._speaks_kong else _Connection(self, tls)
+                    ),
                     sock=connection,
                     ssl=tls.client_context,
                     server_hostname=tls.server_name,
@@ -464,11 +462,9 @@ class Sync:
             (connection, snapshot), self._waiting = self._waiting, None
             result = await self._apply_one(snapshot)
             if connection is self._connection:
-                if isinstance(result, Refused):
-                    connection.report(self._applied())
                 connection.answer(result)
             elif self._connection is not None:
-                self._connection.report(self._applied())
+                self._connection.report(self.applied())
 
     async def _apply_one(self, snapshot: IncomingSnapshot) -> ApplyResult:
         try:
@@ -480,5 +476,5 @@ class Sync:
         except FastgwError as exc:
             return Refused(snapshot.version, [{"reason": str(exc)}])
         except Exception as exc:
-            self._log.exception("version %d could not be applied", snapshot.version)
+            self.log.exception("version %d could not be applied", snapshot.version)
             return Refused(snapshot.version, [{"reason": f"a fault of the data plane's own: {exc!r}"}])

@@ -140,6 +140,14 @@ def error_log(value: str) -> str:
     return destination
 
 
+def kong_version(value: str) -> str:
+    """Read a release of Kong that speaks the protocol that we speak with its control planes."""
+    found = re.fullmatch(r"(\d)\.(\d)\.\d{1,2}", value)
+    if found is None or (found[1], found[2]) != ("2", "8") and found[1] != "3":
+        raise ValueError(f"{value!r} is neither 2.8.x nor 3.0.x to 3.9.x")
+    return value
+
+
 def host_port(value: str) -> str:
     """Read `host:port`, an IPv6 address in brackets; kept as text, resolved afresh at each dial."""
     host, colon, port = value.rpartition(":")

@@ -161,6 +161,12 @@ class Settings:
         parsers.one_of("auto", "fastgw", "kong"),
         "auto: fastgw's own protocol, and Kong's with nodes of Kong; fastgw or kong: that one alone",
     )
+    cluster_kong_version: str = _property(
+        "3.9.1",
+        parsers.kong_version,
+        "what a Kong control plane is told; not above its own version",
+        DP,
+    )
     cluster_cert: str = _property("", parsers.text, "path, PEM text, or base64 of PEM text")
     cluster_cert_key: str = _property("", parsers.text, "the same forms as cluster_cert", secret=True)
     cluster_mtls: str = _property(

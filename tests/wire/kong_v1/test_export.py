@@ -217,6 +217,36 @@ def test_header_types_that_an_older_release_does_not_know() -> None:
     for version, kinds in ((V35, ("gcp", "aws")), (V34, ("preserve", "aws")), (V33, ("preserve", "b3"))):
         made = taken_by(version, plugins=rows)["plugins"][0]["config"]
         assert (made["header_type"], made["default_header_type"]) == kinds
+    rows = [plugin(61, "zipkin", config={"header_type": "datadog"})]
+    for version, kind in ((V37, "datadog"), (V36, "preserve")):
+        assert taken_by(version, plugins=rows)["plugins"][0]["config"]["header_type"] == kind
+
+
+def test_what_plugins_of_2_8_take() -> None:
+    metrics = [
+        {"name": "request_count", "stat_type": "counter", "sample_rate": 1},
+        {"name": "shdict_usage", "stat_type": "gauge", "sample_rate": 1},
+    ]
+    rows = [
+        plugin(61, "http-log", config={"http_endpoint": "http://l.example", "headers": {"x-a": "1"}}),
+        plugin(62, "statsd", config={"metrics": metrics}),
+    ]
+    table, notes = downgrade(exported(plugins=rows), V28, now_s=NOW_S)
+    http_log, statsd = (row["config"] for row in table["plugins"])
+    assert http_log["headers"] == {"x-a": ["1"]}
+    assert [metric["name"] for metric in statsd["metrics"]] == ["request_count"]
+    assert [note for note in notes if "configures statsd with shdict_usage" in note]
+    assert taken_by(V30, plugins=rows)["plugins"][0]["config"]["headers"] == {"x-a": "1"}
+
+
+def test_headers_of_probes_came_with_3_0() -> None:
+    checks = {"active": {"headers": {"x-probe": ["1"]}}}
+    rows = [row_of("upstreams", 21, name="u", healthchecks=checks)]
+    older, notes = downgrade(exported(upstreams=rows), V28, now_s=NOW_S)
+    assert "headers" not in older["upstreams"][0]["healthchecks"]["active"]
+    assert [note for note in notes if "'upstreams.healthchecks.active.headers'" in note]
+    newer = taken_by(V30, upstreams=rows)
+    assert newer["upstreams"][0]["healthchecks"]["active"]["headers"] == {"x-probe": ["1"]}
 
 
 def test_instance_names_and_srv_names() -> None:

@@ -117,6 +117,19 @@ def test_an_older_control_plane_names_fields_otherwise() -> None:
     assert session["idling_timeout"] == 600
 
 
+def test_a_control_plane_of_2_8() -> None:
+    id_ = "7c9aac19-c1ba-4950-8dba-7c46dc5705bb"
+    config: dict[str, Any] = {"http_endpoint": "http://l.example", "headers": {"x-a": ["1", "2"], "x-b": []}}
+    config |= {"queue_size": 1, "flush_timeout": 2, "retry_count": 10, "timeout": 10000, "keepalive": 60000}
+    rows = [{"id": id_, "name": "http-log", "config": config}]
+    table = {"_format_version": "2.1", "_transform": False, "plugins": rows, "vaults_beta": [{"id": id_}]}
+    found = read(table)
+    assert found.warnings == ["1 rows of vaults_beta are left out: fastgw does not know them"]
+    made = found.rows["plugins"][0]["config"]
+    assert made["headers"] == {"x-a": "1, 2"}
+    assert (made["queue"]["max_batch_size"], made["queue"]["max_coalescing_delay"]) == (1, 2)
+
+
 def test_the_new_name_counts_where_both_are_sent() -> None:
     config = {"minute": 5, "redis": {"host": "new.example"}, "redis_host": "old.example"}
     rows = [{"id": "7c9aac19-c1ba-4950-8dba-7c46dc5705bb", "name": "rate-limiting", "config": config}]

@@ -279,7 +279,7 @@ def test_pongs_wait_for_the_end_of_a_push_and_a_close_does_too() -> None:
     """PONG bytes inside of a payload were a defect of Kong 2.0."""
     link = control_link()
     link.push("one", cut_frame(BIG), A, 0.0)
-    assert len(cut_frame(BIG)) == 3
+    assert len(cut_frame(BIG)) > 3
     first = link.next_bytes()
     assert first is not None
     link.receive(from_data_plane(Opcode.PING, A.encode()), 0.1)

@@ -88,12 +88,13 @@ KINDS: Final[Mapping[str, KongVersion]] = {
     "key_sets": KongVersion(3, 1),
 }
 
-#: Fields of kinds, by the release that brought them.
+#: Fields of kinds, by the release that brought them; dots lead into records.
 ROW_FIELDS: Final[Mapping[KongVersion, Mapping[str, tuple[str, ...]]]] = {
     KongVersion(3, 0): {
         "upstreams": (
             *("hash_on_query_arg", "hash_fallback_query_arg"),
             *("hash_on_uri_capture", "hash_fallback_uri_capture"),
+            "healthchecks.active.headers",
         )
     },
     KongVersion(3, 1): {"upstreams": ("use_srv_name",)},
@@ -106,6 +107,22 @@ ROW_FIELDS: Final[Mapping[KongVersion, Mapping[str, tuple[str, ...]]]] = {
         )
     },
 }
+
+#: Values of `header_type` and `default_header_type` of tracing plugins, by the release that brought them.
+#: Kong's own list lacks the last.
+HEADER_TYPES: Final[Mapping[str, KongVersion]] = {
+    "aws": KongVersion(3, 4),
+    "gcp": KongVersion(3, 5),
+    "datadog": KongVersion(3, 7),
+}
+
+#: What statsd of 2.8 can measure.
+STATSD_METRICS_OF_2_8: Final = frozenset(
+    """
+    kong_latency latency request_count request_per_user request_size response_size status_count
+    status_count_per_user unique_users upstream_latency
+    """.split()
+)
 
 #: Records of a plugin's `config` that stood flat before a release, and the names that they had.
 FLATTENED: Final[Mapping[str, tuple[KongVersion, str, Mapping[str, str]]]] = {

@@ -15,10 +15,18 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final
 
-from fastgw.wire.kong_v1.added_fields import FLATTENED, KINDS, PLUGIN_FIELDS, RENAMED, ROW_FIELDS
+from fastgw.wire.kong_v1.added_fields import (
+    FLATTENED,
+    HEADER_TYPES,
+    KINDS,
+    PLUGIN_FIELDS,
+    RENAMED,
+    ROW_FIELDS,
+    STATSD_METRICS_OF_2_8,
+)
 from fastgw.wire.kong_v1.export import Table
 from fastgw.wire.kong_v1.versions import KONG_VERSION, KongVersion
 
@@ -121,7 +129,7 @@ def _remove_fields(
 ) -> bool:
     for name in fields:
         # Null or off it asks for nothing that could be lost, and a time of change is no loss.
-        if row.pop(name, None) and name != "updated_at":
+        if _remove_path(row, name) and name != "updated_at":
             _note(notes, f"contains configuration '{kind}.{name}'", version, "be removed")
     return True
 
@@ -196,13 +204,26 @@ def _edit_plugin(row: dict[str, Any], version: KongVersion, notes: Notes) -> boo
     _keep_queue(name, config, version)
     _rename(name, config, version)
     _keep_header_types(name, config, version, notes)
+    if version < (3, 0):
+        _keep_what_2_8_knows(name, config, notes)
     for since, plugins in PLUGIN_FIELDS.items():
         if version < since:
             for path in plugins.get(name, ()):
-                if _remove_path(config, path):
+                if _remove_path(config, path) is not None:
                     told = f"{name.replace('-', '_')} plugin contains configuration '{path}'"
                     notes[f"{told} which is incompatible with dataplane and will be ignored"] = None
     return True
+
+
+def _keep_what_2_8_knows(name: str, config: dict[str, Any], notes: Notes) -> None:
+    if name == "http-log" and config.get("headers"):
+        config["headers"] = {key: [value] for key, value in config["headers"].items()}
+    if name == "statsd" and config.get("metrics"):
+        metrics = config["metrics"]
+        config["metrics"] = [metric for metric in metrics if metric["name"] in STATSD_METRICS_OF_2_8]
+        for metric in metrics:
+            if metric["name"] not in STATSD_METRICS_OF_2_8:
+                _note(notes, f"configures statsd with {metric['name']}", KongVersion(2, 8), "be removed")
 
 
 def _rename(name: str, config: dict[str, Any], version: KongVersion) -> None:
@@ -234,7 +255,7 @@ def _keep_queue(name: str, config: dict[str, Any], version: KongVersion) -> None
 
 
 def _keep_header_types(name: str, config: dict[str, Any], version: KongVersion, notes: Notes) -> None:
-    unknown = {kind for kind, since in (("gcp", (3, 5)), ("aws", (3, 4))) if version < since}
+    unknown = {kind for kind, since in HEADER_TYPES.items() if version < since}
     if name not in ("zipkin", "opentelemetry") or not unknown:
         return
     for field, default in (("header_type", "preserve"), ("default_header_type", "b3")):
@@ -245,14 +266,14 @@ def _keep_header_types(name: str, config: dict[str, Any], version: KongVersion, 
             _note(notes, f"configures {name} plugin with: {field} == {value}", version, action)
 
 
-def _remove_path(config: Mapping[str, Any], path: str) -> bool:
-    """Remove *path*; tells whether there was a value that the data plane will miss."""
+def _remove_path(config: dict[str, Any], path: str) -> Any:
+    """Remove *path*; gives the value that was there, the first one of several."""
     name, _, rest = path.partition(".")
     if name.endswith("[]"):
         elements = config.get(name.removesuffix("[]")) or ()
-        return any([_remove_path(element, rest) for element in elements])
+        removed = [_remove_path(element, rest) for element in elements]
+        return next((value for value in removed if value is not None), None)
     if rest:
         inner = config.get(name)
-        return _remove_path(inner, rest) if isinstance(inner, dict) else False
-    assert isinstance(config, dict)
-    return config.pop(name, None) is not None
+        return _remove_path(inner, rest) if isinstance(inner, dict) else None
+    return config.pop(name, None)

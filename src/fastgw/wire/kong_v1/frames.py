@@ -50,7 +50,7 @@ class FrameReader:
         """Take bytes; give back the frames that are whole now.
 
         Raises:
-            RemoteLinkError: these are no frames of a Kong node; the connection cannot go on.
+            RemoteLinkError: these are no frames of a Kong node; the connection cannot go on, nor this reader.
         """
         self._stream.feed_data(data)
         frames: list[KongFrame] = []

@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 
 from fastgw.errors import DeclarativeError
 from fastgw.model.declarative import rows_of_document
-from fastgw.model.entities import ENTITIES, Entity, Row
+from fastgw.model.entities import DEFAULT_FLAVOR, ENTITIES, Entity, Row
 from fastgw.model.fields import Field
 from fastgw.wire.kong_v1.added_fields import FLATTENED, RENAMED
 
@@ -46,11 +46,12 @@ class Imported(NamedTuple):
         return not any(self.rows.values())
 
 
-def import_table(table: Mapping[str, Any], source: str) -> Imported:
+def import_table(table: Mapping[str, Any], source: str, *, flavor: str = DEFAULT_FLAVOR) -> Imported:
     """Read a table; takes time in proportion to its size.
 
     Args:
         source: what messages call it.
+        flavor: the `router_flavor` that routes are to be served under.
     Raises:
         DeclarativeError: with all reasons.
     """
@@ -66,7 +67,7 @@ def import_table(table: Mapping[str, Any], source: str) -> Imported:
             document[kind] = [_plain_row(kind, row, ends, warnings) for row in rows]
         elif rows:
             document[kind] = rows
-    made = rows_of_document(document, source=source)
+    made = rows_of_document(document, source=source, flavor=flavor)
     for (kind, id_), end_s in ends.items():
         for row in made[kind]:
             if row["id"] == id_:
@@ -114,7 +115,21 @@ def _plain_config(entity: Entity, name: Any, config: Mapping[str, Any]) -> dict[
     if variant is None:
         return dict(config)
     fields = variant.fields["config"].fields
+    if name == "http-log":
+        config = {**config, "headers": _joined(config.get("headers"))}
     return _without_nulls(fields, _with_new_names(name, fields, config))
+
+
+def _joined(headers: Any) -> Any:
+    """The headers of http-log: lists of values in 2.8, of which 3.x makes one value."""
+    if not isinstance(headers, dict):
+        return headers
+    joined = {
+        name: ", ".join(map(str, value)) if isinstance(value, list) else value
+        for name, value in headers.items()
+        if value != []
+    }
+    return joined or None
 
 
 def _with_new_names(plugin: str, fields: Mapping[str, Field], config: Mapping[str, Any]) -> dict[str, Any]:

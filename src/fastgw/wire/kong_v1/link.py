@@ -42,13 +42,13 @@ from fastgw.wire.kong_v1.states import (
     KongDataInput,
     KongDataState,
 )
+from fastgw.wire.messages import CHUNK_BYTES
 
 GREETING_TIMEOUT_S: Final = 5.0
 PUSH_SPACING_S: Final = 5.0
 """Kong's db_update_frequency: at most one push in this time."""
 FIRST_PING_S: Final = 1.0
 """So long a first push waits for the first PING, which may say that none is needed."""
-_PIECE_BYTES: Final = 256 * 1024
 _PONGS_LIMIT: Final = 64
 
 
@@ -101,7 +101,7 @@ DataEvent = Pushed | Ignored | Ended
 def cut_frame(payload: bytes) -> tuple[bytes, ...]:
     """The frame of a push in pieces, so that no transport buffers the whole of it for a slow data plane."""
     frame = memoryview(encode_frame(Opcode.BINARY, payload, is_masked=False))
-    return tuple(bytes(frame[at : at + _PIECE_BYTES]) for at in range(0, len(frame), _PIECE_BYTES))
+    return tuple(bytes(frame[at : at + CHUNK_BYTES]) for at in range(0, len(frame), CHUNK_BYTES))
 
 
 class KongControlLink:
@@ -150,6 +150,8 @@ class KongControlLink:
 
     def receive(self, data: bytes, now_s: float) -> list[ControlEvent]:
         """Take bytes from the data plane."""
+        if self.is_closed:
+            return []
         events: list[ControlEvent] = []
         try:
             for frame in self._reader.feed(data):
@@ -319,6 +321,8 @@ class KongDataLink:
 
     def receive(self, data: bytes, now_s: float) -> list[DataEvent]:
         """Take bytes from the control plane."""
+        if self.is_closed:
+            return []
         events: list[DataEvent] = []
         try:
             for frame in self._reader.feed(data):
