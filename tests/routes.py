@@ -9,7 +9,9 @@ from typing import Any, Final, NamedTuple
 from fastgw._router import Flavor, Request, Table
 from fastgw._router_build import TableBuilder
 from fastgw._router_explain import explain
+from fastgw.model.expressions import parse_expression
 from tests.reference import router as reference
+from tests.reference.expressions import Comparison, Expression, Group
 
 FLAVORS: Final[tuple[reference.Flavor, ...]] = ("traditional_compatible", "traditional")
 _NUMBERS: Final = {
@@ -30,7 +32,21 @@ class Route(NamedTuple):
     key: int = 0
 
 
-def add_to(builder: TableBuilder | reference.Router, number: int, route: Route) -> None:
+class ExpressionRoute(NamedTuple):
+    expression: Expression
+    priority: int = 0
+    created_at: int = 0
+    key: int = 0
+
+
+AnyRoute = Route | ExpressionRoute
+
+
+def add_to(builder: TableBuilder | reference.Router, number: int, route: AnyRoute) -> None:
+    key = (route.key or number).to_bytes(16, "big")
+    if isinstance(route, ExpressionRoute):
+        _add_expression(builder, number, route, key)
+        return
     builder.add(
         number,
         hosts=route.hosts,
@@ -41,11 +57,22 @@ def add_to(builder: TableBuilder | reference.Router, number: int, route: Route) 
         snis=route.snis,
         regex_priority=route.regex_priority,
         created_at=route.created_at,
-        key=(route.key or number).to_bytes(16, "big"),
+        key=key,
     )
 
 
-def freeze(routes: Sequence[Route], flavor: reference.Flavor = "traditional_compatible") -> bytes:
+def _add_expression(
+    builder: TableBuilder | reference.Router, number: int, route: ExpressionRoute, key: bytes
+) -> None:
+    given: dict[str, Any] = {"priority": route.priority, "created_at": route.created_at, "key": key}
+    if isinstance(builder, reference.Router):
+        builder.add_expression(number, expression=route.expression, **given)
+    else:
+        text = route.expression.text()
+        builder.add_expression(number, text=text.encode(), tree=parse_expression(text), **given)
+
+
+def freeze(routes: Sequence[AnyRoute], flavor: reference.Flavor = "traditional_compatible") -> bytes:
     builder = TableBuilder(_NUMBERS[flavor])
     for number, route in enumerate(routes):
         add_to(builder, number, route)
@@ -114,6 +141,39 @@ def random_route(draw: random.Random) -> Route:
             return route
 
 
+EXPRESSION_TESTS: Final[tuple[tuple[str, str, list[bytes | int]], ...]] = (
+    ("http.method", "== !=", [b"GET", b"POST"]),
+    ("http.host", "== != ^= =^ contains", [b"a.com", b"b.a.com", b"a.", b".com", b"b"]),
+    ("http.path", "== != ^= =^ contains ~", [b"/a", b"/", b"/a/b", b"/ab", b"/1", b"a"]),
+    ("net.protocol", "== !=", [b"http", b"https"]),
+    ("tls.sni", "== =^ !=", [b"a.com", b".a.com", b"b.com"]),
+    ("net.dst.port", "== != < <= > >=", [80, 81]),
+    ("http.path.segments.len", "== != < <= > >=", [0, 1, 2]),
+    ("http.path.segments.0", "== ^= !=", [b"a", b"b", b"ab"]),
+    ("http.path.segments.0_1", "== =^ ~", [b"a/b", b"b", b"a"]),
+    ("http.headers.x_a", "== != ^= contains ~", [b"1", b"one", b"o", b"ONE"]),
+    ("http.headers.x_b", "== !=", [b"1", b"one"]),
+    ("http.queries.q", "== != ^=", [b"1", b"", b"12"]),
+)
+
+
+def random_expression(draw: random.Random, depth: int = 0) -> Expression:
+    """Of few levels; parts of `&&` and `||` as often as not."""
+    if depth < 3 and draw.random() < 0.6 - 0.15 * depth:
+        sign = draw.choice(["&&", "&&", "||", "!"])
+        count = 1 if sign == "!" else draw.randint(2, 3)
+        return Group(sign, [random_expression(draw, depth + 1) for _ in range(count)])
+    name, operators, wanted = draw.choice(EXPRESSION_TESTS)
+    is_text = isinstance(wanted[0], bytes)
+    return Comparison(
+        name,
+        draw.choice(operators.split()),
+        draw.choice(wanted),
+        is_any=draw.random() < 0.3,
+        is_lower=is_text and draw.random() < 0.15,
+    )
+
+
 def random_request(draw: random.Random) -> tuple[bytes, bytes, bytes, dict[str, Any]]:
     headers = [
         (draw.choice([b"X-A", b"x-b", b"X_a", b"x-c"]), draw.choice(REQUEST_VALUES))
@@ -124,13 +184,21 @@ def random_request(draw: random.Random) -> tuple[bytes, bytes, bytes, dict[str, 
         "sni": draw.choice(REQUEST_SNIS),
         "is_https": draw.random() < 0.5,
         "host_port": draw.choice([80, 81]),
+        "query": draw.choice([b"", b"", b"q=1", b"q", b"q=12&q=1", b"p=1&q="]),
     }
     return draw.choice(METHODS), draw.choice(REQUEST_HOSTS), random_path(draw), more
 
 
 def check_agreement(draw: random.Random, flavor: reference.Flavor, *, routes: int, requests: int) -> None:
     """Make a table and ask both routers the same; what `explain` says must agree too, which is dear: once."""
-    wanted = [random_route(draw) for _ in range(routes)]
+    wanted: list[AnyRoute] = [random_route(draw) for _ in range(routes)]
+    if flavor != "traditional":
+        for number in range(routes):
+            if draw.random() < 0.15:
+                expression = random_expression(draw)
+                wanted[number] = ExpressionRoute(
+                    expression, draw.choice([0, 0, 1, 2**46 - 1]), draw.randint(0, 1)
+                )
     plain = ROUTERS["reference"](flavor)
     for number, route in enumerate(wanted):
         add_to(plain, number, route)

@@ -5,6 +5,7 @@ Source: proxying reference §1.3, §1.4 (`traditional`) and §1.10 (`traditional
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -141,6 +142,20 @@ def test_an_unrelated_regex_decides_nothing(made: Any, flavor: Flavor) -> None:
 
 
 # ---- how conditions match
+
+
+@both_flavors
+@pytest.mark.parametrize("path", [b"/", b"/rou", b"/route", b"/route/", b"/route.x"])
+@pytest.mark.parametrize("rest", [b"", b"/", b"req", b"/req", b"../req"])
+def test_a_regex_strips_what_an_equal_prefix_strips(
+    made: Any, flavor: Flavor, path: bytes, rest: bytes
+) -> None:
+    """So that the table of path handling (tests/test_uri.py) holds for both."""
+    asked = b"GET", b"a.com", path + rest
+    for route in (Route(paths=[path]), Route(regexes=[re.escape(path)])):
+        router = made(flavor)
+        add_to(router, 0, route)
+        assert router.match(*asked) == (0, len(path))
 
 
 @pytest.mark.parametrize(

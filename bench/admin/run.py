@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import http.client
 import itertools
 import os
 import shutil
@@ -27,6 +28,7 @@ from typing import Any
 import httpx
 import msgspec
 
+from bench.admin.server import ServerProcess
 from tests.cp.admin.server import AdminServer
 from tests.postgres import PgServer, make_directory
 
@@ -42,6 +44,9 @@ class Place:
 
     def server(self) -> AdminServer:
         return AdminServer(self.prefix, admin_access_log="off", **self.flags)
+
+    def server_process(self) -> ServerProcess:
+        return ServerProcess(self.prefix, {"admin_access_log": "off", **self.flags})
 
 
 @contextmanager
@@ -88,17 +93,18 @@ def make_document(services: int, routes_each: int, version: str) -> dict[str, An
 def time_sync(place: Place, options: argparse.Namespace, directory: Path) -> str:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "fastgw-tests"
     programs = sorted(cache.glob("deck-v*"))
+    version = "1.1" if programs and programs[-1].name.startswith("deck-v1.12") else "3.0"
     if not programs:
         return "decK is not built: run pytest tests/clients/test_deck.py once"
     path = directory / "deck.json"
-    path.write_bytes(msgspec.json.encode(make_document(options.services, 2, "1.1")))
+    path.write_bytes(msgspec.json.encode(make_document(options.services, 2, version)))
     with place.server() as server:
         address = f"http://127.0.0.1:{server.port}"
         command = [str(programs[-1]), "--analytics=false", "--kong-addr", address, "sync", "-s", str(path)]
         begun = time.perf_counter()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         synced = time.perf_counter()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         again = time.perf_counter()
     size = f"{options.services} services, {2 * options.services} routes"
     return f"{size}: {synced - begun:.1f} s, again {again - synced:.1f} s"
@@ -113,7 +119,7 @@ def time_import(place: Place, options: argparse.Namespace, directory: Path) -> s
     sets = [f"--set={name}={value}" for name, value in (("prefix", place.prefix), *place.flags.items())]
     begun = time.perf_counter()
     command = [sys.executable, "-m", "fastgw", "config", "db_import", str(path), *sets]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     took = time.perf_counter() - begun
     pages: list[float] = []
     with place.server() as server, client_of(server) as client:
@@ -128,35 +134,42 @@ def time_import(place: Place, options: argparse.Namespace, directory: Path) -> s
     )
 
 
+def count_up(port: int, times: int) -> int:
+    """Count the field up so many times as one writer; return how often that was refused."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+
+    def ask(method: str, body: bytes | None = None, **headers: str) -> tuple[int, str, dict[str, Any]]:
+        connection.request(method, "/services/counter", body, headers)
+        answer = connection.getresponse()
+        return answer.status, answer.getheader("etag", ""), msgspec.json.decode(answer.read())
+
+    refused = 0
+    for _ in range(times):
+        while True:
+            _, etag, seen = ask("GET")
+            body = msgspec.json.encode({"retries": seen["retries"] + 1})
+            status, _, told = ask("PATCH", body, **{"Content-Type": "application/json", "If-Match": etag})
+            if status == 200:
+                break
+            if status != 412:
+                raise RuntimeError(f"{status}: {told}")
+            refused += 1
+    connection.close()
+    return refused
+
+
 def time_conflicts(place: Place, options: argparse.Namespace, directory: Path) -> str:
-    """Writers that change one row, each repeating what is refused with 412."""
+    """Writers, processes of their own, that change one row, each repeating what is refused with 412."""
     writers = 8
-
-    def count_up(times: int) -> int:
-        refused = 0
-        with client_of(server) as client:
-            for _ in range(times):
-                while True:
-                    seen = client.get("/services/counter")
-                    answer = client.patch(
-                        "/services/counter",
-                        json={"retries": seen.json()["retries"] + 1},
-                        headers={"If-Match": seen.headers["etag"]},
-                    )
-                    if answer.status_code == 200:
-                        break
-                    if answer.status_code != 412:
-                        raise RuntimeError(f"{answer.status_code}: {answer.text}")
-                    refused += 1
-        return refused
-
-    with place.server() as server, client_of(server) as client:
-        client.put("/services/counter", json={"host": "h", "retries": 0}).raise_for_status()
-        begun = time.perf_counter()
-        with concurrent.futures.ThreadPoolExecutor(writers) as pool:
-            retries = sum(pool.map(count_up, [options.writes // writers] * writers))
-        took = time.perf_counter() - begun
-        counted = client.get("/services/counter").json()["retries"]
+    with place.server_process() as server:
+        with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=60, trust_env=False) as client:
+            client.put("/services/counter", json={"host": "h", "retries": 0}).raise_for_status()
+            begun = time.perf_counter()
+            with concurrent.futures.ProcessPoolExecutor(writers) as pool:
+                times = [options.writes // writers] * writers
+                retries = sum(pool.map(count_up, [server.port] * writers, times))
+            took = time.perf_counter() - begun
+            counted = client.get("/services/counter").json()["retries"]
     wanted = options.writes // writers * writers
     return f"counted {counted} of {wanted} in {took:.1f} s, {retries} refused with 412 and repeated"
 

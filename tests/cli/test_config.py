@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +16,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from fastgw.cli import main
+from tests.cli.running import environment
 
 OLD = '_format_version: "1.1"\nservices:\n- name: s\n  host: h\n  routes:\n  - name: r\n    paths: ["/a/../b//c"]\n'
 
@@ -85,3 +91,36 @@ def test_convert(tmp_path: Path) -> None:
     document = yaml.safe_load(run(tmp_path, "convert", str(old)).output)
     assert document["_format_version"] == "3.0"
     assert document["routes"][0]["paths"] == ["/b/c"]
+
+
+def test_people_at_a_terminal_see_how_far_an_import_is(tmp_path: Path) -> None:
+    path = tmp_path / "many.json"
+    services = [{"name": f"s{n}", "host": "h"} for n in range(1200)]
+    path.write_text(json.dumps({"_format_version": "3.0", "services": services}))
+    ours, theirs = pty.openpty()
+    with open(ours, "rb", buffering=0) as terminal:
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "fastgw",
+                "config",
+                "import",
+                str(path),
+                "-p",
+                str(bootstrapped(tmp_path / "p")),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            env=environment(TERM="xterm", COLUMNS="100"),
+        )
+        os.close(theirs)
+        shown = bytearray()
+        with contextlib.suppress(OSError):  # how the end of a terminal reads
+            while part := terminal.read(65536):
+                shown += part
+        output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert b"import successful: 1200 created" in output
+    assert b"writing rows" in shown
+    assert b"100%" in shown

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import httpx
 import pytest
+from click.testing import CliRunner, Result
 
-from tests.cli.running import fastgw_command
+from fastgw.cli import main
 from tests.cp.admin.server import AdminServer
 
 TOKEN = "operator-token-0123456789"
-History = Callable[..., "CompletedProcess[str]"]
+History = Callable[..., Result]
 
 
 @pytest.fixture
@@ -39,15 +39,15 @@ def history(server: AdminServer, tmp_path: Path) -> History:
         *("--set", f"admin_token_file={tmp_path / 'tokens'}"),
     )
 
-    def run(*arguments: str) -> CompletedProcess[str]:
-        return fastgw_command("history", *arguments, *sets)
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(main, ["history", *arguments, *sets])
 
     return run
 
 
 def test_versions_are_listed_shown_and_compared(history: History) -> None:
     listed = history("list", "--limit", "2")
-    assert listed.returncode == 0, listed.stderr
+    assert listed.exit_code == 0, listed.stderr
     assert [line.split()[0] for line in listed.stdout.splitlines()] == ["4", "3"]
     assert all(line.endswith("operator") for line in listed.stdout.splitlines())
     assert "--before 3" in listed.stderr
@@ -62,21 +62,21 @@ def test_versions_are_listed_shown_and_compared(history: History) -> None:
         '    host: "first" -> "second"',
     ]
     compared = history("diff", "1", "4")
-    assert compared.returncode == 2
+    assert compared.exit_code == 2
     assert "+ consumers bob" in compared.stdout
-    assert (history("diff", "4", "4").returncode, history("diff", "4", "4").stdout) == (0, "no changes\n")
+    assert (history("diff", "4", "4").exit_code, history("diff", "4", "4").stdout) == (0, "no changes\n")
     unknown = history("show", "99")
-    assert unknown.returncode == 1
+    assert unknown.exit_code == 1
     assert "there is no version 99" in unknown.stderr
 
 
 def test_a_rollback_asks_first_and_then_does_it(history: History) -> None:
     refused = history("rollback", "1")
-    assert refused.returncode == 1
+    assert refused.exit_code == 1
     assert '    host: "second" -> "first"' in refused.stdout
     assert "- consumers bob" in refused.stdout
     done = history("rollback", "1", "--yes")
     assert done.stdout == "version 5 is what version 1 was: 0 created, 1 updated, 2 deleted\n", done.stderr
     again = history("rollback", "1", "--yes")
-    assert (again.returncode, again.stdout) == (0, "version 1 holds what version 5 holds: nothing to do\n")
+    assert (again.exit_code, again.stdout) == (0, "version 1 holds what version 5 holds: nothing to do\n")
     assert "operator (rollback to 1)" in history("list").stdout

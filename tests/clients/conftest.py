@@ -18,6 +18,7 @@ from tests.cp.admin.server import AdminServer
 
 HERE = Path(__file__).parent
 BUILD_S = 600
+DECKS = (HERE / "deck", HERE / "deck-1.12")
 
 
 def cache_directory() -> Path:
@@ -29,31 +30,38 @@ def cache_directory() -> Path:
 
 @pytest.fixture(scope="session")
 def deck_program() -> Path:
-    """decK, built once from its Go module at the version that `deck/go.mod` names.
+    """decK, built once from its Go module: the newer one of the two versions here that can be had.
 
     A build takes minutes, so that two runs wait for each other.
     """
-    version = next(
-        line.split()[-1] for line in (HERE / "deck/go.mod").read_text().splitlines() if "kong/deck v" in line
+    reasons = []
+    for module in DECKS:
+        version = next(
+            line.split()[-1] for line in (module / "go.mod").read_text().splitlines() if "kong/deck v" in line
+        )
+        program = cache_directory() / f"deck-{version}"
+        with open(cache_directory() / "deck.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if program.exists() or (reason := build_deck(module, program)) is None:
+                return program
+        reasons.append(f"{version}: {reason}")
+    pytest.skip(f"decK cannot be built: {'; '.join(reasons)}")
+
+
+def build_deck(module: Path, program: Path) -> str | None:
+    """Build it; return why that is impossible here."""
+    go = shutil.which("go")
+    if go is None:
+        return "there is no Go here"
+    made = subprocess.run(
+        [go, "build", "-mod=readonly", "-buildvcs=false", "-o", str(program), "github.com/kong/deck"],
+        cwd=module,
+        capture_output=True,
+        text=True,
+        timeout=BUILD_S,
+        check=False,
     )
-    program = cache_directory() / f"deck-{version}"
-    with open(cache_directory() / "deck.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not program.exists():
-            go = shutil.which("go")
-            if go is None:
-                pytest.skip("decK cannot be built: there is no Go here")
-            made = subprocess.run(
-                [go, "build", "-mod=readonly", "-buildvcs=false", "-o", str(program), "github.com/kong/deck"],
-                cwd=HERE / "deck",
-                capture_output=True,
-                text=True,
-                timeout=BUILD_S,
-                check=False,
-            )
-            if made.returncode != 0:
-                pytest.skip(f"decK cannot be built: {made.stderr.strip().splitlines()[-1]}")
-    return program
+    return None if made.returncode == 0 else made.stderr.strip().splitlines()[-1]
 
 
 @pytest.fixture

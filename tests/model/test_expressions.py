@@ -250,3 +250,15 @@ def test_hints_are_what_every_match_needs() -> None:
     assert hints_of(parse_expression('http.path ~ "/u"')).prefixes is None
     many = " || ".join(f'http.host == "{n}"' for n in range(65))
     assert hints_of(parse_expression(many)).hosts is None
+
+
+def test_dash_and_underscore_of_a_header_are_one() -> None:
+    """As in Kong, whose table of headers is asked by either."""
+    builder = TableBuilder()
+    text = 'http.headers.x_a == "1"'
+    builder.add_expression(
+        0, text=text.encode(), tree=parse_expression(text), priority=0, created_at=0, key=bytes(16)
+    )
+    table = Table(builder.freeze())
+    for name in (b"x-a", b"X_A"):
+        assert table.match(b"GET", b"a.com", b"/", headers=[(name, b"1")]) == (0, 0)

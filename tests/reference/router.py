@@ -2,6 +2,7 @@
 
 Written straight from the rules of Kong's flavors, one route against one request at a time. Regular
 expressions are Python's: the generators use what all engines agree on.
+Expressions are judged by `expressions`.
 Source: proxying reference §1.3 (matching), §1.4 (`traditional`), §1.10 (`traditional_compatible`).
 """
 
@@ -10,7 +11,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from tests.reference.expressions import Expression, Fields, segments_of
 
 Flavor = Literal["traditional", "traditional_compatible"]
 KIND_BITS = {"hosts": 64, "headers": 32, "paths": 16, "methods": 8, "snis": 4}
@@ -25,6 +28,7 @@ class Request:
     sni: bytes = b""
     is_https: bool = False
     host_port: int = 80
+    query: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Route:
     regex_priority: int = 0
     created_at: int = 0
     key: bytes = b""
+    expression: Expression | None = None
+    priority: int = 0
 
     def kinds(self) -> list[str]:
         return [
@@ -61,6 +67,8 @@ class Candidate(NamedTuple):
 class Router:
     flavor: Flavor = "traditional_compatible"
     candidates: list[Candidate] = field(default_factory=list)
+    _ordered: dict[object, list[Candidate]] = field(default_factory=dict)
+    """Of candidates so far, by what of a request decides it."""
 
     def add(
         self,
@@ -76,6 +84,7 @@ class Router:
         snis: Sequence[bytes] = (),
         regex_priority: int = 0,
     ) -> None:
+        self._ordered.clear()
         frozen_headers = tuple((name, tuple(values)) for name, values in headers)
         made = Route(route, tuple(hosts), tuple(paths), tuple(regexes), tuple(methods), frozen_headers,
                      tuple(snis), regex_priority, created_at, key)  # fmt: skip
@@ -86,18 +95,32 @@ class Router:
         if not paths and not regexes:
             self.candidates.append(Candidate(made, b"", False, len(self.candidates)))
 
+    def add_expression(
+        self, route: int, *, expression: Expression, priority: int, created_at: int, key: bytes
+    ) -> None:
+        self._ordered.clear()
+        made = Route(route, created_at=created_at, key=key, expression=expression, priority=priority)
+        self.candidates.append(Candidate(made, b"", False, len(self.candidates)))
+
     def match(self, method: bytes, host: bytes, path: bytes, *, headers: Sequence[tuple[bytes, bytes]] = (),
-              sni: bytes = b"", is_https: bool = False, host_port: int = 80) -> tuple[int, int] | None:  # fmt: skip
-        request = Request(method, host, path, tuple(headers), sni, is_https, host_port)
-        if self.flavor == "traditional":
-            ordered = sorted(self.candidates, key=lambda candidate: traditional_order(candidate, request))
-        else:
-            ordered = sorted(self.candidates, key=compatible_order)
-        for candidate in ordered:
+              sni: bytes = b"", is_https: bool = False, host_port: int = 80,
+              query: bytes = b"") -> tuple[int, int] | None:  # fmt: skip
+        request = Request(method, host, path, tuple(headers), sni, is_https, host_port, query)
+        for candidate in self._in_order(request):
             matched = match_one(candidate, request, self.flavor)
             if matched is not None:
                 return candidate.route.number, matched
         return None
+
+    def _in_order(self, request: Request) -> list[Candidate]:
+        is_old = self.flavor == "traditional"
+        decisive = (request.host, request.is_https) if is_old else None
+        if decisive not in self._ordered:
+            self._ordered[decisive] = sorted(
+                self.candidates,
+                key=(lambda candidate: traditional_order(candidate, request)) if is_old else compatible_order,
+            )
+        return self._ordered[decisive]
 
 
 def compatible_order(candidate: Candidate) -> tuple[object, ...]:
@@ -105,6 +128,8 @@ def compatible_order(candidate: Candidate) -> tuple[object, ...]:
     route = candidate.route
     all_plain = bool(route.hosts) and not any(b"*" in host for host in route.hosts)
     return (
+        route.expression is None,
+        -route.priority,
         -len(route.kinds()),
         not all_plain,
         -len(route.headers),
@@ -145,6 +170,9 @@ def traditional_order(candidate: Candidate, request: Request) -> tuple[object, .
 def match_one(candidate: Candidate, request: Request, flavor: Flavor) -> int | None:
     """How much of the path the candidate's path matched, if the candidate matches."""
     route = candidate.route
+    if route.expression is not None:
+        fields = fields_of(request)
+        return fields.matched if fields.holds(route.expression) else None
     if route.hosts and not any(host_matches(host, request, flavor) for host in route.hosts):
         return None
     if route.methods and request.method not in route.methods:
@@ -161,6 +189,30 @@ def match_one(candidate: Candidate, request: Request, flavor: Flavor) -> int | N
         found = re.match(candidate.path, request.path)
         return None if found is None else found.end()
     return len(candidate.path) if request.path.startswith(candidate.path) else None
+
+
+def fields_of(request: Request) -> Fields:
+    name, port = split_host(request.host)
+    values: dict[str, Any] = {
+        "http.method": request.method,
+        "http.host": name if request.host else None,
+        "http.path": request.path,
+        "net.protocol": b"https" if request.is_https else b"http",
+        "tls.sni": request.sni or None,
+        "net.dst.port": request.host_port if port is None else port,
+        "http.path.segments.len": len(segments_of(request.path)),
+    }
+    segments = segments_of(request.path)
+    for first in range(len(segments)):
+        values[f"http.path.segments.{first}"] = segments[first]
+        for last in range(first + 1, len(segments)):
+            values[f"http.path.segments.{first}_{last}"] = b"/".join(segments[first : last + 1])
+    for own, value in request.headers:
+        values.setdefault("http.headers." + own.lower().replace(b"-", b"_").decode(), []).append(value)
+    for argument in request.query.split(b"&") if request.query else []:
+        own, _, value = argument.partition(b"=")
+        values.setdefault("http.queries." + own.decode(), []).append(value)
+    return Fields(values, request.path)
 
 
 def split_host(host: bytes) -> tuple[bytes, int | None]:

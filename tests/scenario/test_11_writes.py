@@ -56,6 +56,12 @@ def test_a_route_with_a_plugin_that_is_not_there_fails_closed(
     control_plane, data_plane = with_route(stage, pair, upstream)
     control_plane.add_route("steady", "/guarded", name="guarded")
     data_plane.wait_answer("/guarded")
+    document = control_plane.admin.get("/config").json()["config"]
+    planned = control_plane.admin.post(
+        "/fastgw/plan", json={"config": f"{document}plugins:\n- name: aws-lambda\n  service: null\n"}
+    )
+    (asked,) = planned.json()["data_planes"]
+    assert asked["lacks"] == ["plugin 'aws-lambda' is not available there: its routes answer 503"]
     made = control_plane.admin.post("/routes/guarded/plugins", json={"name": "key-auth"})
     assert made.status_code == 201
 

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import getpass
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,10 +71,14 @@ def parse(file: Path, conf: Path | None, sets: Mapping[str, str]) -> None:
 @settings_options
 def import_(file: Path, conf: Path | None, sets: Mapping[str, str], replace: bool) -> None:
     """Add and change what the file says, in one transaction. Nothing is removed without --replace."""
-    rows = _read(file, conf, sets)
+    with _progress() as tell:
+        tell(f"reading {file}", None, None)
+        rows = _read(file, conf, sets)
     click.echo("parse successful, beginning import")
     storage = _storage(conf, sets)
-    counts = asyncio.run(_import(storage, rows, replace=replace))
+    with _progress() as tell:
+        tell("comparing with what is stored", None, None)
+        counts = asyncio.run(_import(storage, rows, replace=replace, tell=partial(tell, "writing rows")))
     click.echo(f"import successful: {_said(counts)}")
 
 
@@ -158,13 +165,41 @@ def _storage(conf: Path | None, sets: Mapping[str, str]) -> SqlStorage:
     return make_storage(load("control_plane", conf, sets))
 
 
-async def _import(storage: SqlStorage, rows: Mapping[str, list[Row]], *, replace: bool) -> ImportCounts:
+async def _import(
+    storage: SqlStorage,
+    rows: Mapping[str, list[Row]],
+    *,
+    replace: bool,
+    tell: Callable[[int, int], None],
+) -> ImportCounts:
     await storage.open()
     try:
-        async with storage.write("fastgw config import") as writer:
-            return await writer.import_rows(rows, replace=replace)
+        async with storage.write(f"{_user()}, fastgw config import") as writer:
+            return await writer.import_rows(rows, replace=replace, on_progress=tell)
     finally:
         await storage.close()
+
+
+def _user() -> str:
+    """Who runs this command, for the history."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, as containers have
+        return f"user {os.getuid()}"
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int | None, int | None], None]]:
+    """Gives what shows how far the work is (what, done, of how many), to people at a terminal only."""
+    if not sys.stderr.isatty():
+        yield lambda what, done, all_: None
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import Progress  # noqa: PLC0415
+
+    with Progress(console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task("", total=None)
+        yield lambda what, done, all_: shown.update(task, description=what, completed=done or 0, total=all_)
 
 
 async def _load(storage: SqlStorage) -> dict[str, list[Row]]:

@@ -24,10 +24,12 @@ from fastgw.cp.admin import make_admin_app
 from fastgw.cp.admin.access_log import AdminAccessLog
 from fastgw.cp.admin.clustering import Capability
 from fastgw.cp.admin.serving import AdminDoors
+from fastgw.cp.applied import AppliedWatch, Standing
 from fastgw.cp.cluster import ClusterServer
 from fastgw.cp.hub import Hub
 from fastgw.cp.kong_payloads import KongPayloads
 from fastgw.cp.pki.office import Office
+from fastgw.cp.pki.signing import Signer
 from fastgw.cp.publisher import Publisher
 from fastgw.cp.status import StatusDoor
 from fastgw.cp.storage import Storage, make_storage
@@ -53,6 +55,10 @@ class _ClusterView:
     def __init__(self, hub: Hub, publisher: Publisher) -> None:
         self._hub = hub
         self._publisher = publisher
+        self._applied = AppliedWatch(hub, publisher)
+
+    async def wait_applied(self, version: int, timeout_s: float) -> Standing:
+        return await self._applied.wait(version, timeout_s)
 
     async def data_planes(self) -> list[dict[str, Any]]:
         return await self._hub.data_planes()
@@ -87,6 +93,7 @@ class ControlPlane:
         self._background: list[asyncio.Task[Any]] = []
         self._is_closing = False
         self._access_log: AdminAccessLog | None = None
+        self._doors: AdminDoors | None = None
         self._credentials: FileCredentials | None = None
         self._failed: asyncio.Future[None] | None = None
         self.admin_addresses: list[str] = []
@@ -125,7 +132,10 @@ class ControlPlane:
 
         hub = Hub(storage, purge_delay_s=settings.cluster_data_plane_purge_delay)
         self._cleanup.push_async_callback(hub.close)
-        publisher = Publisher(storage, compile_process, hub)
+        signer = Signer(storage.read_records, settings.pki_secret)
+        await signer.open()
+        signer.on_change = hub.sign_again
+        publisher = Publisher(storage, compile_process, hub, sign=signer.sign)
 
         office: Office | None = None
         if self._credentials is None:
@@ -157,6 +167,7 @@ class ControlPlane:
 
         await self._start_admin(storage, _ClusterView(hub, publisher))
         self._background = [self._run(publisher.run(), "publisher"), self._run(hub.run(), "hub")]
+        self._background.append(self._run(signer.run(), "signer"))
         if office is not None:
             office.on_change = cluster.drop_revoked
             self._background.append(self._run(office.run(), "authority"))
@@ -178,7 +189,7 @@ class ControlPlane:
             started_at=time.time(),
         )
         self._access_log = app.state.access_log
-        doors = AdminDoors(app, settings)
+        doors = self._doors = AdminDoors(app, settings)
         self.admin_addresses = [address_of(listener) for listener in doors.listeners]
         serving = self._run(doors.serve(), "Admin API")
 
@@ -218,6 +229,12 @@ class ControlPlane:
         """Read what can change while the control plane runs."""
         if self._credentials is not None:
             self._credentials.read_again()
+
+    def reload(self) -> None:
+        """Open the log files anew, and read the certificate of the Admin API anew."""
+        self.reopen_logs()
+        if self._doors is not None:
+            self._doors.reload()
 
     async def wait_failed(self) -> None:
         """Return never; raise what ended a part that should not end."""
@@ -269,7 +286,7 @@ async def run_control_plane(settings: Settings) -> None:
 
     def reload() -> None:
         manager.reloading()
-        control_plane.reopen_logs()
+        control_plane.reload()
         control_plane.read_again()
         manager.ready(control_plane.describe())
 

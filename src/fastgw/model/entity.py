@@ -95,6 +95,15 @@ class Entity:
         return {**self.fields, **variant.fields} if variant else self.fields
 
 
+_flavored: dict[tuple[int, str], tuple[Entity, Entity]] = {}
+
+
 def flavored(entity: Entity, flavor: str) -> Entity:
-    """*entity* with the rules of a `router_flavor`, which only routes have."""
-    return replace(entity, flavor=flavor) if entity.name == "routes" and flavor != entity.flavor else entity
+    """*entity* with the rules of a `router_flavor`, which only routes have; the same one each time."""
+    if entity.name != "routes" or flavor == entity.flavor:
+        return entity
+    key = (id(entity), flavor)
+    if key not in _flavored:
+        # The original is kept too, so that no other entity comes to have its id.
+        _flavored[key] = entity, replace(entity, flavor=flavor)
+    return _flavored[key][1]

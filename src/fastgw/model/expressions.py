@@ -249,6 +249,8 @@ def _field_of(token: _Token) -> _Field:
 
 def _comparison(field: _Field, flags: int, operator: str, literal: _Token) -> Test:
     name, kind = field.name.encode(), _OPERATORS[operator]
+    if field.field == RequestField.FIELD_HEADER:
+        flags |= InstructionFlag.INSTRUCTION_DASHES
     if field.type == "int":
         if literal.kind != "int":
             _refuse_literal(field, literal)

@@ -97,6 +97,8 @@ class Field:
     keys: Field | None = None
     values: Field | None = None
     fields: Mapping[str, Field] = field(default_factory=dict)
+    #: Old names of fields of this record, and the paths below it that replace them.
+    renamed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     checks: tuple[Check, ...] = ()
     #: The entity that a foreign field points to; it need not exist in this version.
     reference: str | None = None

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 
 from fastgw.model.entities import ENTITIES, Entity
 from fastgw.model.fields import Field, each
+from fastgw.model.renamed import old_fields
 
 #: A value as sent; True stands for a name without `=`.
 FormValue = str | Literal[True]
@@ -107,6 +108,8 @@ def _entries(declared: Field, node: _Node) -> Any:
     if declared.type == "map":
         values = declared.values or each("any")
         return {str(step): _value(values, entry) for step, entry in node.entries.items()}
+    if declared.renamed:
+        return _record({**declared.fields, **old_fields(declared)}, node)
     if declared.type == "foreign":
         parent = ENTITIES.get(declared.reference or "")
         return _record(parent.fields if parent else {}, node)

@@ -29,7 +29,18 @@ class Shape:
     """The fields and checks of one variant of an entity, and its defaults."""
 
     __slots__ = (
-        *("_checks", "_lists", "_plain", "auto", "entity", "fields", "foreign", "settled", "stored"),
+        *(
+            "_checks",
+            "_lists",
+            "_plain",
+            "auto",
+            "entity",
+            "fields",
+            "foreign",
+            "renamed",
+            "settled",
+            "stored",
+        ),
     )
 
     def __init__(self, entity: Entity, fields: Mapping[str, Field], checks: Sequence[Check]) -> None:
@@ -51,6 +62,7 @@ class Shape:
         self.settled: Final = frozenset(name for name in fields if name not in faults)
         """Fields whose default keeps its rules."""
         self._checks = [(check, concerned_by(check), _is_kept(check, fields, omitted)) for check in checks]
+        self.renamed: Final = tuple(field for field in fields.values() if field.renamed)
         self.auto: Final = tuple(field for field in fields.values() if field.auto)
         self.stored: Final = tuple(name for name, field in fields.items() if not field.transient)
         self.foreign: Final = tuple(name for name, field in fields.items() if field.type == "foreign")

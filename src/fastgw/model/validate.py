@@ -14,13 +14,14 @@ fault alone.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from fastgw.errors import OptionsError, ValidationError
 from fastgw.model.entities import Entity, Row
 from fastgw.model.faults import Fault, Faults
 from fastgw.model.fields import UNSET, Field
+from fastgw.model.renamed import with_new_names
 from fastgw.model.rules import check_patch, check_record, check_value
 from fastgw.model.served import unserved_faults
 from fastgw.model.shapes import shape_of
@@ -87,6 +88,7 @@ def merge_row(entity: Entity, stored: Row, patch: Mapping[str, Any], *, now_s: f
         if change is not None:
             change(given)
     fields = entity.fields_of({**stored, **given})
+    faults |= _take_new_names(fields.values(), given)
     stored_fields = {name: value for name, value in stored.items() if name != "ttl"}
     merged = _merge(fields, stored_fields if entity.ttl else stored, given)
     merged["id"] = stored["id"]
@@ -148,6 +150,7 @@ def _finish(
         if given.get(name, UNSET) is None:
             del given[name]
     shape = shape_of(entity, given)
+    faults |= _take_new_names(shape.renamed, given)
     _set_by_server(shape.auto, given, now_s=now_s, is_update=is_update)
 
     row = shape.row(given)
@@ -169,6 +172,19 @@ def _finish(
         if row[name] is not None:
             stored[name] = {"id": row[name]["id"].lower()}
     return stored
+
+
+def _take_new_names(fields: Iterable[Field], given: dict[str, Any]) -> Faults:
+    """Move what *given* holds under old names to the new ones; return the faults of contradictions."""
+    faults: Faults = {}
+    for field in fields:
+        value = given.get(field.name)
+        if field.renamed and isinstance(value, Mapping):
+            below: Faults = {}
+            given[field.name] = with_new_names(field, value, below)
+            if below:
+                faults[field.name] = below
+    return faults
 
 
 def _set_by_server(fields: Sequence[Field], given: dict[str, Any], *, now_s: float, is_update: bool) -> None:

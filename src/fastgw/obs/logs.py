@@ -194,10 +194,24 @@ def setup(level: str, destination: str | None, *, process: str) -> None:
     Raises:
         SettingsError: the file cannot be opened; the log stays where it was.
     """
-    global _threshold
     threshold = LEVELS[level]
     _output.direct(destination)
     _output.process = process
+    _set_threshold(threshold)
+
+
+def level() -> str:
+    """Name the level below which lines are dropped."""
+    return _NAMES[_threshold]
+
+
+def set_level(level: str) -> None:
+    """Drop what is below *level*, one of Kong's names, from now on."""
+    _set_threshold(LEVELS[level])
+
+
+def _set_threshold(threshold: int) -> None:
+    global _threshold
     _threshold = threshold
     for logger in _loggers.values():
         logger.set_threshold(_threshold)

@@ -310,6 +310,8 @@ def test_schemas(admin: httpx.Client) -> None:
         for name, field in entry.items()
     }
     assert fields["retries"] == {"type": "integer", "default": 5, "between": [0, 32767]}
+    of_routes = {name for entry in admin.get("/schemas/routes").json()["fields"] for name in entry}
+    assert {"paths", "expression", "priority"} <= of_routes
     shown = admin.get("/schemas/plugins/rate-limiting").json()["fields"]
     (config,) = [entry["config"] for entry in shown if "config" in entry]
     redis = next(entry["redis"] for entry in config["fields"] if "redis" in entry)
@@ -347,6 +349,8 @@ def test_what_is_there(admin: httpx.Client) -> None:
     assert "/targets" not in paths
     document = admin.get("/openapi.json").json()
     assert document["openapi"] == "3.1.0"
+    route = document["components"]["schemas"]["routes"]
+    assert {"expression", "priority"} <= set(route["properties"]) - set(route["required"])
     assert set(document["paths"]) == set(paths)
     assert "key-auth" in admin.get("/plugins/enabled").json()["enabled_plugins"]
     assert admin.get("/status/ready").json() == {"message": "ready"}

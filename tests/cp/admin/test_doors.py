@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import ssl
 import stat
 from pathlib import Path
@@ -11,6 +12,7 @@ import httpx
 from tests.cli.running import fastgw_command
 from tests.cp.test_control_plane import EPHEMERAL, control_plane
 from tests.tls.certificates import make_pair
+from tests.waiting import wait_until
 
 TOKEN = "token-of-the-probe-0123456789"
 
@@ -66,3 +68,14 @@ def test_a_tls_door_alone_with_a_pair_of_ones_own_and_tokens(tmp_path: Path) -> 
         asked = fastgw_command("health", "cp", *sets, f"--set=admin_listen={address} ssl")
         assert asked.returncode == 1
         assert "certificate verify failed" in asked.stderr
+        process.process.send_signal(signal.SIGHUP)
+        host, port = address.split(":")
+        wait_until(
+            lambda: ssl.get_server_certificate((host, int(port))).encode() in other.certificate_pem,
+            10,
+            "the new certificate",
+        )
+        certificate.write_text("nothing")
+        process.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "the Admin API keeps its certificate" in process.log(), 10, "the refusal")
+        assert ssl.get_server_certificate((host, int(port))).encode() in other.certificate_pem

@@ -102,6 +102,12 @@ SCHEMA_VIOLATIONS: Final[dict[str, tuple[str, dict[str, Any], str, dict[str, Any
         "schema violation (service.id: expected a valid UUID)",
         {"service": {"id": "expected a valid UUID"}},
     ),
+    "foreign_key_with_faults_of_its_own": (
+        "/routes",
+        {"paths": ["/"], "service": {"protocol": "nope"}},
+        f"schema violation (service.protocol: {PROTOCOLS})",
+        {"service": {"protocol": PROTOCOLS}},
+    ),
     "foreign_key_without_usable_key": (
         "/routes",
         {"paths": ["/"], "service": "name"},
@@ -230,11 +236,41 @@ def test_foreign_keys_unresolved(admin: httpx.Client) -> None:
             {"code": 9, "name": "invalid size", "message": "size must be an integer between 1 and 1000"},
         ),
         (
-            "offset=x!",
+            "offset=x",
             {
                 "code": 7,
                 "name": "invalid offset",
-                "message": "'x!' is not a valid offset: bad base64 encoding",
+                "message": "'x' is not a valid offset: bad base64 encoding",
+            },
+        ),
+        (
+            "offset=e30",
+            {
+                "code": 7,
+                "name": "invalid offset",
+                "message": "'e30' is not a valid offset: bad json encoding",
+            },
+        ),
+        (
+            "size=1001",
+            {"code": 9, "name": "invalid size", "message": "size must be an integer between 1 and 1000"},
+        ),
+        (
+            "tags=a,b/c",
+            {
+                "code": 11,
+                "name": "invalid options",
+                "message": "invalid option (tags: invalid filter syntax)",
+                "options": {"tags": "invalid filter syntax"},
+            },
+        ),
+        (
+            "tags=a,b,c,d,e,f",
+            {
+                "code": 11,
+                "name": "invalid options",
+                "message": "invalid option (tags: cannot query more than 5 tags)",
+                "options": {"tags": "cannot query more than 5 tags"},
             },
         ),
         (
@@ -261,3 +297,86 @@ def test_an_endpoint_key_of_bad_format(admin: httpx.Client) -> None:
         "name": "invalid unique name",
         "message": "Invalid name ('1.2.3.4'); no ip addresses allowed",
     }
+
+
+def test_target_uniqueness(admin: httpx.Client) -> None:
+    upstream = admin.post("/upstreams", json={"name": "u"}).json()["id"]
+    admin.post("/upstreams/u/targets", json={"target": "a:80"})
+    answer = admin.post("/upstreams/u/targets", json={"target": "a:80"})
+    assert answer.status_code == 409
+    assert answer.json() == {
+        "code": 5,
+        "name": "unique constraint violation",
+        "message": f'UNIQUE violation detected on \'{{target="a:80",upstream={{id="{upstream}"}}}}\'',
+        "fields": {"target": "a:80", "upstream": {"id": upstream}},
+    }
+
+
+def test_a_missing_row_by_its_id(admin: httpx.Client) -> None:
+    answer = admin.patch(f"/services/{ID}", json={})
+    assert (answer.status_code, answer.json()) == (
+        404,
+        {
+            "code": 6,
+            "name": "not found",
+            "message": f"could not find the entity with primary key '{{id=\"{ID}\"}}'",
+            "fields": {"id": ID},
+        },
+    )
+
+
+def test_an_option_of_a_credential(admin: httpx.Client) -> None:
+    admin.post("/consumers", json={"username": "bob"})
+    answer = admin.post("/consumers/bob/key-auth", json={"ttl": -1})
+    fault = "must be an integer between 0 and 100000000"
+    assert (answer.status_code, answer.json()) == (
+        400,
+        {
+            "code": 11,
+            "name": "invalid options",
+            "message": f"invalid option (ttl: {fault})",
+            "options": {"ttl": fault},
+        },
+    )
+
+
+def test_an_invalid_declarative_configuration(admin: httpx.Client) -> None:
+    document = {"_format_version": "3.0", "services": [{"port": 70000}]}
+    answer = admin.post("/config", json=document)
+    assert (answer.status_code, answer.json()) == (
+        400,
+        {
+            "code": 14,
+            "name": "invalid declarative configuration",
+            "message": 'declarative config is invalid: {services={{host="required field missing",'
+            'port="value should be between 0 and 65535"}}}',
+            "fields": {
+                "services": [
+                    {"host": "required field missing", "port": "value should be between 0 and 65535"}
+                ]
+            },
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "text"),
+    [
+        ("GET", "/nothing", 404, "Not found"),
+        ("GET", "/services/none", 404, "Not found"),
+        ("PUT", "/services", 405, "Method not allowed"),
+        ("GET", "/certificates/none.example", 404, "SNI not found"),
+        ("GET", "/schemas/none", 404, "No entity named 'none'"),
+        ("GET", "/schemas/plugins/none", 404, "No plugin named 'none'"),
+        ("GET", "/schemas/vaults/none", 404, "No vault named 'none'"),
+        ("GET", "/consumers?custom_id=", 400, "custom_id must be an unempty string"),
+    ],
+)
+def test_short_messages(admin: httpx.Client, method: str, path: str, status: int, text: str) -> None:
+    answer = admin.request(method, path)
+    assert (answer.status_code, answer.json()) == (status, {"message": text})
+
+
+def test_a_body_that_is_no_json(admin: httpx.Client) -> None:
+    answer = admin.post("/services", content="{", headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()) == (400, {"message": "Cannot parse JSON body"})

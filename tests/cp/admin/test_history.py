@@ -108,7 +108,7 @@ def test_a_long_diff_is_cut(each_admin: httpx.Client) -> None:
     assert answer["deleted"] == 150
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(first=MOVES, second=MOVES)
 def test_going_back_undoes_whatever_was_done(
     admin_server: AdminServer, first: list[tuple[str, str]], second: list[tuple[str, str]]

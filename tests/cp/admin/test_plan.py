@@ -12,7 +12,9 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from click.testing import CliRunner, Result
 
+from fastgw.cli import main
 from fastgw.cp.admin.clustering import Capability
 from fastgw.cp.admin.plan import judge_data_planes
 from fastgw.cp.documents.child import answer
@@ -20,7 +22,6 @@ from fastgw.cp.documents.jobs import DocumentJob, Planned, Read, Rows
 from fastgw.cp.documents.process import SMALL_BYTES, read_rows
 from fastgw.errors import DeclarativeError
 from fastgw.model.declarative import parse_declarative
-from tests.cli.running import fastgw_command
 from tests.cp.admin.server import AdminServer
 from tests.waiting import wait_until
 
@@ -79,34 +80,34 @@ def test_a_plan_says_what_storing_would_do_and_does_nothing(each_admin: httpx.Cl
     assert (changed["op"], changed["fields"], changed["after"]["host"]) == ("update", ["host"], "g")
 
 
-def test_what_speaks_against_a_plan(each_admin: httpx.Client) -> None:
-    each_admin.post("/config", content=FILE, headers={"Content-Type": "text/yaml"}).raise_for_status()
+def test_what_speaks_against_a_plan(admin: httpx.Client) -> None:
+    admin.post("/config", content=FILE, headers={"Content-Type": "text/yaml"}).raise_for_status()
     shadow = FILE.replace("[/r]", "[/r]\n  - name: twin\n    paths: [/r]")
-    planned = plan(each_admin, shadow)
+    planned = plan(admin, shadow)
     assert [sorted(one["name"] for one in group) for group in planned["duplicates"]] == [["r", "twin"]]
     # What is so already is not told again.
-    each_admin.post("/config", content=shadow, headers={"Content-Type": "text/yaml"}).raise_for_status()
-    assert plan(each_admin, shadow + "- username: eve\n")["duplicates"] == []
-    planned = plan(each_admin, shadow + "plugins: [{name: key-auth, service: s}]\n")
+    admin.post("/config", content=shadow, headers={"Content-Type": "text/yaml"}).raise_for_status()
+    assert plan(admin, shadow + "- username: eve\n")["duplicates"] == []
+    planned = plan(admin, shadow + "plugins: [{name: key-auth, service: s}]\n")
     assert planned["plugins"] == {"key-auth": 1}
 
 
-def test_faults_and_conflicts_of_a_plan_are_those_of_an_import(each_admin: httpx.Client) -> None:
+def test_faults_and_conflicts_of_a_plan_are_those_of_an_import(admin: httpx.Client) -> None:
     wrong = FILE.replace("host: h", "host: a b")
     headers = {"Content-Type": "text/yaml"}
     planned, imported = (
-        each_admin.post(f"{path}?flatten_errors=1", content=wrong, headers=headers)
+        admin.post(f"{path}?flatten_errors=1", content=wrong, headers=headers)
         for path in ("/fastgw/plan", "/config")
     )
     assert planned.status_code == imported.status_code == 400
     assert planned.json() == imported.json()
-    refused = each_admin.post("/fastgw/plan?mode=x", content=FILE, headers=headers)
+    refused = admin.post("/fastgw/plan?mode=x", content=FILE, headers=headers)
     assert refused.json()["message"] == "mode must be one of replace, merge"
-    each_admin.post("/services", json={"name": "s", "host": "h"})
-    taken = each_admin.post("/fastgw/plan?mode=merge", content=FILE, headers=headers)
+    admin.post("/services", json={"name": "s", "host": "h"})
+    taken = admin.post("/fastgw/plan?mode=merge", content=FILE, headers=headers)
     assert (taken.status_code, taken.json()["fields"]) == (409, {"name": "s"})
     unknown = FILE + "plugins: [{name: nope}]\n"
-    assert "not enabled" in each_admin.post("/fastgw/plan", content=unknown, headers=headers).text
+    assert "not enabled" in admin.post("/fastgw/plan", content=unknown, headers=headers).text
 
 
 def test_data_planes_are_judged_by_what_they_said() -> None:
@@ -175,24 +176,28 @@ def children() -> list[int]:
     return [pid for pid in pids if b"documents.child" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
+def plan_command(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["plan", *arguments])
+
+
 def test_the_command_for_people_and_pipelines(tmp_path: Path) -> None:
     file = tmp_path / "kong.yml"
     file.write_text(FILE)
     with AdminServer(tmp_path / "prefix") as server:
         where = f"--set=admin_listen=127.0.0.1:{server.port}"
-        done = fastgw_command("plan", str(file), where)
-        assert (done.returncode, done.stderr) == (2, "")
+        done = plan_command(str(file), where)
+        assert (done.exit_code, done.stderr) == (2, "")
         assert "+ routes r" in done.stdout
         assert "against version 0: 4 created, 0 updated, 0 deleted, 0 unchanged" in done.stdout
         base = f"http://127.0.0.1:{server.port}"
         httpx.post(f"{base}/config", content=FILE, headers={"Content-Type": "text/yaml"}).raise_for_status()
-        done = fastgw_command("plan", str(file), "--merge", "--json", where)
-        assert (done.returncode, json.loads(done.stdout)["counts"]["unchanged"]) == (0, 4)
+        done = plan_command(str(file), "--merge", "--json", where)
+        assert (done.exit_code, json.loads(done.stdout)["counts"]["unchanged"]) == (0, 4)
         file.write_text(FILE.replace("[/r]", "[/r]\n  - name: twin\n    paths: [/r]"))
-        done = fastgw_command("plan", str(file), where)
-        assert done.returncode == 3
+        done = plan_command(str(file), where)
+        assert done.exit_code == 3
         assert "! routes r, twin would ask for the same" in done.stdout
         file.write_text(FILE.replace("host: h", "host: a b"))
-        done = fastgw_command("plan", str(file), where)
-        assert done.returncode == 1
+        done = plan_command(str(file), where)
+        assert done.exit_code == 1
         assert "invalid value: a b" in done.stderr

@@ -45,7 +45,6 @@ def info_resources(
     yield Resource("/status", {"GET": info.status})
     yield Resource("/status/ready", {"GET": info.ready})
     yield Resource("/plugins/enabled", {"GET": info.plugins_enabled})
-    yield Resource("/debug/node/log-level", {"GET": info.log_level})
     yield Resource("/timers", {"GET": info.timers})
     yield Resource("/robots.txt", {"GET": info.robots})
 
@@ -110,9 +109,6 @@ class _Info:
         except StorageError:
             raise message(503, "failed to connect to database") from None
         return json_response({"message": "ready"})
-
-    async def log_level(self, call: Call) -> Response:
-        return json_response({"message": f"log level: {self._configuration['log_level']}"})
 
     async def timers(self, call: Call) -> Response:
         """Kong's timers; there are none of the kind here."""

@@ -80,12 +80,13 @@ def _rules(field: Field) -> dict[str, Any]:
 def entity_schemas(entity: Entity) -> Iterator[tuple[str, dict[str, Any]]]:
     """The schemas of what is answered and of what is taken."""
     ttl = {"ttl": {"type": ["integer", "null"]}} if entity.ttl else {}
-    answered = {name: field_schema(field, is_answer=True) for name, field in entity.fields.items()}
+    fields = {**entity.fields, **entity.optional}
+    answered = {name: field_schema(field, is_answer=True) for name, field in fields.items()}
     yield (
         entity.name,
         {"type": "object", "properties": {**answered, **ttl}, "required": list(entity.fields)},
     )
-    taken = {name: field_schema(field, is_answer=False) for name, field in entity.fields.items()}
+    taken = {name: field_schema(field, is_answer=False) for name, field in fields.items()}
     shorthands = {
         name: field_schema(shorthand.field, is_answer=False) for name, shorthand in entity.shorthands.items()
     }

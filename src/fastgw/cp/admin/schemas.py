@@ -6,6 +6,7 @@ Source: kong/api/routes/kong.lua and kong/api/api_helpers.lua (schema_to_jsonabl
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from starlette.responses import Response
@@ -26,6 +27,7 @@ from fastgw.model.fields import (
     OnlyOneOf,
     Variant,
 )
+from fastgw.model.renamed import old_fields
 from fastgw.model.validate import check_row
 
 _PLAIN = (
@@ -57,8 +59,26 @@ def field_schema(field: Field) -> dict[str, Any]:
             shown[name] = field_schema(inner)
     if field.type == "record":
         shown["fields"] = _fields(field.fields)
+        if field.renamed:
+            shown["shorthand_fields"] = [
+                {old: _old_schema(declared, field.renamed[old])}
+                for old, declared in old_fields(field).items()
+            ]
         if field.checks:
             shown["entity_checks"] = _checks(field.checks)
+    return shown
+
+
+def _old_schema(declared: Field, path: tuple[str, ...]) -> dict[str, Any]:
+    """A field under its old name: without a default, and with what replaces it."""
+    shown = field_schema(replace(declared, default=UNSET, required=False))
+    name = ".".join(path)
+    shown["deprecation"] = {
+        "message": f"deprecated, please use config.{name} instead",
+        "removal_in_version": "4.0",
+        "replaced_with": [{"path": list(path)}],
+    }
+    shown["translate_backwards"] = list(path)
     return shown
 
 
@@ -98,7 +118,7 @@ def _match(rule: Field) -> dict[str, Any]:
 
 
 def entity_schema(entity: Entity, variant: Variant | None = None) -> dict[str, Any]:
-    fields = {**entity.fields, **variant.fields} if variant else entity.fields
+    fields = {**entity.fields, **(variant.fields if variant else {}), **entity.optional}
     checks = (*entity.checks, *variant.checks) if variant else entity.checks
     return {"fields": _fields(fields), "entity_checks": _checks(checks)}
 

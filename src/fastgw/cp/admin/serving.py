@@ -16,10 +16,14 @@ from typing import Final
 import uvicorn
 from starlette.applications import Starlette
 
+from fastgw.errors import CertificateError
 from fastgw.listening import open_listeners
+from fastgw.obs.logs import get_logger
 from fastgw.settings import Listen, Settings
 from fastgw.tls.proxy_pairs import load_admin_pairs, policy_of
 from fastgw.tls.server import make_server_context
+
+log = get_logger(__name__)
 
 _GRACE_S: Final = 5
 
@@ -39,7 +43,9 @@ class AdminDoors:
     """
 
     def __init__(self, app: Starlette, settings: Settings) -> None:
-        tls = _context_of(settings) if any(listen.ssl for listen in settings.admin_listen) else None
+        self._settings = settings
+        has_tls = any(listen.ssl for listen in settings.admin_listen)
+        self._tls = make_server_context(policy_of(settings), load_admin_pairs(settings)) if has_tls else None
         self.listeners = open_listeners(settings.admin_listen, name="admin_listen")
         self._servers: list[tuple[_Server, list[socket.socket]]] = []
         for is_tls in (False, True):
@@ -50,12 +56,26 @@ class AdminDoors:
             ]
             if door:
                 listens, sockets = zip(*door, strict=True)
-                server = self._make(app, listens, tls if is_tls else None)
+                server = self._make(app, listens, self._tls if is_tls else None)
                 self._servers.append((server, list(sockets)))
 
     async def serve(self) -> None:
         """Serve until `stop`; ends with the error of the first server that fails."""
         await asyncio.gather(*(server.serve(sockets=sockets) for server, sockets in self._servers))
+
+    def reload(self) -> None:
+        """Present what the files of the pair hold now, from the next handshake on.
+
+        A pair that cannot serve is told in the log, and the former one stays.
+        """
+        if self._tls is None:
+            return
+        try:
+            for pair in load_admin_pairs(self._settings):
+                with pair.as_paths() as (certificate, key):
+                    self._tls.load_cert_chain(certificate, key)
+        except (CertificateError, ssl.SSLError) as error:
+            log.error("the Admin API keeps its certificate: %s", error)
 
     def stop(self) -> None:
         """Have `serve` return, once requests in flight are answered or a few seconds later."""
@@ -78,7 +98,3 @@ class AdminDoors:
         config.load()
         config.ssl = context
         return _Server(config)
-
-
-def _context_of(settings: Settings) -> ssl.SSLContext:
-    return make_server_context(policy_of(settings), load_admin_pairs(settings))

@@ -13,7 +13,7 @@ Every method may raise `StorageUnavailable`: the database does not answer within
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -96,7 +96,12 @@ class DataPlaneRow(msgspec.Struct, frozen=True, kw_only=True):
     config_hash: str | None = None
     sync_status: str = "unknown"
     applied_version: int | None = None
+    applied_at: int | None = None
+    """Unix seconds since when it runs that."""
+    apply_ms: dict[str, float] | None = None
     wanted_version: int | None = None
+    refused_version: int | None = None
+    """The newest version that it refused for good."""
     last_error: str | None = None
     labels: dict[str, str] | None = None
     cert_expiry: int | None = None
@@ -200,13 +205,20 @@ class Writer(Reader):
         """
 
     @abstractmethod
-    async def import_rows(self, rows: Mapping[str, Sequence[Row]], *, replace: bool) -> ImportCounts:
+    async def import_rows(
+        self,
+        rows: Mapping[str, Sequence[Row]],
+        *,
+        replace: bool,
+        on_progress: Callable[[int, int], None] = lambda done, all_: None,
+    ) -> ImportCounts:
         """Store many rows at once, by entity; rows that differ only in their timestamps stay as they are.
 
         The rows hold together among themselves: references and unique values were checked by the caller.
 
         Args:
             replace: remove every row that is not among them; else nothing is removed.
+            on_progress: told now and then how many rows are written, and of how many.
         Raises:
             UniqueViolation: a row that stays holds a value of one that comes. Nothing is written then.
         """

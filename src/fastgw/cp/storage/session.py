@@ -11,7 +11,8 @@ version.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
 from fastgw.cp.storage.contract import ImportCounts, Operation, Reader, Row, TagFilter, TagRow, Writer
@@ -32,7 +33,7 @@ KEEP_CHANGES: Final = 500_000
 """The journal's bound where single versions are large, such as imports."""
 _TRIM_EVERY: Final = 100
 _JOURNAL_SLICE: Final = 1_000
-_IMPORT_SLICE: Final = 1_000
+_IMPORT_SLICE: Final = 500
 
 _INSERT_JOURNAL: Final = (
     "INSERT INTO journal (seq, version, at, actor, entity, entity_id, op, after) "
@@ -72,6 +73,21 @@ class JournalLimits(NamedTuple):
     keep_s: float = 0
     """Seconds; 0: for ever."""
     trim_every: int = _TRIM_EVERY
+
+
+class _Counted:
+    """How many rows of all are written."""
+
+    __slots__ = ("_all", "_done", "_tell")
+
+    def __init__(self, all_: int, tell: Callable[[int, int], None]) -> None:
+        self._all = all_
+        self._done = 0
+        self._tell = tell
+
+    def add(self, number: int) -> None:
+        self._done += number
+        self._tell(self._done, self._all)
 
 
 class SqlReader(Reader):
@@ -220,12 +236,20 @@ class SqlWriter(SqlReader, Writer):
             await self._note(doomed.entity.name, doomed_id, "delete", None)
         return True
 
-    async def import_rows(self, rows: Mapping[str, Sequence[Row]], *, replace: bool) -> ImportCounts:
-        plans = [
-            plan_import(table, await self._all_rows(table), rows.get(name, ()), replace=replace)
-            for name, table in self._schema.tables.items()
-        ]
-        return await self._carry_out(plans)
+    async def import_rows(
+        self,
+        rows: Mapping[str, Sequence[Row]],
+        *,
+        replace: bool,
+        on_progress: Callable[[int, int], None] = lambda done, all_: None,
+    ) -> ImportCounts:
+        plans = []
+        for name, table in self._schema.tables.items():
+            stored = await self._all_rows(table)
+            # Large ones are compared in a thread, which lets others have their turn.
+            compare = partial(plan_import, table, stored, rows.get(name, ()), replace=replace)
+            plans.append(await asyncio.to_thread(compare) if stored or rows.get(name) else compare())
+        return await self._carry_out(plans, on_progress)
 
     async def restore_rows(self, rows: Mapping[str, Mapping[str, Row | None]]) -> ImportCounts:
         plans = []
@@ -235,14 +259,19 @@ class SqlWriter(SqlReader, Writer):
             plans.append(plan_restore(table, stored, wanted))
         return await self._carry_out(plans)
 
-    async def _carry_out(self, plans: Sequence[ImportPlan]) -> ImportCounts:
+    async def _carry_out(
+        self,
+        plans: Sequence[ImportPlan],
+        on_progress: Callable[[int, int], None] = lambda done, all_: None,
+    ) -> ImportCounts:
+        counted = _Counted(sum(len(plan.created) + len(plan.updated) for plan in plans), on_progress)
         # What goes or changes its unique values lets go of them first, so that others may take them.
         for plan in plans:
             if plan.freed and plan.table.release is not None:
                 await self._connection.execute_many(plan.table.release, [(id_,) for id_ in plan.freed])
         for plan in plans:
-            await self._store_many(plan.table.insert, plan.table, "create", plan.created)
-            await self._store_many(plan.table.update, plan.table, "update", plan.updated)
+            await self._store_many(plan.table.insert, plan.table, "create", plan.created, counted)
+            await self._store_many(plan.table.update, plan.table, "update", plan.updated, counted)
         for plan in reversed(plans):
             await self._connection.execute_many(plan.table.delete, [(id_,) for id_ in plan.deleted])
             await self._forget_tags(plan.table.entity.name, plan.deleted)
@@ -264,7 +293,9 @@ class SqlWriter(SqlReader, Writer):
             if after is None:
                 return rows
 
-    async def _store_many(self, sql: str, table: Table, op: Operation, rows: Sequence[Row]) -> None:
+    async def _store_many(
+        self, sql: str, table: Table, op: Operation, rows: Sequence[Row], counted: _Counted
+    ) -> None:
         name = table.entity.name
         for start in range(0, len(rows), _IMPORT_SLICE):
             batch = rows[start : start + _IMPORT_SLICE]
@@ -276,6 +307,7 @@ class SqlWriter(SqlReader, Writer):
                 await self._connection.execute_many(_INSERT_TAG, tags)
             for row in batch:
                 await self._note(name, row["id"], op, row)
+            counted.add(len(batch))
             # Other requests are served between two batches.
             await asyncio.sleep(0)
 

@@ -315,5 +315,6 @@ SCHEMAS: Final = (
             _propagation("w3c"),
         ),
         checks=(AtLeastOneOf(("traces_endpoint", "logs_endpoint")),),
+        renamed={"endpoint": ("traces_endpoint",)},
     ),
 )

@@ -25,12 +25,21 @@ class PluginSchema:
     checks: tuple[Check, ...] = field(default=(), repr=False)
     #: Scopes that it cannot have: `consumer`, `service`, `route`.
     without: tuple[str, ...] = ()
+    #: Old names in `config`, and the paths below it that replace them.
+    renamed: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     #: Which protocols it may serve.
     protocols: tuple[str, ...] = HTTP_PROTOCOLS
 
     @property
     def config_field(self) -> Field:
-        return Field("config", "record", required=True, fields=by_name(*self.config), checks=self.checks)
+        return Field(
+            "config",
+            "record",
+            required=True,
+            fields=by_name(*self.config),
+            renamed=self.renamed,
+            checks=self.checks,
+        )
 
     @property
     def variant(self) -> Variant:
@@ -122,6 +131,15 @@ REDIS: Final = record(
     flag("ssl_verify", False),
     text("server_name", format="sni"),
 )
+
+
+#: What these fields were called before 3.8.
+REDIS_RENAMED: Final = {
+    f"redis_{name}": ("redis", name)
+    for name in (
+        *("host", "port", "username", "password", "ssl", "ssl_verify", "server_name", "timeout", "database"),
+    )
+}
 
 
 def queue(max_batch_size: int = 1) -> Field:

@@ -8,6 +8,7 @@ from typing import Any, Final
 from fastgw.model.fields import AtLeastOneOf, Conditional, Field, Judged, by_name, each, rule
 from fastgw.model.plugin_schemas.schema import (
     REDIS,
+    REDIS_RENAMED,
     PluginSchema,
     choice,
     flag,
@@ -76,6 +77,7 @@ SCHEMAS: Final = (
             Conditional("limit_by", rule(must_be="header"), "header_name", rule(required=True)),
             Conditional("limit_by", rule(must_be="path"), "path", rule(required=True)),
         ),
+        renamed=REDIS_RENAMED,
     ),
     PluginSchema(
         "response-ratelimiting",
@@ -103,6 +105,7 @@ SCHEMAS: Final = (
             ),
         ),
         checks=(Judged(("limits",), _limits_by_name),),
+        renamed=REDIS_RENAMED,
     ),
     PluginSchema(
         "request-size-limiting",
