@@ -2,9 +2,10 @@
 
 python -m bench.load.start [--routes 1000] [--times 5]
 
-Times are from exec to the first answer: of a control plane at its Admin API, of a data plane a request proxied to an
-upstream; cold (an empty prefix, the configuration comes from the control plane) and from disk (the control plane is
-gone). Memory is PSS (/proc/PID/smaps_rollup): pages that processes share count in part for each.
+Times are from exec to the first answer: of a control plane at its Admin API, of a data plane a request
+proxied to an upstream; cold (an empty prefix, the configuration comes from the control plane) and from disk
+(the control plane is gone). Memory is PSS (/proc/PID/smaps_rollup): pages that processes share count in part
+for each.
 """
 
 from __future__ import annotations
@@ -149,9 +150,8 @@ def _memory(root: int) -> list[tuple[str, int]]:
     for pid in tree(root):
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
         name = next((word.rpartition(".")[2] for word in words if word.startswith("fastgw.")), "main")
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                found.append((name, int(line.split()[1]) * 1024))
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        found.append((name, int(text.partition("\nPss:")[2].split()[0]) * 1024))
     return found
 
 

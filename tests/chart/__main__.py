@@ -35,7 +35,7 @@ _FOREIGN: Final = frozenset({"monitoring.coreos.com/v1"})
 """Kinds that Kubernetes itself does not know."""
 _REFUSED: Final[Mapping[str, tuple[str, ...]]] = {
     "postgres.host": (),
-    "additional propert": ("postgres.host=db", "dataPlane.replica=2"),
+    "additional (property|properties)": ("postgres.host=db", "dataPlane.replica=2"),
     "dataPlane.controlPlane": ("controlPlane.enabled=false",),
     "terminationGracePeriodSeconds": ("postgres.host=db", "dataPlane.preStopSeconds=40"),
     "propertyNames|not allowed|pg_password": ("postgres.host=db", "settings.pg_password=secret"),
