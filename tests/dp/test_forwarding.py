@@ -113,6 +113,37 @@ def test_what_anybody_else_says_is_replaced(options: dict[str, Any]) -> None:
     assert fields["X-Forwarded-Prefix"] == "/path"
 
 
+@pytest.mark.parametrize(
+    ("fields", "location"),
+    [
+        (b"X-Forwarded-Proto: https\r\n", None),
+        (b"X-Forwarded-Proto: HTTPS\r\n", None),
+        (
+            b"X-Forwarded-Proto: http\r\nX-Forwarded-Host: Public.example:8080\r\n",
+            "https://public.example/path?q",
+        ),
+        (b"X-Forwarded-Host: a b\r\n", "https://direct.example/path?q"),
+        (b"", "https://direct.example/path?q"),
+    ],
+)
+def test_a_redirect_to_https_goes_by_what_a_trusted_peer_says(fields: bytes, location: str | None) -> None:
+    routes = [
+        {"paths": ["/path"], "protocols": ["https"], "https_redirect_status_code": 301, "service": "svc"}
+    ]
+    request = b"GET /path?q HTTP/1.1\r\nHost: direct.example:1\r\n" + fields + b"\r\n"
+    with running(routes=routes, **LOCAL) as (proxy, upstream):
+        client = proxy.client()
+        client.send(request)
+        if location is None:
+            assert upstream.accept().read_head().startswith(b"GET /?q ")
+        else:
+            assert client.read_answer()[1]["location"] == location
+    with running(routes=routes) as (proxy, _):
+        client = proxy.client()
+        client.send(request)
+        assert client.read_answer()[1]["location"] == "https://direct.example/path?q"
+
+
 def test_a_trusted_peer_that_says_nothing() -> None:
     fields = seen_upstream(b"GET /path HTTP/1.1\r\nHost: direct.example\r\n\r\n", **LOCAL)
     assert fields["X-Real-IP"] == "127.0.0.1"

@@ -7,6 +7,7 @@ import resource
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -138,6 +139,28 @@ def test_underscores_in_field_names(passes: bool) -> None:
         assert (b"\r\nX_One: 1\r\n_: 2\r\n" in head) == passes
         assert (b"_:" in head) == passes
         assert b"\r\nX-Two: a_b\r\n" in head
+
+
+@pytest.mark.parametrize("passes", [True, False])
+def test_a_field_that_is_dropped_matches_no_route(passes: bool) -> None:
+    routes: list[dict[str, Any]] = [
+        {"name": "with", "paths": ["/with"], "headers": {"x_one": ["1"]}, "service": "svc"},
+        {"name": "without", "paths": ["/"], "service": "svc"},
+    ]
+    with running(routes=routes, underscores=passes, debug_fields=True) as (proxy, upstream):
+        client = proxy.client()
+        client.send(b"GET /with HTTP/1.1\r\nHost: a\r\nX_One: 1\r\nKong-Debug: 1\r\n\r\n")
+        server = upstream.accept()
+        server.read_head()
+        server.send(OK)
+        assert client.read_answer()[1]["kong-route-name"] == ("with" if passes else "without")
+
+
+def test_fields_that_are_dropped_count_against_the_limit() -> None:
+    with running(underscores=False, head_fields=4) as (proxy, _):
+        client = proxy.client()
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X_One: 1\r\n" * 4 + b"\r\n")
+        assert client.read_answer()[0] == 431
 
 
 @pytest.mark.parametrize("sends", [True, False])

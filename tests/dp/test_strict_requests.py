@@ -220,7 +220,11 @@ TARGETS: list[Refused | Passed] = [
     Passed("dot segments end here: RFC 3986 §5.2.4", get(target=b"/a/../b/%2e%2e/c"), "GET /c HTTP/1.1"),
     Passed("never above the root: RFC 3986 §5.2.4", get(target=b"/../../x"), "GET /x HTTP/1.1"),
     Passed("an encoded slash stays one: RFC 3986 §2.2", get(target=b"/a%2Fb"), "GET /a%2Fb HTTP/1.1"),
-    Passed("an encoded NUL stays one: RFC 3986 §2.1", get(target=b"/a%00b"), "GET /a%00b HTTP/1.1"),
+    Refused("an encoded NUL in a path: http-security reference §3.3", get(target=b"/a%00b")),
+    *(Refused(f"{path!r} is no encoding: RFC 3986 §2.1", get(target=path)) for path in (b"/%zz", b"/%", b"/a%4", b"/%4g/", b"/%?%41")),
+    Passed("characters that a path cannot hold are encoded: RFC 3986 §2.1", get(target=b'/a\\b"<>^`{|}'),
+           "GET /a%5Cb%22%3C%3E%5E%60%7B%7C%7D HTTP/1.1"),
+    Passed("an absolute target with an odd query: RFC 3986 §3.4", get(target=b"http://a?%zz"), "GET /?%zz HTTP/1.1"),
     Passed("an encoded line end stays one: RFC 3986 §2.1", get(target=b"/a%0d%0aX:%20y"), "GET /a%0D%0AX:%20y HTTP/1.1"),
     Passed("a query is not touched: RFC 3986 §3.4", get(target=b'/?a=%zz&b="<>^`{|}\\&c=%0d%0a'), 'GET /?a=%zz&b="<>^`{|}\\&c=%0d%0a HTTP/1.1'),
 ]  # fmt: skip

@@ -103,6 +103,8 @@ def read_request_head(
     authority, path, query = split_target(method, target) or (None, None, None)
     if path is None:
         return 400
+    if re.search(rb"%(?![0-9A-Fa-f]{2})|%00", path):
+        return 400
     host = authority or (hosts[0] if hosts else b"")
     match = HOST.fullmatch(host)
     if (host or minor == 1) and not is_host(host):

@@ -123,6 +123,11 @@ class Hub:
         self._newest = offering
         self.offer_all()
 
+    def sign_again(self) -> None:
+        """Other keys sign now: have what is published bear their signatures too."""
+        if self._newest is not None:
+            self._newest.sign_again()
+
     def offer_all(self) -> None:
         """Offer every data plane what is wanted of it now."""
         for data_plane in list(self._linked.values()):

@@ -26,6 +26,7 @@ from fastgw.cp.cluster import ClusterServer
 from fastgw.cp.hub import Hub
 from fastgw.cp.kong_payloads import KongPayloads
 from fastgw.cp.pki.office import Office
+from fastgw.cp.pki.signing import Signer
 from fastgw.cp.publisher import Publisher
 from fastgw.cp.storage import Storage, make_storage
 from fastgw.errors import FastgwError, SettingsError
@@ -122,7 +123,10 @@ class ControlPlane:
 
         hub = Hub(storage, purge_delay_s=settings.cluster_data_plane_purge_delay)
         self._cleanup.push_async_callback(hub.close)
-        publisher = Publisher(storage, compile_process, hub)
+        signer = Signer(storage.read_records, settings.pki_secret)
+        await signer.open()
+        signer.on_change = hub.sign_again
+        publisher = Publisher(storage, compile_process, hub, sign=signer.sign)
 
         office: Office | None = None
         if self._credentials is None:
@@ -154,6 +158,7 @@ class ControlPlane:
 
         await self._start_admin(storage, _ClusterView(hub, publisher))
         self._background = [self._run(publisher.run(), "publisher"), self._run(hub.run(), "hub")]
+        self._background.append(self._run(signer.run(), "signer"))
         if office is not None:
             office.on_change = cluster.drop_revoked
             self._background.append(self._run(office.run(), "authority"))

@@ -14,6 +14,8 @@ from fastgw._uri cimport encode_into, is_plain, normalise_into, upstream_path_in
 from fastgw.dp._core cimport REQUEST_ID_SIZE, ProxyCore, span_of
 from fastgw.dp._exchange cimport ACCEPT_BYTES, EX_IDLE, ClientSide, Exchange, PhaseRunner
 from fastgw.dp._fields cimport KN_X_FORWARDED_SET, Field
+from fastgw.dp._head cimport MAX_HOST
+from fastgw.dp._host cimport read_host
 from fastgw.dp._rewrite cimport HEAD_OVERHEAD, RequestOut, write_request_head
 from fastgw.dp._runtime cimport ServiceEntry
 
@@ -256,10 +258,10 @@ cdef int _make_debug_fields(Exchange exchange, const uint8_t* data, RequestHead*
     return 0
 
 
-cdef inline bint _came_by_https(Exchange exchange) noexcept:
+cdef inline bint _came_by_https(Exchange exchange) except -1:
     """The scheme by which the client came, which a trusted peer may name. Source: proxying reference §1.8."""
     if exchange.forwarded_proto is not None:
-        return exchange.forwarded_proto == b"https"
+        return exchange.forwarded_proto.lower() == b"https"
     return exchange.client.is_https
 
 
@@ -268,6 +270,13 @@ cdef int _ask_for_https(
 ) except -1:
     """Answer a request over http to a route that is for https alone; proxying reference §1.8."""
     cdef int status = exchange.route.redirect_status
+    cdef Span forwarded
+    cdef uint8_t[MAX_HOST] text
+    if exchange.forwarded_host is not None and len(exchange.forwarded_host) <= MAX_HOST:
+        forwarded = span_of(exchange.forwarded_host)
+        if read_host(forwarded, text, &forwarded.size) > 0:
+            host.data = text
+            host.size = host_port_at = forwarded.size
     if status == 426 or host.size == 0:
         exchange.answer_fields = b"Upgrade: TLS/1.2, HTTP/1.1\r\n"
         return exchange.refuse(426, "Please use HTTPS protocol", False)

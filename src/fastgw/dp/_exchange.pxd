@@ -13,7 +13,7 @@ from fastgw.dp._body cimport Body
 from fastgw.dp._core cimport Connection, ProxyCore
 from fastgw.dp._fields cimport Span
 from fastgw.dp._head cimport RequestHead, ResponseHead
-from fastgw.dp._runtime cimport RouteEntry, Runtime
+from fastgw.dp._runtime cimport RouteEntry, Runtime, Used
 
 cdef enum:
     ACCEPT_BYTES = 256        # a longer one is cut: only its first items can matter
@@ -109,7 +109,7 @@ cdef class PhaseRunner:
     ) except -1
 
 
-cdef class UpstreamPool:
+cdef class UpstreamPool(Used):
     # *must_be_open*: look at the socket first, since this request cannot be sent again.
     cdef UpstreamSide take(self, bint must_be_open)
     cdef int connect(self, Exchange exchange) except -1

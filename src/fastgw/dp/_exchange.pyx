@@ -18,7 +18,7 @@ from libc.stdlib cimport free, realloc
 from fastgw.dp._body cimport BODY_CHUNKED, BODY_LENGTH, BODY_NONE, begin_body
 from fastgw.dp._core cimport REQUEST_ID_SIZE, span_of
 from fastgw.dp._metrics cimport SOURCE_GATEWAY, SOURCE_SERVICE, count_exchange, count_refused
-from fastgw.dp._runtime cimport ServiceEntry
+from fastgw.dp._runtime cimport ServiceEntry, Used
 from fastgw.dp._wheel cimport monotonic_us
 
 from fastgw.obs.accesslog import Entry
@@ -91,7 +91,7 @@ cdef class UpstreamSide(Connection):
         raise AssertionError("abstract")
 
 
-cdef class UpstreamPool:
+cdef class UpstreamPool(Used):
     """Where connections to one target come from."""
 
     cdef UpstreamSide take(self, bint must_be_open):
@@ -253,7 +253,7 @@ cdef class Exchange:
             self.pool = self.core.connector.pool_for(service, self.server_name)
         else:
             if service.pool is None:
-                service.pool = self.core.connector.pool_for(service)
+                service.use(self.core.connector.pool_for(service))
             self.pool = <UpstreamPool>service.pool
         self.tries += 1
         upstream = self.pool.take(not self.is_replayable)

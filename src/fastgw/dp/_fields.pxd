@@ -27,7 +27,6 @@ cdef enum Known:
     KN_X_FORWARDED_SET        # -Proto, -Host, -Port, -Path, -Prefix: ours replace them
     KN_REQUEST_ID             # X-Kong-Request-Id
     KN_LATENCY                # X-Kong-Proxy-Latency, -Upstream-Latency, -Response-Latency, -Upstream-Status
-    KN_UNDERSCORE             # dropped, where the settings say so
     KN_ACCEPT                 # from here on, fields that pass and that Connection cannot nominate
     KN_USER_AGENT
     KN_REFERER

@@ -12,7 +12,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, Htt
 
 from fastgw.dp._fields cimport (
     KN_ACCEPT, KN_CONNECTION, KN_CONTENT_TYPE, KN_DATE, KN_EXPECT, KN_HOST, KN_OTHER, KN_REFERER, KN_TE,
-    KN_TRANSFER_ENCODING, KN_UNDERSCORE, KN_UPGRADE, KN_USER_AGENT, KN_VIA, KN_X_FORWARDED_FOR,
+    KN_TRANSFER_ENCODING, KN_UPGRADE, KN_USER_AGENT, KN_VIA, KN_X_FORWARDED_FOR,
     begin_framing, equals, is_token, lists_token, read_framing_field, read_line
 )
 from fastgw.dp._host cimport read_host
@@ -52,6 +52,7 @@ cdef int parse_request_head(
     cdef Py_ssize_t at
     cdef int refused, found
     cdef uint64_t seen = 0  # bit n: a field of kind n has come
+    cdef int lines = 0
     cdef bint has_websocket = False
     cdef Field* field
     begin_framing(&out.framing)
@@ -94,14 +95,16 @@ cdef int parse_request_head(
             return 400
         if found == 0:
             break
-        out.field_count += 1
-        if <int>out.field_count > limits.fields or field.end - field.start > <uint32_t>limits.field_bytes:
+        lines += 1
+        if lines > limits.fields or field.end - field.start > <uint32_t>limits.field_bytes:
             return 431
         at = field.end
         if field.known == KN_OTHER:
-            if limits.drops_underscores and memchr(head + field.start, c'_', field.name_size) != NULL:
-                field.known = KN_UNDERSCORE
+            # One that is dropped is nowhere: not for routes, plugins or the log either.
+            if not limits.drops_underscores or memchr(head + field.start, c'_', field.name_size) == NULL:
+                out.field_count += 1
             continue
+        out.field_count += 1
         if field.known >= KN_CONTENT_TYPE:
             if seen >> field.known & 1:
                 return 400
@@ -214,7 +217,25 @@ cdef int _judge_method_and_target(const uint8_t* head, RequestHead* out) noexcep
     out.path.size = (question - target if question != NULL else size) - start
     out.query.data = question if question != NULL else target + size
     out.query.size = target + size - question if question != NULL else 0
-    return 0
+    return 0 if _is_well_encoded(out.path.data, out.path.size) else 400
+
+
+cdef bint _is_well_encoded(const uint8_t* path, Py_ssize_t size) noexcept nogil:
+    """Every "%" has two hex digits behind it, not those of NUL; nginx asks for the same of a path."""
+    cdef const uint8_t* end = path + size
+    while True:
+        path = <const uint8_t*>memchr(path, c'%', end - path)
+        if path == NULL:
+            return True
+        if end - path < 3 or not _is_hex(path[1]) or not _is_hex(path[2]):
+            return False
+        if path[1] == c'0' and path[2] == c'0':
+            return False
+        path += 3
+
+
+cdef inline bint _is_hex(uint8_t char) noexcept nogil:
+    return c'0' <= char <= c'9' or c'a' <= (char | 0x20) <= c'f'
 
 
 cdef int parse_response_head(const uint8_t* head, Py_ssize_t size, ResponseHead* out) noexcept nogil:

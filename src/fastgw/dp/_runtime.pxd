@@ -14,6 +14,12 @@ from fastgw._overlay cimport LayeredTable
 from fastgw.dp._metrics cimport MetricsSegment, RouteSlot, WorkerTotals
 
 
+cdef class Used:
+    """What services of live generations use: the base of pools."""
+
+    cdef int users
+
+
 cdef class ServiceEntry:
     cdef:
         readonly str id
@@ -33,7 +39,9 @@ cdef class ServiceEntry:
         readonly object tls_verify_depth
         readonly tuple client_pairs       # KeyPair: what its upstream is shown, one for each type of key
         readonly tuple authorities        # PEM texts that its upstream is verified by; none: the settings'
-        object pool                   # an UpstreamPool, found on first use
+        Used pool                     # an UpstreamPool, found on first use; counted by `use`
+
+    cdef int use(self, Used pool) except -1
 
 
 cdef class RouteEntry:

@@ -20,7 +20,22 @@ from fastgw.routing.plugins import StepRecord
 _log = get_logger("dp.worker")
 
 
+cdef class Used:
+    pass
+
+
+@cython.no_gc_clear  # __dealloc__ counts in `pool`
 cdef class ServiceEntry:
+    def __dealloc__(self):
+        if self.pool is not None:
+            self.pool.users -= 1
+
+    cdef int use(self, Used pool) except -1:
+        """Keep *pool*, for as long as the generation lives."""
+        pool.users += 1
+        self.pool = pool
+        return 0
+
     def __init__(self, record, certificates):
         """*record* is a `ServiceRecord` of the image, *certificates* the `CertificateSet` that it names."""
         self.id = record.id
@@ -45,7 +60,6 @@ cdef class ServiceEntry:
         self.write_ms = record.write_timeout_ms
         self.read_ms = record.read_timeout_ms
         self.is_upstream_name = record.is_upstream_name
-        self.pool = None
 
 
 cdef class RouteEntry:

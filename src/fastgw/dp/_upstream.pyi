@@ -14,6 +14,7 @@ class Pool:
     port: int
     tls: UpstreamTls | None
     idle_count: int
+    is_used: bool
     def __init__(
         self, core: ProxyCore, host: str, port: int, tls: UpstreamTls | None = None, *, keeps_idle: bool = True
     ) -> None: ...

@@ -391,6 +391,11 @@ cdef class Pool(UpstreamPool):
         return 0
 
     @property
+    def is_used(self):
+        """Whether a service of a live generation has it."""
+        return self.users > 0
+
+    @property
     def idle_count(self):
         return len(self.idle)
 

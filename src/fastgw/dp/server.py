@@ -73,6 +73,7 @@ class ProxyOptions(msgspec.Struct, frozen=True):
     upstream_idle_connections: int = 512
     upstream_keepalive_requests: int = 10_000
     upstream_idle_timeout_ms: int = 60_000
+    upstream_retire_ms: int = 10_000
     trusted_ips: tuple[str, ...] = ()
     real_ip_header: str = "X-Real-IP"
     real_ip_recursive: bool = False
@@ -165,6 +166,8 @@ class ProxyServer:
         self._acceptor = Acceptor(loop, _log)
         self._core.set_room_hooks(self._on_full, self._on_room)
         self._tick_handle: asyncio.TimerHandle | None = None
+        self._retire_after_s = options.upstream_retire_ms / 1000
+        self._sweep_handle: asyncio.TimerHandle | None = None
 
     def stage(self, base_fd: int, checksum: str) -> None:
         """Map and check a base ahead of the generations on it; *base_fd* stays the caller's.
@@ -187,6 +190,9 @@ class ProxyServer:
     def commit(self, runtime: Runtime) -> None:
         """Give *runtime* to all requests that begin from now on."""
         self._core.swap(runtime)
+        if self._sweep_handle is None:
+            # Not at once: the new generation takes up what it needs of the old one's as requests come.
+            self._sweep_handle = self._loop.call_later(self._retire_after_s, self._sweep)
         if self._certificates is not None:
             self._certificates.serve(runtime.certificates)
         if self._staged is runtime.base:
@@ -241,8 +247,9 @@ class ProxyServer:
         self._connector.close_idle()
         await self._resolver.close()
         await self._name_servers.close()
-        if self._tick_handle is not None:
-            self._tick_handle.cancel()
+        for handle in (self._tick_handle, self._sweep_handle):
+            if handle is not None:
+                handle.cancel()
 
     def _base(self, fd: int, checksum: str) -> BaseRuntime:
         base = self._bases.get(checksum)
@@ -270,6 +277,10 @@ class ProxyServer:
 
     def _on_room(self) -> None:
         self._acceptor.resume()
+
+    def _sweep(self) -> None:
+        self._sweep_handle = None
+        self._connector.close_unused()
 
     def _tick(self) -> None:
         self._wheel.run(_now_ms())

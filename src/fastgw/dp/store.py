@@ -27,7 +27,7 @@ from typing import Final, TypeVar
 
 from fastgw._router import Flavor
 from fastgw.dp.generation import ImageFile
-from fastgw.errors import ImageError, SettingsError, SnapshotError
+from fastgw.errors import ImageError, SettingsError, SignatureError, SnapshotError
 from fastgw.obs import logs
 from fastgw.routing.image import (
     FORMAT_VERSION,
@@ -193,19 +193,29 @@ class Store:
             self._sync_directory()
         return path
 
-    def load(self, flavor: Flavor = Flavor.FLAVOR_COMPATIBLE) -> StoredImage | StoredSnapshot | None:
+    def load(
+        self,
+        flavor: Flavor = Flavor.FLAVOR_COMPATIBLE,
+        *,
+        check: Callable[[str], None] = lambda _: None,
+        is_to_compile: bool = False,
+    ) -> StoredImage | StoredSnapshot | None:
         """Read the newest generation that is whole; None: there is none.
 
         Args:
             flavor: that its route table must have to be served as it is.
+            check: raises a SignatureError against the configuration with a digest.
+            is_to_compile: the configuration is wanted, and not what was compiled of it.
         """
         newest_first = [self.directory / name for name in reversed(self._bases)]
         for path in (self.directory / CURRENT, self.directory / PREVIOUS, *newest_first):
             try:
-                return self._read(path, flavor)
+                stored = self._read_snapshot(path) if is_to_compile else self._read(path, flavor)
+                check(stored.digest)
+                return stored
             except FileNotFoundError:
                 continue
-            except (ImageError, SnapshotError, OSError) as error:
+            except (ImageError, SignatureError, SnapshotError, OSError) as error:
                 self._set_aside(path, str(error))
         return None
 

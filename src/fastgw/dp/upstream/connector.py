@@ -107,6 +107,16 @@ class Connector:
         for pool in tuple(self._pools.values()):
             pool.close_idle()
 
+    def close_unused(self) -> None:
+        """Close idle connections of services that no generation has any more.
+
+        What clients name (preserve_host over TLS) is nobody's from one request to the next: it expires.
+        """
+        for (host, _, tls), pool in tuple(self._pools.items()):
+            is_named = tls is not None and tls.server_name != host.strip("[]")
+            if not pool.is_used and not is_named:
+                pool.close_idle()
+
     async def _open_or_tell(self, pool: Pool, exchange: Exchange) -> None:
         try:
             await self._open(pool, exchange)
