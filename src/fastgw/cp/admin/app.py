@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from fastgw.cp.admin.access_log import AdminAccessLog
+from fastgw.cp.admin.cluster import WaitApplied, cluster_resources
 from fastgw.cp.admin.clustering import ClusterView, clustering_resources
 from fastgw.cp.admin.config import config_resources
 from fastgw.cp.admin.debug import debug_resources
@@ -77,6 +78,7 @@ def make_admin_app(
                 started_at=started_at,
             ),
             *clustering_resources(cluster_view),
+            *cluster_resources(cluster_view),
             *debug_resources(),
             *route_resources(cluster_view),
             *entities,
@@ -106,7 +108,7 @@ def make_admin_app(
     guard = Middleware(Guard, settings=settings, requests=requests, access_log=access_log)
     app = Starlette(middleware=[guard], lifespan=lifespan)
     # Not a route: a route's pattern would turn some paths away (those with a line break) by itself.
-    app.router.default = dispatcher
+    app.router.default = WaitApplied(dispatcher, storage, cluster_view)
     app.state.access_log = access_log
     return app
 
