@@ -13,6 +13,7 @@ FastgwError
 │   ├── UniqueViolation      unique         another row holds this value
 │   ├── ForeignViolation     foreign        a reference points nowhere
 │   └── ReferencedViolation  referenced     the row is still in use
+├── SignatureError           signature      a configuration is not signed by a key that is believed
 ├── SnapshotError            snapshot       bytes are not a snapshot, or the digest differs
 │   └── DeltaError           delta          changes lead elsewhere, or nobody knows from where: take the whole
 ├── CompileError             compile        a snapshot cannot become an image: all reasons
@@ -120,6 +121,10 @@ class ReferencedViolation(StorageError):
         self.entity = entity
         self.referenced_by = referenced_by
         super().__init__(f"{entity}: an existing '{referenced_by}' entity references this row")
+
+
+class SignatureError(FastgwError):
+    code = "signature"
 
 
 class SnapshotError(FastgwError):

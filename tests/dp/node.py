@@ -20,6 +20,7 @@ from fastgw.dp.workers import Deadlines, Worker, WorkerState
 from fastgw.model.snapshot import Snapshot, pack_delta
 from fastgw.obs import logs
 from fastgw.settings import Settings, load_settings
+from fastgw.wire.signature import TrustedKeys
 from tests.routing.snapshots import route, service, snapshot
 
 DEADLINE_S: Final = 20.0
@@ -134,17 +135,20 @@ async def running_node(
     *,
     workers: int = 2,
     deadlines: Deadlines = PATIENT,
-    store_type: type[Store] = Store,
+    make_store: Callable[[Path], Store] = Store,
     wait: bool = True,
     flags: Mapping[str, str] = MappingProxyType({}),
+    keys: TrustedKeys | None = None,
 ) -> AsyncIterator[Node]:
-    """Start a node on *prefix* and drain it at the end; *flags* are settings."""
+    """Start a node on *prefix* and drain it at the end; *flags* are settings, *keys* those that may sign."""
     settings = make_settings(prefix, workers=str(workers), **flags)
     log = settings.log_destination(settings.proxy_error_log)
     assert log is not None
     logs.setup(settings.log_level, log, process="dp supervisor")
-    store = store_type(prefix)
+    store = make_store(prefix)
     supervisor = Supervisor(settings, node=NODE, store=store, deadlines=deadlines)
+    believed = keys or TrustedKeys({})
+    supervisor.belief.keys = lambda: believed
     try:
         await supervisor.start()
         running = asyncio.create_task(supervisor.run())

@@ -70,6 +70,60 @@ def test_join_serve_renew_revoke(stage: Stage) -> None:
     assert by_setting.is_connected
 
 
+def test_only_signed_configurations_are_served_and_keys_change(stage: Stage) -> None:
+    """Also by a data plane that starts with no control plane in sight, and by one that names keys itself."""
+    control_plane = control_plane_of(stage)
+    control_plane.wait_line("configurations are signed by [0-9a-f]{16}$")
+    control_plane.add_service("echo", stage.upstream())
+    control_plane.add_route("echo", "/one")
+    data_plane = joined(stage, control_plane, "dp-1")
+    data_plane.wait_answer("/one/get")
+
+    said = pki(stage, "signing rotate")
+    assert ", endorsed by " in said
+    control_plane.wait_line("configurations are signed by [0-9a-f]{16}, [0-9a-f]{16}$")
+    data_plane.send(signal.SIGHUP)
+    data_plane.wait_line("renewed the certificate of the link")
+    assert "signs no longer" in pki(stage, "signing rotate", "--finish")
+    newer = said.partition(" ")[0]
+    control_plane.wait_line(f"configurations are signed by {newer}$")
+    control_plane.add_route("echo", "/two")
+    data_plane.wait_answer("/two/get")
+
+    data_plane.stop()
+    control_plane.stop()
+    data_plane.start()
+    data_plane.wait_ready()
+    data_plane.wait_answer("/two/get")
+    assert "starts from disk with version 3" in data_plane.log
+
+    data_plane.stop()
+    kept = data_plane.prefix / "dp/signatures.json"
+    kept.write_text("[]")
+    data_plane.start()
+    data_plane.wait_line("current.image cannot be used: its signature is not kept")
+    control_plane.start()
+    data_plane.wait_ready()
+    data_plane.wait_answer("/two/get")
+
+
+def test_a_data_plane_that_names_keys_takes_nothing_else(stage: Stage) -> None:
+    control_plane = control_plane_of(stage)
+    control_plane.add_service("echo", "http://127.0.0.1:9")
+    another = pki(stage, "init", prefix="another") and pki(stage, "signing list", prefix="another")
+    assert another.startswith("ed25519:")
+    said = pki(stage, "join", "--control-plane", f"{HOST}:{control_plane.cluster_port}", "--token",
+               pki(stage, "token"), prefix="dp")  # fmt: skip
+    assert said.startswith("joined")
+    data_plane = stage.data_plane(
+        None, control_plane, cluster_mtls="pki", cluster_signing_keys=another, wait=False
+    )
+    told = data_plane.wait_line(
+        r"refused version \d, .*: the configuration is signed by (.{16}), and this data plane"
+    )
+    control_plane.wait_line(rf"version \d is refused: the configuration is signed by {told[1]}")
+
+
 def test_what_cannot_serve_is_one_line(stage: Stage) -> None:
     no_authority = stage.ended("cp", {"prefix": str(stage.directory / "empty"), "cluster_mtls": "pki",
                                       "admin_error_log": "/dev/stderr"})  # fmt: skip

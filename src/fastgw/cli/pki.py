@@ -51,12 +51,12 @@ def pki() -> None:
 @pki.command()
 @settings_options
 def init(conf: Path | None, sets: Mapping[str, str]) -> None:
-    """Make the authority: a key (EC P-256) and its certificate, kept in the database.
+    """Make the authority, and a key that signs configurations; the database keeps both.
 
     Set pki_secret (by FASTGW_PKI_SECRET_FILE, say) to have the key encrypted there; every control plane then
     needs the same pki_secret.
     """
-    from fastgw.cp.pki import management
+    from fastgw.cp.pki import management, signing
     from fastgw.cp.storage import make_storage
 
     settings = load("control_plane", conf, sets)
@@ -66,7 +66,10 @@ def init(conf: Path | None, sets: Mapping[str, str]) -> None:
             settings.sqlite_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             await storage.migrator().bootstrap()
         async with storage.beside() as connection:
-            return await management.make_authority(connection, settings.pki_secret, _now())
+            made = await management.make_authority(connection, settings.pki_secret, _now())
+            if not await signing.list_keys(connection):
+                await signing.rotate_key(connection, settings.pki_secret, _now())
+            return made
 
     storage = make_storage(settings)
     authority = asyncio.run(make(storage))
@@ -255,6 +258,50 @@ def revoke(conf: Path | None, sets: Mapping[str, str], what: str) -> None:
     settings = load("control_plane", conf, sets)
     for one in _on_records(settings, lambda connection: management.revoke(connection, what, _now())):
         click.echo(f"revoked {one.serial} of {one.name}" + (f" ({one.node_id})" if one.node_id else ""))
+
+
+@pki.group()
+def signing() -> None:
+    """Show and change the keys that sign configurations.
+
+    \b
+    A data plane that has joined with 'fastgw pki join' takes only configurations that are signed by a key
+    that it was told then, or by one that such a key endorses. Where certificates are in files:
+      fastgw pki signing rotate       makes the first key
+      fastgw pki signing list         shows it, for cluster_signing_keys of data planes
+    """
+
+
+@signing.command("list")
+@settings_options
+def list_signing(conf: Path | None, sets: Mapping[str, str]) -> None:
+    """Print the keys that sign, one a line, as cluster_signing_keys takes them."""
+    from fastgw.cp.pki.signing import list_keys
+    from fastgw.wire.signature import show_public
+
+    for one in _on_records(load("control_plane", conf, sets), list_keys):
+        if one.state == "active":
+            click.echo(show_public(one.signed.public))
+
+
+@signing.command("rotate")
+@click.option("--finish", is_flag=True, help="End the rotation: the key before signs no longer.")
+@settings_options
+def rotate_signing(conf: Path | None, sets: Mapping[str, str], finish: bool) -> None:
+    """Make a new key, which the one before endorses; both sign until --finish.
+
+    Data planes that have joined are told within about a minute; others take keys from cluster_signing_keys.
+    """
+    from fastgw.cp.pki.signing import finish_key_rotation, rotate_key
+
+    settings = load("control_plane", conf, sets)
+    if finish:
+        gone = _on_records(settings, finish_key_rotation)
+        click.echo(f"{gone.id} signs no longer")
+        return
+    made = _on_records(settings, lambda connection: rotate_key(connection, settings.pki_secret, _now()))
+    endorsed = made.signed.endorsement
+    click.echo(f"{made.id} signs now" + (f", endorsed by {endorsed.key_id}" if endorsed else ""))
 
 
 @pki.command("list")

@@ -25,7 +25,7 @@ from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
 from fastgw.cp.hub import DataPlane, Hub
-from fastgw.cp.kong_payloads import Export, KongPayloads
+from fastgw.cp.kong_payloads import Applied, Export, KongPayloads
 from fastgw.errors import RemoteLinkError
 from fastgw.model.plugin_schemas import PLUGIN_SCHEMAS
 from fastgw.obs.logs import get_logger
@@ -241,7 +241,7 @@ class KongPeer(asyncio.Protocol):
             and self._pushed.is_empty
             and config_hash == ZERO_HASH
         ):
-            applied = self._pushed.applied
+            applied = Applied(self._pushed.offering.version, self._pushed.offering.digest)
         if applied is not None and applied.digest != data_plane.applied_digest:
             data_plane.last_error = None
             log.info("%s runs version %d %s", data_plane, applied.version, self)

@@ -22,10 +22,12 @@ from fastgw.cp.admin import make_admin_app
 from fastgw.cp.admin.access_log import AdminAccessLog
 from fastgw.cp.admin.clustering import Capability
 from fastgw.cp.admin.serving import AdminDoors
+from fastgw.cp.applied import AppliedWatch, Standing
 from fastgw.cp.cluster import ClusterServer
 from fastgw.cp.hub import Hub
 from fastgw.cp.kong_payloads import KongPayloads
 from fastgw.cp.pki.office import Office
+from fastgw.cp.pki.signing import Signer
 from fastgw.cp.publisher import Publisher
 from fastgw.cp.storage import Storage, make_storage
 from fastgw.errors import FastgwError, SettingsError
@@ -50,6 +52,10 @@ class _ClusterView:
     def __init__(self, hub: Hub, publisher: Publisher) -> None:
         self._hub = hub
         self._publisher = publisher
+        self._applied = AppliedWatch(hub, publisher)
+
+    async def wait_applied(self, version: int, timeout_s: float) -> Standing:
+        return await self._applied.wait(version, timeout_s)
 
     async def data_planes(self) -> list[dict[str, Any]]:
         return await self._hub.data_planes()
@@ -122,7 +128,10 @@ class ControlPlane:
 
         hub = Hub(storage, purge_delay_s=settings.cluster_data_plane_purge_delay)
         self._cleanup.push_async_callback(hub.close)
-        publisher = Publisher(storage, compile_process, hub)
+        signer = Signer(storage.read_records, settings.pki_secret)
+        await signer.open()
+        signer.on_change = hub.sign_again
+        publisher = Publisher(storage, compile_process, hub, sign=signer.sign)
 
         office: Office | None = None
         if self._credentials is None:
@@ -154,8 +163,10 @@ class ControlPlane:
 
         await self._start_admin(storage, _ClusterView(hub, publisher))
         self._background = [self._run(publisher.run(), "publisher"), self._run(hub.run(), "hub")]
+        self._background.append(self._run(signer.run(), "signer"))
         if office is not None:
             office.on_change = cluster.drop_revoked
+            office.on_issued = hub.certified
             self._background.append(self._run(office.run(), "authority"))
         for listen, address in zip(settings.admin_listen, self.admin_addresses, strict=True):
             log.notice("the Admin API listens on %s%s", address, ", with TLS" if listen.ssl else "")

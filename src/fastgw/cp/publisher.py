@@ -20,9 +20,10 @@ import os
 import random
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, ParamSpec, TypeVar
 
+from fastgw.cp.garbage import no_collection
 from fastgw.cp.hub import Hub
 from fastgw.cp.storage.contract import Storage
 from fastgw.errors import CompileError, DeltaError, FastgwError, StorageError
@@ -33,6 +34,7 @@ from fastgw.routing.image import Image, read_checksum
 from fastgw.routing.overlay import LayeredImage
 from fastgw.wire.offering import Offering
 from fastgw.wire.pacing import retry_delay
+from fastgw.wire.signature import Signature
 from fastgw.wire.steps import Steps, changes_of
 
 log = get_logger(__name__)
@@ -70,7 +72,15 @@ class _Base:
 class Publisher:
     """Follows one storage for one hub."""
 
-    def __init__(self, storage: Storage, compile_process: CompileProcess, hub: Hub) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        compile_process: CompileProcess,
+        hub: Hub,
+        *,
+        sign: Callable[[int, str], Sequence[Signature]] = lambda _version, _digest: (),
+    ) -> None:
+        self._sign = sign
         self.current: Snapshot | None = None
         """What is published; None before the first that compiles."""
         self._storage = storage
@@ -158,13 +168,16 @@ class Publisher:
                 head = await _off_loop(len(delta), head.patch, delta, version=version)
                 if self._since is not None:
                     self._since = self._since | delta if len(self._since) < _SINCE_LIMIT else None
-        version, rows = await self._storage.load_all()
-        self._since = None
-        return await asyncio.to_thread(Snapshot.from_rows, version, rows)
+        with no_collection():
+            version, rows = await self._storage.load_all()
+            self._since = None
+            return await asyncio.to_thread(Snapshot.from_rows, version, rows)
 
     async def _publish(self, snapshot: Snapshot) -> None:
         started_at_s = time.monotonic()
-        offering = Offering(snapshot.version, snapshot.digest, snapshot.pack, steps=self._steps)
+        offering = Offering(
+            snapshot.version, snapshot.digest, snapshot.pack, steps=self._steps, sign=self._sign
+        )
         before, since = self.current, self._since
         if before is None or snapshot.digest != before.digest:
             try:

@@ -20,11 +20,12 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
+from fastgw.dp.belief import Belief
 from fastgw.dp.generation import Generation, ImageFile, describe_counts
 from fastgw.dp.store import Store, StoredImage, StoredSnapshot
 from fastgw.dp.sync import Applied, AppliedState, IncomingSnapshot, Refused
 from fastgw.dp.workers import Deadlines, Worker, WorkerDied, WorkerFailed, WorkerLate, WorkerState
-from fastgw.errors import CompileError, DeltaError, FastgwError
+from fastgw.errors import CompileError, DeltaError, FastgwError, SignatureError
 from fastgw.obs import logs
 from fastgw.routing.compile_process import CompileProcess, CompileResult
 
@@ -50,7 +51,7 @@ class _Against(NamedTuple):
 class Applier:
     """Holds the decided generation of this data plane and replaces it."""
 
-    def __init__(self, store: Store, compiler: CompileProcess, deadlines: Deadlines) -> None:
+    def __init__(self, store: Store, compiler: CompileProcess, deadlines: Deadlines, belief: Belief) -> None:
         self.decided: Generation | None = None
         self.workers: Sequence[Worker] = ()
         """Set once, before the first apply: workers ask for `decided` themselves when they start."""
@@ -59,6 +60,7 @@ class Applier:
         self.refused_total = 0
         self.applied_total = 0
         self._store = store
+        self._belief = belief
         self._compiler = compiler
         self._deadlines = deadlines
         self._number = 0
@@ -116,6 +118,7 @@ class Applier:
                 return Applied(incoming.version, incoming.digest, 0.0, 0.0, 0.0, 0.0)
             base = self._base()
             try:
+                self._belief.check(incoming)
                 result = await self._compile(incoming, base)
             except CompileError as error:
                 return self._refuse(incoming, _Against(error.faults, error.is_passing))
@@ -123,7 +126,8 @@ class Applier:
                 _log.info("version %d is asked for whole: %s", incoming.version, error)
                 return Refused(incoming.version, [{"reason": str(error)}], wants_whole=True)
             except (FastgwError, OSError) as error:
-                is_passing = isinstance(error, OSError)
+                # A signature that is missing or wrong may be right the next time it is sent.
+                is_passing = isinstance(error, OSError | SignatureError)
                 return self._refuse(incoming, _Against([{"reason": str(error)}], is_passing))
             self._number += 1
             generation = _make_generation(self._number, incoming, result, base)
@@ -132,7 +136,7 @@ class Applier:
                 asyncio.to_thread(self._store.stage, generation.image, generation.overlay)
             )
             prepared, against, prepare_ms = await self._prepare(generation)
-            against, store_ms = await self._decide(generation, staging, against)
+            against, store_ms = await self._decide(generation, incoming, staging, against)
             if against is not None:
                 for worker in prepared:
                     if worker.state is WorkerState.RUNNING:
@@ -221,7 +225,11 @@ class Applier:
         return participants, _Against(faults, is_passing), _ms_since(begun)
 
     async def _decide(
-        self, generation: Generation, staging: asyncio.Future[None], against: _Against | None
+        self,
+        generation: Generation,
+        incoming: IncomingSnapshot,
+        staging: asyncio.Future[None],
+        against: _Against | None,
     ) -> tuple[_Against | None, float]:
         """Make *generation* the decided one, once it is staged and if nothing speaks against it."""
         begun = time.monotonic()
@@ -230,6 +238,7 @@ class Applier:
             if against is not None:
                 await asyncio.to_thread(self._store.discard)
                 return against, 0.0
+            await asyncio.to_thread(self._belief.keep, incoming)
             await asyncio.to_thread(self._store.decide)
         except OSError as error:
             reason = f"cannot store the configuration in {self._store.directory}: {error.strerror}"

@@ -16,7 +16,7 @@ import contextlib
 import hmac
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -34,6 +34,7 @@ from fastgw.tls.handshake import explain_handshake_failure
 from fastgw.tls.keypair import KeyPair
 from fastgw.wire import enrolment as e
 from fastgw.wire.pump import explain_refusal, make_client_connection
+from fastgw.wire.signature import TrustedKeys
 
 TIMEOUT_S: Final = 10.0
 _READ_BYTES: Final = 16384
@@ -50,6 +51,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     cluster_id: str
     server_name: str
     trust: str
+    signing_keys: list[bytes] = []
+    """Public keys whose configurations are taken; none: signatures are not checked."""
 
     def pair(self) -> KeyPair:
         """Certificate and key. Raises CertificateError when they are damaged."""
@@ -104,15 +107,19 @@ async def join(control_plane: str, token: e.Token, *, node_id: str, name: str) -
     return _identity(answer, key)
 
 
-async def renew(control_plane: str, tls: LinkTls) -> Identity:
-    """Get a certificate for a new key in the place of that of *tls*. Raises as `join` does."""
+async def renew(control_plane: str, tls: LinkTls, believed: Sequence[bytes] = ()) -> Identity:
+    """Get a certificate for a new key in the place of that of *tls*. Raises as `join` does.
+
+    Args:
+        believed: the signing keys that were believed until now.
+    """
     async with _deadline(control_plane):
         key = NodeKey()
         question = e.Renew(request=key.request())
         answer = await _exchange(
             control_plane, tls.client_context, tls.server_name, question, tls.check_control_plane
         )
-    return _identity(answer, key)
+    return _identity(answer, key, believed)
 
 
 async def _exchange(
@@ -171,7 +178,8 @@ async def _ask(
             raise RemoteLinkError(f"no certificate: {explain_refusal(protocol.handshake_exc)}")
 
 
-def _identity(answer: e.FromOffice, key: NodeKey) -> Identity:
+def _identity(answer: e.FromOffice, key: NodeKey, believed: Sequence[bytes] = ()) -> Identity:
+    """Make an identity of an answer; of its keys those are taken that *believed* ones endorse, if any are."""
     if not isinstance(answer, e.Issued):
         raise _declined(answer)
     try:
@@ -184,6 +192,11 @@ def _identity(answer: e.FromOffice, key: NodeKey) -> Identity:
             cluster_id=answer.cluster_id,
             server_name=answer.server_name,
             trust=answer.trust,
+            signing_keys=(
+                TrustedKeys.of(believed).admit(answer.cluster_id, answer.signing_keys).publics()
+                if believed
+                else [one.public for one in answer.signing_keys]
+            ),
         )
     except ValueError:
         raise RemoteLinkError("the control plane's answer holds a damaged certificate") from None

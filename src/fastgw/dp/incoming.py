@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from fastgw.wire.signature import Signature
+
 
 class NodeIdentity(NamedTuple):
     """Who this data plane is; the id is kept in PREFIX/fastgw.id."""
@@ -20,6 +22,10 @@ class IncomingSnapshot(NamedTuple):
     """From `Snapshot.pack`; with a base from `pack_delta`."""
     base_digest: str = ""
     """The digest of what the delta is to be applied to; empty: the snapshot is whole."""
+    signatures: Sequence[Signature] = ()
+    """Of version and digest in the cluster; not checked yet."""
+    cluster_id: str = ""
+    """Which cluster the control plane says that it is of."""
 
 
 class Applied(NamedTuple):

@@ -37,6 +37,7 @@ from fastgw.tls.authority import CLOCK_TOLERANCE
 from fastgw.tls.cluster import LinkTls
 from fastgw.wire.enrolment import Token
 from fastgw.wire.pacing import next_delay
+from fastgw.wire.signature import TrustedKeys
 
 IDENTITY_FILE: Final = "pki/identity.json"
 _LIMIT_BYTES: Final = 256 * 1024
@@ -101,6 +102,11 @@ class Membership:
         return self._tls
 
     @property
+    def signing_keys(self) -> TrustedKeys:
+        """Whose configurations are taken; none: signatures are not checked."""
+        return TrustedKeys.of(self._identity.signing_keys if self._identity is not None else [])
+
+    @property
     def not_after(self) -> dt.datetime | None:
         """Until when the certificate is valid; None before there is one."""
         return None if self._tls is None else self._tls.pair.not_after
@@ -156,7 +162,10 @@ class Membership:
 
     async def renew(self) -> None:
         """Get a new certificate now. Raises FastgwError when it cannot be had; then the old one stays."""
-        identity = await renew(self._settings.cluster_control_plane, self.current())
+        assert self._identity is not None
+        identity = await renew(
+            self._settings.cluster_control_plane, self.current(), self._identity.signing_keys
+        )
         await asyncio.to_thread(store_identity_file, self._path, identity)
         self._take(identity)
         self._log.notice(

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 
+from fastgw.dp.belief import keys_of_settings
 from fastgw.dp.declared import DeclaredSource
 from fastgw.dp.membership import Membership
 from fastgw.dp.supervisor import Supervisor
 from fastgw.dp.sync import IncomingSnapshot, Sync, SyncStatus
+from fastgw.errors import SettingsError
 from fastgw.obs import logs
 from fastgw.settings import Settings
 from fastgw.tls.cluster_files import FileCredentials, uses_files
+from fastgw.wire.signature import TrustedKeys
 
 
 class Source:
@@ -26,8 +29,11 @@ class Source:
 
         Raises:
             CertificateError: the key pair for the link cannot serve.
+            SettingsError: cluster_signing_keys names what is no key.
         """
+        self._settings = settings
         self._supervisor = supervisor
+        self._pinned_keys = TrustedKeys({})
         self._link: Sync | None = None
         self._declared: DeclaredSource | None = None
         self._first: IncomingSnapshot | None = None
@@ -41,6 +47,8 @@ class Source:
                 settings.declarative_config, supervisor.apply, flavor=settings.router_flavor
             )
             return
+        self._pinned_keys = keys_of_settings(settings)
+        supervisor.belief.keys = self._signing_keys
         log, node = logs.get_logger("link"), supervisor.node
         credentials: FileCredentials | Membership
         if uses_files(settings):
@@ -113,6 +121,10 @@ class Source:
             await self._declared.read_again()
         if self._credentials is not None:
             self._credentials.read_again()
+            try:
+                self._pinned_keys = keys_of_settings(self._settings)
+            except SettingsError as error:
+                logs.get_logger("link").error("the signing keys stay as they were: %s", error)
 
     def certificate_expires_s(self) -> float | None:
         """Unix seconds until which what the next link presents is valid; None without a link."""
@@ -125,6 +137,12 @@ class Source:
     def link_status(self) -> SyncStatus | None:
         """The state of the link; None without one."""
         return None if self._link is None else self._link.status
+
+    def _signing_keys(self) -> TrustedKeys:
+        """Whose configurations are taken: those of the settings, else those told when the node joined."""
+        if self._pinned_keys or self._membership is None:
+            return self._pinned_keys
+        return self._membership.signing_keys
 
     async def _apply_all(self) -> None:
         if self._link is not None and self._membership is not None:

@@ -22,6 +22,7 @@ from typing import Final
 import msgspec
 
 from fastgw.dp.apply import Applier, short_digest
+from fastgw.dp.belief import Belief
 from fastgw.dp.control import Drain, ListenerKind
 from fastgw.dp.generation import describe_counts
 from fastgw.dp.server import ProxyOptions
@@ -46,7 +47,12 @@ class Supervisor:
     """The data plane without its link and its status port."""
 
     def __init__(
-        self, settings: Settings, *, node: NodeIdentity, store: Store, deadlines: Deadlines | None = None
+        self,
+        settings: Settings,
+        *,
+        node: NodeIdentity,
+        store: Store,
+        deadlines: Deadlines | None = None,
     ) -> None:
         self.node: Final = node
         self.workers: list[Worker] = []
@@ -61,7 +67,8 @@ class Supervisor:
         self._compiler_start: asyncio.Task[None] | None = None
         self._store = store
         self._tls_file = SharedFile("fastgw-tls", b"")
-        self.applier: Final = Applier(store, self._compiler, self._deadlines)
+        self.belief: Final = Belief(store.directory)
+        self.applier: Final = Applier(store, self._compiler, self._deadlines, self.belief)
 
     @property
     def is_serving(self) -> bool:
@@ -220,7 +227,12 @@ class Supervisor:
 
     async def _restore(self) -> None:
         begun = time.monotonic()
-        stored = await asyncio.to_thread(self._store.load, FLAVORS[self._settings.router_flavor])
+        stored = await asyncio.to_thread(
+            self._store.load,
+            FLAVORS[self._settings.router_flavor],
+            check=self.belief.check_stored,
+            is_to_compile=self.belief.is_needed and not self._store.is_sealed,
+        )
         match stored:
             case StoredImage():
                 self.applier.restore(stored)

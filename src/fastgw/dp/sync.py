@@ -231,7 +231,7 @@ class _Connection(asyncio.Protocol):
                 case Confirmed(version):
                     self._sync.confirmed(version)
                 case Received():
-                    self._sync.received(self, IncomingSnapshot(*event))
+                    self._sync.received(self, IncomingSnapshot(*event, self._sync.cluster_id))
 
     def _end(self, reason: str) -> None:
         if self.over.done():
@@ -283,6 +283,8 @@ class Sync:
         trust_told: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.trust_told = trust_told
+        self.cluster_id = ""
+        """As the last Welcome told it."""
         self.authority = settings.cluster_control_plane
         self.clock = clock
         self.status = SyncStatus(self.authority)
@@ -328,6 +330,7 @@ class Sync:
 
     def welcomed(self, link: DataLink, welcome: Welcome) -> None:
         self._spread_s = welcome.spread_s
+        self.cluster_id = welcome.control_plane_id
         self.trust_told(welcome.trust)
         self._linked(wire="fastgw")
         self.log.notice("connected to the control plane %s (%s)", self.authority, welcome.control_plane_id)

@@ -187,6 +187,16 @@ class Settings:
     cluster_token: str = _property(
         "", parsers.text, "with pki: a token of `fastgw pki token` to join with", DP, secret=True
     )
+    cluster_signing_keys: str = _property(
+        "", parsers.text, "take only configurations signed by these: keys, or a file with one a line", DP
+    )
+    store_secret: str = _property(
+        "",
+        parsers.text,
+        "encrypts the configuration on a data plane's disk; 32 characters or more",
+        DP,
+        secret=True,
+    )
     pki_secret: str = _property(
         "", parsers.text, "encrypts the keys of the built-in authority in the database", CP, secret=True
     )

@@ -27,6 +27,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -116,7 +117,7 @@ class Authority:
 
     def key_pem(self, secret: str) -> str:
         """The key as PKCS#8, encrypted with *secret* unless that is empty."""
-        return _key_pem(self._key, secret)
+        return private_pem(self._key, secret)
 
     def cross_sign(self, other: Authority, now: dt.datetime) -> x509.Certificate:
         """Vouch for another authority: a certificate of its name and key that this one issued."""
@@ -207,7 +208,7 @@ class NodeKey:
 
     @property
     def pem(self) -> str:
-        return _key_pem(self._key, "")
+        return private_pem(self._key, "")
 
     def request(self) -> bytes:
         """A signing request in DER; it proves that who sends it has the key."""
@@ -309,20 +310,30 @@ def _key_usage(*, is_authority: bool) -> x509.KeyUsage:
     )
 
 
-def _key_pem(key: ec.EllipticCurvePrivateKey, secret: str) -> str:
+def private_pem(key: PrivateKeyTypes, secret: str) -> str:
+    """A private key as PKCS#8 PEM, encrypted with *secret* unless that is empty."""
     how: KeySerializationEncryption = BestAvailableEncryption(secret.encode()) if secret else NoEncryption()
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, how).decode()
 
 
-def _load_key(pem: str, secret: str, called: str) -> ec.EllipticCurvePrivateKey:
+def load_private_pem(pem: str, secret: str, called: str) -> PrivateKeyTypes:
+    """Read a key that `private_pem` wrote.
+
+    Raises:
+        CertificateError: the secret is missing or another one, or the key is damaged.
+    """
     is_encrypted = "ENCRYPTED" in pem.partition("\n")[0]
     if is_encrypted and not secret:
         raise CertificateError(f"{called} is encrypted: pki_secret must be the one that encrypted it")
     try:
-        key = load_pem_private_key(pem.encode(), secret.encode() if is_encrypted else None)
+        return load_pem_private_key(pem.encode(), secret.encode() if is_encrypted else None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         why = "pki_secret is another one than encrypted it" if is_encrypted else "it is damaged"
         raise CertificateError(f"{called} cannot be read: {why}") from None
+
+
+def _load_key(pem: str, secret: str, called: str) -> ec.EllipticCurvePrivateKey:
+    key = load_private_pem(pem, secret, called)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise CertificateError(f"{called} is not an EC key")
     return key

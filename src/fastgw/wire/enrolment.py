@@ -22,6 +22,7 @@ from msgspec import Meta
 
 from fastgw.errors import RemoteLinkError, SettingsError
 from fastgw.wire.messages import NodeId, Text
+from fastgw.wire.signature import SignedKey
 
 ENROL_PATH: Final = "/fastgw/v1/enrol"
 ENROL_LIMIT_BYTES: Final = 64 * 1024
@@ -70,6 +71,8 @@ class Issued(Enrolment, tag="issued", frozen=True, kw_only=True):
     server_name: Text
     trust: Text = ""
     """Names the state of authorities and signing keys that this answer tells; see `Welcome.trust`."""
+    signing_keys: Annotated[list[SignedKey], Meta(max_length=8)] = []
+    """That sign configurations now."""
 
 
 class Declined(Enrolment, tag="declined", frozen=True, kw_only=True):

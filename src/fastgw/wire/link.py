@@ -42,6 +42,7 @@ from fastgw.wire.messages import (
 )
 from fastgw.wire.offering import Offering, Whole
 from fastgw.wire.pacing import retry_delay
+from fastgw.wire.signature import Signature
 from fastgw.wire.states import (
     CONTROL_MOVES,
     DATA_MOVES,
@@ -115,6 +116,8 @@ class Received(NamedTuple):
     """From `Snapshot.pack`; of a delta from `pack_delta`."""
     base_digest: str = ""
     """The digest of the snapshot that the delta is to be applied to; empty: it is whole."""
+    signatures: Sequence[Signature] = ()
+    """Of version and digest; not checked yet."""
 
 
 class TrustTold(NamedTuple):
@@ -527,7 +530,15 @@ class DataLink:
                 return []
             case Delta():
                 self._move(DataInput.DELTA)
-                return [Received(message.version, message.digest, message.data, message.base_digest)]
+                return [
+                    Received(
+                        message.version,
+                        message.digest,
+                        message.data,
+                        message.base_digest,
+                        message.signatures,
+                    )
+                ]
             case SnapshotChunk():
                 return self._take_chunk(message.data)
             case Pong():
@@ -551,7 +562,8 @@ class DataLink:
         assert self._begin is not None
         compressed = b"".join(self._chunks)
         self._chunks.clear()
-        return [Received(self._begin.version, self._begin.digest, compressed)]
+        begin = self._begin
+        return [Received(begin.version, begin.digest, compressed, signatures=begin.signatures)]
 
     def _move(self, signal: DataInput) -> None:
         target = DATA_MOVES.get((self.state, signal))

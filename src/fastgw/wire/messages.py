@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from fastgw.errors import RemoteLinkError
+from fastgw.wire.signature import Signatures
 
 LINK_PATH: Final = "/fastgw/v1/link"
 SUBPROTOCOL: Final = "fastgw-link-1"
@@ -90,6 +91,7 @@ class SnapshotBegin(Message, tag="snapshot", frozen=True, kw_only=True):
     version: Count
     digest: Digest
     size: Annotated[int, Meta(ge=1)]
+    signatures: Signatures = ()
 
 
 class SnapshotChunk(Message, tag="chunk", frozen=True, kw_only=True):
@@ -106,6 +108,8 @@ class Delta(Message, tag="delta", frozen=True, kw_only=True):
     """What `data` is to be applied to, and to nothing else."""
     data: Annotated[bytes, Meta(min_length=1, max_length=DELTA_LIMIT_BYTES)]
     """Of `pack_delta`."""
+    signatures: Signatures = ()
+    """Of the result."""
 
 
 class Ack(Message, tag="ack", frozen=True, kw_only=True):

@@ -7,11 +7,12 @@ then in a thread (`make_whole`). Until it is done an earlier whole serves, if a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from fastgw.model.snapshot import pack_delta
 from fastgw.wire.messages import CHUNK_BYTES, DELTA_LIMIT_BYTES, Delta, SnapshotBegin, SnapshotChunk, encode
+from fastgw.wire.signature import Signature
 from fastgw.wire.steps import Steps
 
 
@@ -20,7 +21,9 @@ class Whole:
 
     __slots__ = ("compressed", "digest", "messages", "version")
 
-    def __init__(self, version: int, digest: str, compressed: bytes) -> None:
+    def __init__(
+        self, version: int, digest: str, compressed: bytes, signatures: Sequence[Signature] = ()
+    ) -> None:
         self.version: Final = version
         self.digest: Final = digest
         self.compressed: Final = compressed
@@ -29,7 +32,9 @@ class Whole:
             SnapshotChunk(data=bytes(view[start : start + CHUNK_BYTES]))
             for start in range(0, len(view), CHUNK_BYTES)
         ]
-        begin = SnapshotBegin(version=version, digest=digest, size=len(compressed))
+        begin = SnapshotBegin(
+            version=version, digest=digest, size=len(compressed), signatures=tuple(signatures)
+        )
         self.messages: Final = (encode(begin), *map(encode, chunks))
 
 
@@ -40,6 +45,7 @@ class Offering:
         pack: gives the packed snapshot; may take long.
         steps: what leads from other versions to this one, if anything does.
         earlier: the whole of an earlier version, to begin with while there is none of this.
+        sign: gives the signatures of this version.
     """
 
     def __init__(
@@ -50,6 +56,7 @@ class Offering:
         *,
         steps: Steps | None = None,
         earlier: Whole | None = None,
+        sign: Callable[[int, str], Sequence[Signature]] = lambda _version, _digest: (),
     ) -> None:
         self.version: Final = version
         self.digest: Final = digest
@@ -58,6 +65,8 @@ class Offering:
         self._pack = pack
         self._steps = steps
         self._earlier = earlier
+        self._sign = sign
+        self._signatures = tuple(sign(version, digest))
         self._deltas: dict[str, bytes] = {}
 
     @property
@@ -68,8 +77,16 @@ class Offering:
     def make_whole(self) -> Whole:
         """Pack it, unless that is done. Takes long: for a thread."""
         if self.whole is None:
-            self.whole = Whole(self.version, self.digest, self._pack())
+            self.whole = Whole(self.version, self.digest, self._pack(), self._signatures)
         return self.whole
+
+    def sign_again(self) -> None:
+        """Have what is sent from now on bear the signatures of the keys that there are now."""
+        self._signatures = tuple(self._sign(self.version, self.digest))
+        self._deltas.clear()
+        self._earlier = None
+        if self.whole is not None:
+            self.whole = Whole(self.version, self.digest, self.whole.compressed, self._signatures)
 
     def begin_with(self, earlier: Whole) -> None:
         """Have *earlier* serve until this version is packed, if it is newer than what served so far."""
@@ -86,7 +103,15 @@ class Offering:
         data = pack_delta(delta)
         if len(data) > DELTA_LIMIT_BYTES:
             return None
-        message = encode(Delta(version=self.version, digest=self.digest, base_digest=digest, data=data))
+        message = encode(
+            Delta(
+                version=self.version,
+                digest=self.digest,
+                base_digest=digest,
+                data=data,
+                signatures=self._signatures,
+            )
+        )
         self._deltas[digest] = message
         return message
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fastgw.wire.kong_v1.downgrade import downgrade, misfit, path_of_2_8
-from fastgw.wire.kong_v1.export import configured_plugins, export_table
+from fastgw.wire.kong_v1.export import configured_plugins, count_expressions, export_table
 from fastgw.wire.kong_v1.hashes import hash_c
 from fastgw.wire.kong_v1.versions import KongVersion
 from tests.wire.kong_v1.recorded import PUSHES
@@ -326,14 +326,17 @@ def test_the_format_of_2_8() -> None:
     assert [route["paths"] for route in table["routes"]] == [["/a"], [r"/b/(\d+)"], ["/c"]]
 
 
-def test_expressions_are_pushed_to_their_flavor_only() -> None:
+def test_expressions_are_counted() -> None:
     with_expression = row_of("routes", 11, expression='http.path == "/a"', priority=1)
     mixed = exported(routes=[with_expression, row_of("routes", 12, paths=["/b"])])
-    pure = exported(routes=[with_expression])
-    plain = exported(routes=[row_of("routes", 12, paths=["/b"])])
-    assert misfit(pure, V39, "expressions") is None
-    assert misfit(mixed, V37, "expressions") is None
-    assert misfit(plain, V28, "traditional") is None
-    assert misfit(mixed, V36, "expressions") == "3.6 does not support mixed mode route"
-    assert "1 routes have an expression" in str(misfit(pure, V39, "traditional_compatible"))
-    assert "1 routes have an expression" in str(misfit(pure, V28, "expressions"))
+    assert count_expressions(mixed) == 1
+    assert count_expressions(exported()) == 0
+
+
+def test_expressions_are_pushed_to_their_flavor_only() -> None:
+    assert misfit(1, 1, V39, "expressions") is None
+    assert misfit(2, 1, V37, "expressions") is None
+    assert misfit(1, 0, V28, "traditional") is None
+    assert misfit(2, 1, V36, "expressions") == "3.6 does not support mixed mode route"
+    assert "1 routes have an expression" in str(misfit(1, 1, V39, "traditional_compatible"))
+    assert "1 routes have an expression" in str(misfit(1, 1, V28, "expressions"))

@@ -20,7 +20,6 @@ import datetime as dt
 import socket
 import time
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from typing import Final, NamedTuple
 
 from cryptography import x509
@@ -30,6 +29,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from fastgw.cp.pki import records
 from fastgw.cp.pki.management import certificate_record, chain_of, load_active
+from fastgw.cp.pki.records import Transact
+from fastgw.cp.pki.signing import list_keys
 from fastgw.cp.storage.session import Connection
 from fastgw.errors import CertificateError, FastgwError, RemoteLinkError, StorageError
 from fastgw.obs.logs import get_logger
@@ -46,6 +47,7 @@ from fastgw.tls.authority import (
 )
 from fastgw.tls.cluster import LinkTls, Mode, common_name_of
 from fastgw.wire import enrolment as e
+from fastgw.wire.signature import SignedKey
 
 log = get_logger("pki")
 
@@ -60,8 +62,6 @@ _GUESSES_WAIT_S: Final = 60.0
 _GUESSERS_LIMIT: Final = 1024
 """So many hosts are remembered; the one that has been quiet for longest is forgotten."""
 
-Transact = Callable[[], AbstractAsyncContextManager[Connection]]
-
 
 class _State(NamedTuple):
     """One revision of the records, read whole."""
@@ -72,6 +72,7 @@ class _State(NamedTuple):
     chain: tuple[x509.Certificate, ...]
     trusted: tuple[x509.Certificate, ...]
     revoked: frozenset[str]
+    signing_keys: tuple[SignedKey, ...]
 
     @property
     def trust(self) -> str:
@@ -79,6 +80,8 @@ class _State(NamedTuple):
         digest = hashes.Hash(hashes.SHA256())
         for one in self.trusted:
             digest.update(one.fingerprint(hashes.SHA256()))
+        for key in self.signing_keys:
+            digest.update(key.public)
         return digest.finalize().hex()[:16]
 
 
@@ -135,6 +138,8 @@ class Office:
         self._tls: LinkTls | None = None
         self.on_change: Callable[[], None] = lambda: None
         """Called when who is trusted or revoked has changed."""
+        self.on_issued: Callable[[str, int], None] = lambda _node_id, _expiry_s: None
+        """Called with a node's id and the end of its new certificate, in Unix seconds."""
 
     async def open(self) -> None:
         """Read the records and make our own certificate.
@@ -284,6 +289,7 @@ class Office:
         )
         record = certificate_record(issued, name, node_id, state.authority.id, now)
         await records.put_certificate(connection, record)
+        self.on_issued(node_id, int(issued.not_after.timestamp()))
         log.notice(
             "issued certificate %s to %s (%s, node %s), valid until %s UTC",
             issued.serial,
@@ -299,6 +305,7 @@ class Office:
             cluster_id=state.cluster_id,
             server_name=CONTROL_PLANE_NAME,
             trust=state.trust,
+            signing_keys=list(state.signing_keys),
         )
 
     async def _load(self, connection: Connection) -> _State:
@@ -315,6 +322,7 @@ class Office:
                 if one.state != "retired"
             ),
             revoked=await records.list_revoked(connection, self._now().timestamp()),
+            signing_keys=tuple(one.signed for one in await list_keys(connection) if one.state == "active"),
         )
 
     def _make_tls(self, state: _State) -> LinkTls:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Final, Literal
 
 import msgspec
@@ -20,6 +22,9 @@ from fastgw.errors import CertificateError
 
 KEPT_AFTER_EXPIRY_S: Final = 30 * 86400
 """Rows of certificates and tokens are kept so long after their end, for people to look at."""
+
+Transact = Callable[[], AbstractAsyncContextManager[Connection]]
+"""Opens a transaction."""
 
 _encode: Final = msgspec.json.Encoder().encode
 

@@ -41,14 +41,13 @@ Notes = dict[str, None]
 """Lines for the log, each once, in order."""
 
 
-def misfit(table: Table, version: KongVersion, flavor: str) -> str | None:
-    """Why a data plane cannot be sent this table at all; None when it can.
+def misfit(routes: int, with_expression: int, version: KongVersion, flavor: str) -> str | None:
+    """Why a data plane cannot be sent a table with so many routes at all; None when it can.
 
     Args:
+        with_expression: so many of them have one.
         flavor: the data plane's router_flavor.
     """
-    routes = table.get("routes", ())
-    with_expression = sum(1 for route in routes if route.get("expression") is not None)
     if not with_expression:
         return None
     if flavor != "expressions" or version < (3, 0):
@@ -56,7 +55,7 @@ def misfit(table: Table, version: KongVersion, flavor: str) -> str | None:
             f"{with_expression} routes have an expression, which a data plane of"
             f" {version.major}.{version.minor} with router_flavor {flavor} does not know"
         )
-    if version < (3, 7) and with_expression != len(routes):
+    if version < (3, 7) and with_expression != routes:
         return f"{version.major}.{version.minor} does not support mixed mode route"
     return None
 

@@ -69,6 +69,11 @@ def export_rows(rows: Mapping[str, Iterable[Row]], cluster_id: str) -> Table:
     return table
 
 
+def count_expressions(table: Table) -> int:
+    """How many routes of a table have an expression."""
+    return sum(1 for row in table.get("routes", ()) if row.get("expression") is not None)
+
+
 def configured_plugins(table: Table) -> frozenset[str]:
     """The names of plugins that a table has rows of."""
     return frozenset(row["name"] for row in table.get("plugins", ()))
