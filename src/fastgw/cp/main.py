@@ -170,6 +170,7 @@ class ControlPlane:
         self._background.append(self._run(signer.run(), "signer"))
         if office is not None:
             office.on_change = cluster.drop_revoked
+            office.on_issued = hub.certified
             self._background.append(self._run(office.run(), "authority"))
         for listen, address in zip(settings.admin_listen, self.admin_addresses, strict=True):
             log.notice("the Admin API listens on %s%s", address, ", with TLS" if listen.ssl else "")
