@@ -40,6 +40,7 @@ class StatusDoor:
         self._server = _Server(
             uvicorn.Config(
                 self._answer,
+                interface="asgi3",  # a bound method is taken for the older interface otherwise
                 http="httptools",
                 ws="none",
                 lifespan="off",
