@@ -182,7 +182,9 @@ def test_basic_info_and_ping_may_come_in_one_piece() -> None:
     assert pinged == Pinged(A)
 
 
-@pytest.mark.parametrize("payload", [b"", b"hello", b"a" * 31, b"a" * 33, b"\xff" * 32])
+@pytest.mark.parametrize(
+    "payload", [b"", b"hello", b"a" * 31, b"a" * 33, b"\xff" * 32, bytes(32), b"\n" * 32]
+)
 def test_a_ping_that_is_not_32_characters_ends_the_link(payload: bytes) -> None:
     """As a recorded control plane did: a close frame without a body."""
     link = control_link()

@@ -17,6 +17,7 @@ Source: kong/clustering/{control_plane,data_plane}.lua, 3.9.1.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -50,6 +51,7 @@ PUSH_SPACING_S: Final = 5.0
 FIRST_PING_S: Final = 1.0
 """So long a first push waits for the first PING, which may say that none is needed."""
 _PONGS_LIMIT: Final = 64
+_REPORTED: Final = re.compile(rb"[ -~]{%d}" % HASH_LENGTH)
 
 
 class Greeted(NamedTuple):
@@ -240,7 +242,7 @@ class KongControlLink:
 
     def _take_ping(self, payload: bytes, now_s: float) -> list[ControlEvent]:
         self._move(KongControlInput.PING)
-        if len(payload) != HASH_LENGTH or not payload.isascii():
+        if _REPORTED.fullmatch(payload) is None:
             raise RemoteLinkError(
                 f"received a ping frame from the data plane with an invalid hash: {payload[:64]!r}"
             )
