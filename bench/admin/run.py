@@ -102,9 +102,9 @@ def time_sync(place: Place, options: argparse.Namespace, directory: Path) -> str
         address = f"http://127.0.0.1:{server.port}"
         command = [str(programs[-1]), "--analytics=false", "--kong-addr", address, "sync", "-s", str(path)]
         begun = time.perf_counter()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         synced = time.perf_counter()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         again = time.perf_counter()
     size = f"{options.services} services, {2 * options.services} routes"
     return f"{size}: {synced - begun:.1f} s, again {again - synced:.1f} s"
@@ -119,7 +119,7 @@ def time_import(place: Place, options: argparse.Namespace, directory: Path) -> s
     sets = [f"--set={name}={value}" for name, value in (("prefix", place.prefix), *place.flags.items())]
     begun = time.perf_counter()
     command = [sys.executable, "-m", "fastgw", "config", "db_import", str(path), *sets]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     took = time.perf_counter() - begun
     pages: list[float] = []
     with place.server() as server, client_of(server) as client:

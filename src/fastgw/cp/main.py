@@ -22,6 +22,7 @@ from fastgw.cp.admin import make_admin_app
 from fastgw.cp.admin.access_log import AdminAccessLog
 from fastgw.cp.admin.clustering import Capability
 from fastgw.cp.admin.serving import AdminDoors
+from fastgw.cp.applied import AppliedWatch, Standing
 from fastgw.cp.cluster import ClusterServer
 from fastgw.cp.hub import Hub
 from fastgw.cp.kong_payloads import KongPayloads
@@ -51,6 +52,10 @@ class _ClusterView:
     def __init__(self, hub: Hub, publisher: Publisher) -> None:
         self._hub = hub
         self._publisher = publisher
+        self._applied = AppliedWatch(hub, publisher)
+
+    async def wait_applied(self, version: int, timeout_s: float) -> Standing:
+        return await self._applied.wait(version, timeout_s)
 
     async def data_planes(self) -> list[dict[str, Any]]:
         return await self._hub.data_planes()

@@ -24,6 +24,7 @@ from fastgw import __version__
 from fastgw.dp.control import Drain
 from fastgw.dp.identity import load_identity
 from fastgw.dp.process import raise_file_limit
+from fastgw.dp.seal import Seal
 from fastgw.dp.source import Source
 from fastgw.dp.status import STATUS_LISTEN, StatusApp, StatusServer
 from fastgw.dp.store import Store
@@ -185,6 +186,7 @@ class DataPlane:
         settings = self._settings
         for warning in settings.warnings:
             _log.warning("%s", warning)
+        seal = Seal(settings.store_secret) if settings.store_secret else None
         predecessor = None
         if takes_over:
             predecessor = await Predecessor.find(settings.prefix / "dp")
@@ -193,7 +195,11 @@ class DataPlane:
             else:
                 self._predecessor = predecessor
                 self._cleanup.callback(predecessor.close)
-        self._store = Store(settings.prefix, lock_fd=-1 if predecessor is None else predecessor.take_lock())
+        self._store = Store(
+            settings.prefix,
+            lock_fd=-1 if predecessor is None else predecessor.take_lock(),
+            seal=seal,
+        )
         self._cleanup.callback(self._store.close)
         node = load_identity(settings.prefix)
         self.supervisor = Supervisor(settings, node=node, store=self._store, deadlines=self._deadlines)

@@ -231,7 +231,7 @@ class Supervisor:
             self._store.load,
             FLAVORS[self._settings.router_flavor],
             check=self.belief.check_stored,
-            is_to_compile=self.belief.is_needed,
+            is_to_compile=self.belief.is_needed and not self._store.is_sealed,
         )
         match stored:
             case StoredImage():

@@ -190,6 +190,13 @@ class Settings:
     cluster_signing_keys: str = _property(
         "", parsers.text, "take only configurations signed by these: keys, or a file with one a line", DP
     )
+    store_secret: str = _property(
+        "",
+        parsers.text,
+        "encrypts the configuration on a data plane's disk; 32 characters or more",
+        DP,
+        secret=True,
+    )
     pki_secret: str = _property(
         "", parsers.text, "encrypts the keys of the built-in authority in the database", CP, secret=True
     )

@@ -48,11 +48,9 @@ class _Config:
         self._loaded: tuple[str, int] | None = None
 
     async def read(self, call: Call) -> Response:
-        if call.last_known is not None:
-            version, rows = (
-                call.last_known.snapshot.version,
-                await asyncio.to_thread(call.last_known.load_all),
-            )
+        known = call.take_last_known()
+        if known is not None:
+            version, rows = known.snapshot.version, await asyncio.to_thread(known.load_all)
         else:
             version, rows = await self._storage.load_all()
         text = await asyncio.to_thread(lambda: to_yaml(export_document(rows, now_s=time.time())))
