@@ -119,7 +119,7 @@ def time_import(place: Place, options: argparse.Namespace, directory: Path) -> s
     sets = [f"--set={name}={value}" for name, value in (("prefix", place.prefix), *place.flags.items())]
     begun = time.perf_counter()
     command = [sys.executable, "-m", "fastgw", "config", "db_import", str(path), *sets]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     took = time.perf_counter() - begun
     pages: list[float] = []
     with place.server() as server, client_of(server) as client:
