@@ -83,11 +83,15 @@ def test_a_request_gives_its_key() -> None:
 
 @example(place=_VERSION_AT, change=1)
 @given(st.integers(0, 10_000), st.integers(1, 255))
-def test_a_request_that_was_changed_gives_none(place: int, change: int) -> None:
+def test_a_request_that_was_changed_gives_no_other_key(place: int, change: int) -> None:
+    """Or the same key: what is outside of the signed part has a few bits that say nothing."""
     data = bytearray(KEY.request())
     data[place % len(data)] ^= change
-    with pytest.raises(CertificateError):
-        read_request(bytes(data))
+    try:
+        key = read_request(bytes(data))
+    except CertificateError:
+        return
+    assert public_key_der(key) == public_key_der(KEY.public_key)
 
 
 @pytest.mark.parametrize(
