@@ -31,7 +31,7 @@ from fastgw.model.snapshot import Delta, Snapshot, make_delta, pack_delta
 from fastgw.obs.logs import get_logger
 from fastgw.routing.compile_process import CompileProcess, CompileResult
 from fastgw.routing.image import Image, read_checksum
-from fastgw.routing.overlay import LayeredImage
+from fastgw.routing.layered import LayeredImage
 from fastgw.wire.offering import Offering
 from fastgw.wire.pacing import retry_delay
 from fastgw.wire.signature import Signature

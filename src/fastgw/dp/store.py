@@ -39,7 +39,7 @@ from fastgw.routing.image import (
     snapshot_of,
     snapshot_section_of,
 )
-from fastgw.routing.overlay import LayeredImage
+from fastgw.routing.layered import LayeredImage
 
 CURRENT: Final = "current.image"
 PREVIOUS: Final = "previous.image"
