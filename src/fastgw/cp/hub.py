@@ -134,6 +134,13 @@ class Hub:
         self._newest = offering
         self.offer_all()
 
+    def certified(self, node_id: str, expiry_s: int) -> None:
+        """A node has a newer certificate; its link, which began with the one before, goes on."""
+        data_plane = self._linked.get(node_id)
+        if data_plane is not None:
+            data_plane.certificate_expiry_s = expiry_s
+            self._note(data_plane)
+
     def sign_again(self) -> None:
         """Other keys sign now: have what is published bear their signatures too."""
         if self._newest is not None:

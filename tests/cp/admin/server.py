@@ -23,7 +23,7 @@ from fastgw.model.snapshot import Snapshot
 from fastgw.routing.compile import compile_snapshot
 from fastgw.routing.image import Image
 from fastgw.routing.jobs import make_sealed_memfd
-from fastgw.routing.overlay import LayeredImage
+from fastgw.routing.layered import LayeredImage
 from fastgw.settings import Settings, load_settings
 
 NODE_ID = "a08f5bf2-43b8-4f1c-bdf5-0a0ffb421c21"

@@ -17,7 +17,7 @@ from fastgw.cp.admin.dispatch import Call, Resource
 from fastgw.cp.admin.paging import page_body, page_request
 from fastgw.cp.applied import Standing
 from fastgw.model.snapshot import Snapshot
-from fastgw.routing.overlay import LayeredImage
+from fastgw.routing.layered import LayeredImage
 
 _STATUS_FIELDS = ("config_hash", "hostname", "ip", "last_seen")
 
