@@ -272,7 +272,9 @@ class Links(RuleBasedStateMachine):
     def _wait(self, seconds: float) -> None:
         self.now_s += seconds
         for end in (self.control, self.data):
-            if end is not None and self.now_s >= end.next_deadline():
+            # The one may have cut the link of the other.
+            is_linked = end is self.control or end is self.data
+            if end is not None and is_linked and self.now_s >= end.next_deadline():
                 events: list[Any] = end.on_tick(self.now_s)
                 if isinstance(end, ControlLink):
                     self._on_control(events)
