@@ -5,7 +5,7 @@ PYTHON_VENV := .venv/bin/python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev test fuzz check bench docs wheels image-test clean
+.PHONY: help run dev test fuzz check bench docs wheels image-test chart-test clean
 
 help: ## Say what can be made
 	@echo "fastgw: make WHAT [ARGS=…]"
@@ -50,6 +50,9 @@ wheels: dev ## Build sdist and wheels for every Python here, and try each in an 
 
 image-test: dev ## Build the image on a Debian base and walk through docker/README.md with it (as root)
 	$(PYTHON_VENV) -m tests.image $(ARGS)
+
+chart-test: dev ## Lint the Helm chart, and hold what it renders to golden files and schemas (ARGS=--update)
+	$(PYTHON_VENV) -m tests.chart $(ARGS)
 
 clean: ## Remove what was built, .venv included
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks src/fastgw.egg-info

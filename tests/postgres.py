@@ -138,6 +138,19 @@ class PgServer:
             # The orphans see within a moment that their postmaster is gone; a new one waits for that.
             wait_until(lambda: not self._has_shared_memory(), _STOP_S, "PostgreSQL's orphans are gone")
 
+    def freeze(self) -> None:
+        """Have it and all of its children answer nothing, as a machine does that has lost its network."""
+        self._signal_all(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        for pid in (self._process.pid, *map(int, children)):
+            os.kill(pid, number)
+
     def database(self, name: str = "postgres") -> PgDatabase:
         return PgDatabase(port=self.port, name=name, socket_directory=str(self.directory))
 

@@ -22,6 +22,7 @@ PAGES: Final = sorted(
         *(ROOT / "docs").glob("*.md"),
         ROOT / "bench" / "README.md",
         ROOT / "docker" / "README.md",
+        ROOT / "deploy" / "helm" / "fastgw" / "README.md",
     ]
 )
 

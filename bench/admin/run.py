@@ -1,6 +1,6 @@
 """Time decK's sync, imports, listing pages and conflicting writers, on SQLite and PostgreSQL.
 
-    python -m bench.admin.run [sync|import|conflicts ...] [--routes N] [--services N] [--writes N]
+    python -m bench.admin.run [sync|import|config|conflicts ...] [--routes N] [--services N] [--writes N]
 
 `sync` needs decK as the tests build it (`pytest tests/clients/test_deck.py`). Figures are of one run on an
 otherwise idle machine; PostgreSQL is the distribution's with its own defaults.
@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ from tests.cp.admin.server import AdminServer
 from tests.postgres import PgServer, make_directory
 
 PAGES = 50
+PAUSE_S = 0.005
+"""Between two requests that are asked while a configuration is loaded."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +105,9 @@ def time_sync(place: Place, options: argparse.Namespace, directory: Path) -> str
         address = f"http://127.0.0.1:{server.port}"
         command = [str(programs[-1]), "--analytics=false", "--kong-addr", address, "sync", "-s", str(path)]
         begun = time.perf_counter()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         synced = time.perf_counter()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         again = time.perf_counter()
     size = f"{options.services} services, {2 * options.services} routes"
     return f"{size}: {synced - begun:.1f} s, again {again - synced:.1f} s"
@@ -131,6 +134,43 @@ def time_import(place: Place, options: argparse.Namespace, directory: Path) -> s
     return (
         f"{options.routes} routes: {took:.1f} s; pages of 100: median {statistics.median(pages):.1f} ms, "
         f"slowest {max(pages):.1f} ms"
+    )
+
+
+def time_config(place: Place, options: argparse.Namespace, directory: Path) -> str:
+    """POST /config of as many routes, and how long other requests wait meanwhile."""
+    content = msgspec.json.encode(make_document(options.routes // 10, 10, "3.0"))
+    is_done = threading.Event()
+    waited_ms: list[float] = []
+
+    def ask_on(port: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        while not is_done.wait(PAUSE_S):
+            begun = time.perf_counter()
+            connection.request("GET", "/robots.txt")
+            connection.getresponse().read()
+            waited_ms.append((time.perf_counter() - begun) * 1e3)
+        connection.close()
+
+    with place.server_process() as server:
+        asking = threading.Thread(target=ask_on, args=(server.port,))
+        asking.start()
+        begun = time.perf_counter()
+        answer = httpx.post(
+            f"http://127.0.0.1:{server.port}/config",
+            content=content,
+            headers={"Content-Type": "application/json"},
+            timeout=300,
+            trust_env=False,
+        )
+        took = time.perf_counter() - begun
+        is_done.set()
+        asking.join()
+    answer.raise_for_status()
+    waited_ms.sort()
+    return (
+        f"{options.routes} routes: {took:.1f} s; {len(waited_ms)} others: p99 "
+        f"{waited_ms[int(len(waited_ms) * 0.99)]:.1f} ms, slowest {waited_ms[-1]:.1f} ms"
     )
 
 
@@ -177,6 +217,7 @@ def time_conflicts(place: Place, options: argparse.Namespace, directory: Path) -
 BENCHMARKS: dict[str, Callable[[Place, argparse.Namespace, Path], str]] = {
     "sync": time_sync,
     "import": time_import,
+    "config": time_config,
     "conflicts": time_conflicts,
 }
 

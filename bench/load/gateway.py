@@ -90,7 +90,7 @@ def start_gateway(processes: Processes, *, workers: int, routes: int = 0, **sett
     # nginx drops its privileges when root starts it, and needs a way to its files.
     directory.chmod(0o755)
     upstream_port = start_upstream(processes, core=None)
-    _make_key_pair(directory)
+    make_key_pair(directory)
     admin_port, cluster_port, proxy_port, status_port = free_ports(4)
     pair = {"cluster_cert": directory / "cluster.crt", "cluster_cert_key": directory / "cluster.key"}
     if routes:
@@ -164,7 +164,7 @@ def ask_until(
         time.sleep(_BETWEEN_QUESTIONS_S)
 
 
-def _make_key_pair(directory: Path) -> None:
+def make_key_pair(directory: Path) -> None:
     done = subprocess.run(
         fastgw_command("hybrid", "gen-cert"),
         cwd=directory,

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from fastgw.cp.kong_payloads import KongPayloads
 from fastgw.model.snapshot import Snapshot
+from fastgw.tls.authority import serial_of
 from fastgw.tls.cluster import LinkTls
 from fastgw.wire.kong_v1.link import GREETING_TIMEOUT_S, PUSH_SPACING_S
 from fastgw.wire.kong_v1.messages import SILENCE_S
@@ -521,5 +525,51 @@ def test_many_data_planes_share_one_push(tmp_path: Path, log: Log) -> None:
             pushes = await asyncio.gather(*map(one, range(20)))
             # Made once: even the time of making is the same.
             assert all(push == pushes[0] for push in pushes)
+
+    run(scenario())
+
+
+class _Credentials:
+    """A key pair, and what is known about it now."""
+
+    def __init__(self) -> None:
+        self.tls = LinkTls.shared(loaded(gen_cert_pair()))
+
+    def current(self) -> LinkTls:
+        return self.tls
+
+
+def test_a_data_plane_whose_certificate_is_revoked_is_cut(tmp_path: Path, log: Log) -> None:
+    async def scenario() -> None:
+        credentials = _Credentials()
+        async with kong_port(tmp_path, credentials=credentials) as port:
+            node = await connected(port)
+            await log.shows("is connected")
+            serial = serial_of(x509.load_der_x509_certificate(credentials.tls.pair.der))
+            credentials.tls = dataclasses.replace(credentials.tls, revoked=frozenset({serial}))
+            port.server.drop_revoked()
+            assert CLOSE in await node.until_close()
+            await log.shows(f"is disconnected: its certificate {serial} is revoked")
+
+    run(scenario())
+
+
+def test_nobody_is_served_without_a_certificate(tmp_path: Path, log: Log) -> None:
+    """Where nodes may come without one, to join, they still get no configuration."""
+
+    async def scenario() -> None:
+        credentials = _Credentials()
+        pair = credentials.tls.pair
+        authorities = (x509.load_der_x509_certificate(pair.der),)
+        credentials.tls = LinkTls("pki", pair, authorities, takes_strangers=True)
+        stranger = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        stranger.check_hostname = False
+        stranger.verify_mode = ssl.CERT_NONE
+        async with kong_port(tmp_path, credentials=credentials) as port:
+            port.hub.publish(routes(1, "/a"))
+            node = await KongDataPlane.dial(port.address, stranger)
+            await node.upgrade(UPGRADE)
+            assert node.head.startswith("HTTP/1.1 403 ")
+            assert BINARY not in await node.until_close()
 
     run(scenario())

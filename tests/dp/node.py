@@ -135,7 +135,7 @@ async def running_node(
     *,
     workers: int = 2,
     deadlines: Deadlines = PATIENT,
-    store_type: type[Store] = Store,
+    make_store: Callable[[Path], Store] = Store,
     wait: bool = True,
     flags: Mapping[str, str] = MappingProxyType({}),
     keys: TrustedKeys | None = None,
@@ -145,7 +145,7 @@ async def running_node(
     log = settings.log_destination(settings.proxy_error_log)
     assert log is not None
     logs.setup(settings.log_level, log, process="dp supervisor")
-    store = store_type(prefix)
+    store = make_store(prefix)
     supervisor = Supervisor(settings, node=NODE, store=store, deadlines=deadlines)
     believed = keys or TrustedKeys({})
     supervisor.belief.keys = lambda: believed

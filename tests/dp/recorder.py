@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from fastgw.dp.plugins.base import Plugin
 from fastgw.dp.server import ProxyOptions
 from tests.dp.rig import ALL_HEADERS, DEADLINE_S, Peer, Proxy, image_of
 
@@ -242,17 +243,27 @@ async def _turns() -> None:
 
 @contextmanager
 def recording(
-    service: dict[str, Any] | None = None, routes: list[dict[str, Any]] | None = None, **options: Any
+    service: dict[str, Any] | None = None,
+    routes: list[dict[str, Any]] | None = None,
+    plugin: type[Plugin] | None = None,
+    **options: Any,
 ) -> Iterator[Recording]:
-    """A proxy in front of a recording upstream, with one route on `/` unless told otherwise."""
+    """A proxy in front of a recording upstream, with one route on `/` unless told otherwise.
+
+    Args:
+        plugin: what all requests pass.
+    """
+    classes = {} if plugin is None else {plugin.name: plugin}
     upstream = RecordingUpstream()
-    proxy = Proxy(ProxyOptions(**({"headers": ALL_HEADERS} | options)))
+    proxy = Proxy(ProxyOptions(**({"headers": ALL_HEADERS} | options)), plugin_classes=classes)
     upstream.settle = lambda: asyncio.run_coroutine_threadsafe(_turns(), proxy.loop)
     try:
         proxy.apply(
             image_of(
                 [{"name": "svc", "host": "127.0.0.1", "port": upstream.port} | (service or {})],
                 routes or [{"name": "rt", "paths": ["/"], "service": "svc"}],
+                plugins=[{"name": name, "config": {}} for name in classes],
+                served_plugins=frozenset(classes),
             )
         )
         yield Recording(proxy, upstream)

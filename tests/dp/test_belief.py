@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 from pathlib import Path
 
 import msgspec
@@ -11,12 +12,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fastgw.dp.belief import SIGNATURES_FILE, keys_of_settings
-from fastgw.dp.store import CURRENT
+from fastgw.dp.seal import Seal
+from fastgw.dp.store import CURRENT, Store, StoredImage
 from fastgw.dp.sync import Applied, IncomingSnapshot, Refused
 from fastgw.errors import SettingsError
 from fastgw.settings import load_settings
 from fastgw.wire.signature import SigningKey, TrustedKeys, show_public
-from tests.dp.node import routed, run, running_node
+from tests.dp.node import IMPATIENT, routed, run, running_node, until
 
 KEY, OTHER = (SigningKey(Ed25519PrivateKey.from_private_bytes(bytes([n]) * 32)) for n in (1, 2))
 KEYS = TrustedKeys.of([KEY.public])
@@ -48,6 +50,44 @@ def test_only_what_is_signed_is_served_and_what_was_served_stays(tmp_path: Path)
             assert "of this cluster" in reason_of(await node.apply(elsewhere))
             assert await node.statuses("/one", 2) == {MATCHED}
             assert node.log().count("refused version 2") == 4
+
+    run(test())
+
+
+def test_a_poisoned_one_is_refused_by_all_when_one_worker_does_not_take_it(tmp_path: Path) -> None:
+    """Well signed, and yet one worker does not prepare it: it is neither served nor kept."""
+
+    async def test() -> None:
+        async with running_node(tmp_path, deadlines=IMPATIENT, keys=KEYS) as node:
+            assert isinstance(await node.apply(signed(1, "/one")), Applied)
+            stopped = node.workers[0].pid
+            node.signal(0, signal.SIGSTOP)
+            assert "worker 0" in reason_of(await node.apply(signed(2, "/two")))
+            assert node.supervisor.state().version == 1
+            kept = json.loads((tmp_path / "dp" / SIGNATURES_FILE).read_text())
+            assert [one["version"] for one in kept] == [1]
+            await until(lambda: node.workers[0].pid not in (stopped, None), "the hung worker is replaced")
+            await node.all_running()
+            assert await node.statuses("/one") == {MATCHED}
+
+    run(test())
+
+
+def test_a_start_from_encrypted_files_is_checked_too_and_compiles_nothing(tmp_path: Path) -> None:
+    async def test() -> None:
+        seal = Seal("0123456789abcdef" * 2)
+
+        def sealed_store(prefix: Path) -> Store:
+            return Store(prefix, seal=seal)
+
+        async with running_node(tmp_path, workers=1, keys=KEYS, make_store=sealed_store) as node:
+            assert isinstance(await node.apply(signed(1, "/one")), Applied)
+        async with running_node(tmp_path, workers=1, keys=KEYS, make_store=sealed_store) as node:
+            assert isinstance(node.store.load(), StoredImage)
+            assert await node.statuses("/one", 2) == {MATCHED}
+        (tmp_path / "dp" / SIGNATURES_FILE).unlink()
+        async with running_node(tmp_path, workers=1, keys=KEYS, make_store=sealed_store, wait=False) as node:
+            assert node.supervisor.state().digest == ""
 
     run(test())
 

@@ -5,13 +5,18 @@ Requests are pipelined on one client connection, so that order and reuse are tri
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fastgw.dp.plugins.base import Plugin
+from fastgw.dp.plugins.messages import Headers
+from fastgw.dp.plugins.messages import Request as PluginRequest
+from fastgw.dp.plugins.messages import Response as PluginResponse
 from tests.dp.recorder import Message, Recording, recording
 from tests.reference import exchange as reference
 from tests.reference.exchange import Answer, Fields, Request
@@ -60,6 +65,10 @@ def answers(draw: st.DrawFn) -> Answer:
     return Answer(status, draw(FIELDS), draw(BODIES), framing, tuple(draw(TRAILERS)))
 
 
+Conversation = tuple[list[Request], list[Answer], list[bytes], list[list[bytes | None]]]
+"""Requests, answers, and the pieces in which each side sends them; None closes the connection."""
+
+
 @st.composite
 def cut(draw: st.DrawFn, data: bytes) -> list[bytes]:
     places = sorted(draw(st.lists(st.integers(0, len(data)), max_size=5)))
@@ -106,9 +115,7 @@ def answer_bytes(draw: st.DrawFn, request: Request, answer: Answer) -> bytes:
 
 
 @st.composite
-def conversations(
-    draw: st.DrawFn,
-) -> tuple[list[Request], list[Answer], list[bytes], list[list[bytes | None]]]:
+def conversations(draw: st.DrawFn) -> Conversation:
     asked = draw(st.lists(requests(), min_size=1, max_size=4))
     answered = [draw(answers()) for _ in asked]
     sent = draw(cut(b"".join([draw(request_bytes(request)) for request in asked])))
@@ -134,14 +141,64 @@ def taking_turns(returned: Sequence[T]) -> Iterator[T]:
     yield from returned
 
 
+class Untouched(Plugin):
+    """Takes part in every phase, waits, has heads and bodies made anew, and changes nothing."""
+
+    name = "untouched"
+
+    def rewrite(self, request: PluginRequest) -> None:
+        write(request.headers)
+
+    async def access(self, request: PluginRequest) -> None:
+        await asyncio.sleep(0)
+        write(request.headers)
+
+    def header_filter(self, request: PluginRequest, response: PluginResponse) -> None:
+        write(response.headers)
+
+    def body_filter(
+        self, request: PluginRequest, response: PluginResponse, data: bytes, is_last: bool
+    ) -> bytes:
+        return bytes(data)
+
+
+class UntouchedWhole(Untouched):
+    """The same with the request's body read first."""
+
+    name = "untouched-whole"
+    reads_body = True
+
+
+def write(headers: Headers) -> None:
+    headers["X-Passing"] = "1"
+    del headers["x-passing"]
+
+
+@pytest.fixture(scope="module", params=[Untouched, UntouchedWhole])
+def through_plugins(request: Any) -> Iterator[Recording]:
+    with recording(plugin=request.param) as running:
+        yield running
+
+
+SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
+
+
 @given(conversation=conversations())
-@settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
-def test_any_exchanges_come_out_as_the_rfcs_say(
-    gateway: Recording,
-    conversation: tuple[list[Request], list[Answer], list[bytes], list[list[bytes | None]]],
+@settings(max_examples=200, deadline=None, suppress_health_check=SLOW)
+def test_any_exchanges_come_out_as_the_rfcs_say(gateway: Recording, conversation: Conversation) -> None:
+    judge(gateway, conversation)
+
+
+@given(conversation=conversations())
+@settings(max_examples=60, deadline=None, suppress_health_check=SLOW)
+def test_plugins_that_change_nothing_change_nothing(
+    through_plugins: Recording, conversation: Conversation
 ) -> None:
+    judge(through_plugins, conversation)
+
+
+def judge(gateway: Recording, conversation: Conversation) -> None:
+    """Hold the conversation, and compare what both ends received with what they were to receive."""
     asked, answered, sent, returned = conversation
     upstream = gateway.upstream
     upstream.requests.clear()

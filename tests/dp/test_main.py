@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import signal
 import socket
@@ -206,7 +207,7 @@ def test_workers_and_compile_process_die_with_the_supervisor(tmp_path: Path) -> 
 
 
 def test_logs_are_opened_anew(tmp_path: Path) -> None:
-    with data_plane(tmp_path, "/one") as node:
+    with data_plane(tmp_path, "/one", proxy_access_log="logs/access.log json") as node:
         logs = node.prefix / "logs"
         for name in ("error.log", "access.log"):
             (logs / name).rename(logs / f"{name}.1")
@@ -217,8 +218,10 @@ def test_logs_are_opened_anew(tmp_path: Path) -> None:
             "both logs are there again",
         )
         node.ask("/one")
-        wait_until(lambda: "GET /one" in (logs / "access.log").read_text(), DEADLINE_S, "the access line")
-        assert "GET /one" not in (logs / "access.log.1").read_text()
+        wait_until(lambda: (logs / "access.log").read_text(), DEADLINE_S, "the access line")
+        entry = json.loads((logs / "access.log").read_text())
+        assert (entry["request"]["uri"], entry["response"]["status"]) == ("/one", 502)
+        assert "/one" not in (logs / "access.log.1").read_text()
 
 
 def test_a_second_data_plane_on_the_prefix_is_refused(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ import pytest
 from fastgw.dp.plugins.base import Plugin
 from fastgw.dp.plugins.chain import BODY_LIMIT
 from fastgw.dp.plugins.messages import Answer, Consumer, Headers, Request, Response
+from fastgw.dp.plugins.registry import BUILTIN
+from fastgw.model.served import SERVED_PLUGINS
 from fastgw.obs import logs
 from tests.dp.rig import DEADLINE_S, Proxy, Upstream, image_of, running
 from tests.waiting import wait_until
@@ -96,6 +98,11 @@ def recorder(name: str, priority: int, seen: Seen) -> type[Plugin]:
         body_filter=body_filter,
         log=lambda self, request, response: note("log"),
     )
+
+
+def test_what_compiles_knows_the_plugins_that_are_here() -> None:
+    assert frozenset(BUILTIN) == SERVED_PLUGINS
+    assert all(one.name == name for name, one in BUILTIN.items())
 
 
 def test_phases_run_in_order_each_by_priority_then_the_last_name_first() -> None:

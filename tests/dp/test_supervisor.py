@@ -189,7 +189,7 @@ def test_a_worker_that_fails_at_commit_starts_again_on_the_decided_generation(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     async def test() -> None:
-        async with running_node(tmp_path, deadlines=IMPATIENT, store_type=_SignallingStore) as node:
+        async with running_node(tmp_path, deadlines=IMPATIENT, make_store=_SignallingStore) as node:
             assert isinstance(node.store, _SignallingStore)
             await node.apply(routed(1, "/one"))
             pids = node.pids
@@ -260,7 +260,7 @@ def test_a_full_disk_is_a_refusal(tmp_path: Path) -> None:
             raise OSError(28, "No space left on device")
 
     async def test() -> None:
-        async with running_node(tmp_path, workers=1, store_type=Full) as node:
+        async with running_node(tmp_path, workers=1, make_store=Full) as node:
             refused = await node.apply(routed(1, "/one"))
             assert isinstance(refused, Refused)
             assert "No space left on device" in refused.faults[0]["reason"]

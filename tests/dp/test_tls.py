@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from fastgw.routing.compile import compile_snapshot
-from fastgw.routing.overlay import LayeredImage
+from fastgw.routing.layered import LayeredImage
 from fastgw.tls.server import CertificateStore, Policy
 from tests.dp.rig import DEADLINE_S, Peer, Proxy, Upstream, running
 from tests.routing.images import open_image

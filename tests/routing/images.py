@@ -11,7 +11,7 @@ from fastgw.model.validate import make_row
 from fastgw.routing.compile import compile_snapshot
 from fastgw.routing.image import Image
 from fastgw.routing.jobs import make_sealed_memfd
-from fastgw.routing.overlay import LayeredImage
+from fastgw.routing.layered import LayeredImage
 
 
 def open_image(data: bytes) -> Image:

@@ -14,7 +14,8 @@ from fastgw.errors import CompileError, ImageError
 from fastgw.model.snapshot import Snapshot
 from fastgw.routing.certificates import CertificateSection, CertificateSet
 from fastgw.routing.compile import compile_snapshot
-from fastgw.routing.overlay import Base, LayeredImage, compile_overlay
+from fastgw.routing.layered import LayeredImage
+from fastgw.routing.overlay import Base, compile_overlay
 from fastgw.tls.pair import KeyPair
 from tests.routing.images import open_image
 from tests.routing.snapshots import Row, authority, certificate, make_id, service, snapshot, sni

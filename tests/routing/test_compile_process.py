@@ -19,7 +19,7 @@ from fastgw.errors import CompileError, DeltaError, SnapshotError
 from fastgw.model.snapshot import EntityChange, Snapshot, pack_delta
 from fastgw.routing.compile_process import CompileProcess, CompileResult
 from fastgw.routing.image import Image, read_checksum
-from fastgw.routing.overlay import LayeredImage
+from fastgw.routing.layered import LayeredImage
 from tests.routing.snapshots import make_id, route, snapshot
 from tests.waiting import wait_until
 

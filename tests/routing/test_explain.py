@@ -13,7 +13,7 @@ from fastgw.model.snapshot import Snapshot
 from fastgw.model.validate import make_row
 from fastgw.routing.compile import compile_snapshot
 from fastgw.routing.explain import BEHIND_WINNER, Asked, BadQuestion, asked_of, explain_request
-from fastgw.routing.overlay import LayeredImage
+from fastgw.routing.layered import LayeredImage
 from tests.routing.images import image_of, open_image
 
 CONSUMERS, PLUGINS = ENTITIES["consumers"], ENTITIES["plugins"]

@@ -18,7 +18,8 @@ from fastgw.routing.compile import compile_layer, compile_snapshot
 from fastgw.routing.compiler import OVERLAY_LEAST, Compiled, Compiler
 from fastgw.routing.image import Image, Patch, RouteRecord, ServiceRecord, pack_overlay
 from fastgw.routing.jobs import make_sealed_memfd
-from fastgw.routing.overlay import Base, LayeredImage, compile_overlay
+from fastgw.routing.layered import LayeredImage
+from fastgw.routing.overlay import Base, compile_overlay
 from fastgw.routing.surroundings import Surroundings
 from tests.routing.snapshots import make_id, route, service, snapshot
 

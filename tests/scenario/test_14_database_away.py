@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import signal
+import time
 
 import yaml
 
@@ -52,6 +53,8 @@ def test_postgresql_dies_and_comes_back(
     ):
         assert refused.status_code == 503
         assert "PostgreSQL at 127.0.0.1" in refused.json()["message"]
+    # What is known of this process itself is no older than ever.
+    assert STALE not in admin.get("/status").headers
     # A data plane that comes now is given what is known.
     late = stage.data_plane(pair, control_plane, name="late")
     late.wait_answer("/r/get")
@@ -61,6 +64,29 @@ def test_postgresql_dies_and_comes_back(
     answer = admin.get("/services/s")
     assert (answer.json()["retries"], STALE in answer.headers) == (1, False)
     wait_until(lambda: published(admin.get("/status").json()) == 3, 20, "publication after the return")
+
+
+def test_a_database_that_hangs_delays_one_read_and_not_the_others(
+    stage: Stage, pair: Pair, pg_own_server: PgServer
+) -> None:
+    pg_own_server.start()
+    database = pg_own_server.create_database()
+    assert stage.ended("migrations bootstrap", database.properties).exit_code() == 0
+    control_plane = stage.control_plane(pair, database.properties, pg_timeout="500")
+    admin = control_plane.admin
+    admin.post("/services", json={"name": "s", "host": "h"}).raise_for_status()
+    wait_until(lambda: published(admin.get("/status").json()) == 1, 10, "publication")
+    pg_own_server.freeze()
+    try:
+        assert admin.get("/services/s").headers[STALE] == "version=1"
+        begun = time.monotonic()
+        for _ in range(20):
+            assert admin.get("/services/s").headers[STALE] == "version=1"
+        assert time.monotonic() - begun < 1
+        assert admin.patch("/services/s", json={"retries": 1}).status_code == 503
+    finally:
+        pg_own_server.thaw()
+    wait_until(lambda: STALE not in admin.get("/services/s").headers, 10, "the database is back")
 
 
 def published(status: dict[str, dict[str, dict[str, int]]]) -> int:

@@ -24,6 +24,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "migrations": "Prepare and upgrade the control plane's database.",
     "config": "Check, import, export, compare and convert declarative files.",
     "history": "List, show, compare and restore versions of the configuration.",
+    "cluster": "Show which data planes run what, and wait until all run a version.",
     "plan": "Say what a declarative file would change, and what speaks against it.",
     "pki": "Give every node a certificate of its own, and take it back.",
     "hybrid": "Make the key pair that control plane and data planes share.",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import getpass
 import os
 import sys
 import time
@@ -173,10 +174,18 @@ async def _import(
 ) -> ImportCounts:
     await storage.open()
     try:
-        async with storage.write("fastgw config import") as writer:
+        async with storage.write(f"{_user()}, fastgw config import") as writer:
             return await writer.import_rows(rows, replace=replace, on_progress=tell)
     finally:
         await storage.close()
+
+
+def _user() -> str:
+    """Who runs this command, for the history."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, as containers have
+        return f"user {os.getuid()}"
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,12 +25,18 @@ def dp(conf: Path | None, sets: Mapping[str, str], *, takeover: bool) -> None:
     SIGTERM and Ctrl-C let requests in progress end first; the second one does not wait. SIGHUP reads
     settings, certificates and declarative_config anew, SIGUSR1 opens the log files anew.
     """
-    import uvloop
-
-    from fastgw.dp.main import run_data_plane
+    from fastgw.dp.spares import Spares
 
     # Warnings go to the data plane's log, with all else that it says.
     def load_settings() -> Settings:
         return load("data_plane", conf, sets, warn=False)
 
-    uvloop.run(run_data_plane(load_settings(), takes_over=takeover, load_settings=load_settings))
+    settings = load_settings()
+    with contextlib.closing(Spares(settings.workers)) as spares:
+        import uvloop
+
+        from fastgw.dp.main import run_data_plane
+
+        uvloop.run(
+            run_data_plane(settings, takes_over=takeover, load_settings=load_settings, spares=spares)
+        )

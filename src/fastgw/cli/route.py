@@ -19,7 +19,7 @@ from fastgw.cli.common import load, settings_options
 from fastgw.settings import Settings
 
 if TYPE_CHECKING:
-    from fastgw.routing.overlay import LayeredImage
+    from fastgw.routing.layered import LayeredImage
 
 
 _file_option = click.option(
@@ -141,7 +141,7 @@ def _image_of(settings: Settings, file: Path | None, version: int | None) -> Lay
     from fastgw.routing.compile import compile_snapshot
     from fastgw.routing.image import Image
     from fastgw.routing.jobs import make_sealed_memfd
-    from fastgw.routing.overlay import LayeredImage
+    from fastgw.routing.layered import LayeredImage
 
     flavor = settings.router_flavor
     if file is not None and version is not None:

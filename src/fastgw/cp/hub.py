@@ -55,6 +55,12 @@ class DataPlane:
         self.applied_version = hello.applied_version
         self.applied_digest = hello.applied_digest
         self.wanted_version: int | None = None
+        self.applied_at_s = 0
+        """Unix seconds at which this control plane learned of it."""
+        self.apply_ms: dict[str, float] | None = None
+        """What the last apply took, as its Ack said, step by step."""
+        self.refused_version: int | None = None
+        """The newest version that it refused for good; None once it runs what is wanted."""
         self.last_error: str | None = None
         self.sync_status = "normal"
         """Kong's word for whether it may be sent anything."""
@@ -77,7 +83,10 @@ class DataPlane:
             or (self.applied_digest or "0" * CONFIG_HASH_HEX_LENGTH)[:CONFIG_HASH_HEX_LENGTH],
             sync_status=self.sync_status,
             applied_version=self.applied_version,
+            applied_at=self.applied_at_s or None,
+            apply_ms=self.apply_ms,
             wanted_version=self.wanted_version,
+            refused_version=self.refused_version,
             last_error=self.last_error,
             labels=self.labels or None,
             cert_expiry=self.certificate_expiry_s,
@@ -108,6 +117,8 @@ class Hub:
         self._packing: dict[Offering, set[DataPlane]] = {}
         """Who waits for the whole of which."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._change = asyncio.Event()
+        """Set, and replaced, when anything becomes known of a data plane."""
 
     def __len__(self) -> int:
         return len(self._linked)
@@ -122,6 +133,13 @@ class Hub:
             offering.begin_with(whole)
         self._newest = offering
         self.offer_all()
+
+    def certified(self, node_id: str, expiry_s: int) -> None:
+        """A node has a newer certificate; its link, which began with the one before, goes on."""
+        data_plane = self._linked.get(node_id)
+        if data_plane is not None:
+            data_plane.certificate_expiry_s = expiry_s
+            self._note(data_plane)
 
     def sign_again(self) -> None:
         """Other keys sign now: have what is published bear their signatures too."""
@@ -160,6 +178,13 @@ class Hub:
     def accepted(self, data_plane: DataPlane, ack: Ack) -> None:
         """Keep that a data plane runs what it was sent."""
         data_plane.last_error = None
+        data_plane.refused_version = None
+        data_plane.apply_ms = {
+            "decode": round(ack.decode_ms, 1),
+            "compile": round(ack.compile_ms, 1),
+            "store": round(ack.store_ms, 1),
+            "commit": round(ack.commit_ms, 1),
+        }
         self._applied(data_plane, ack.version, ack.digest)
         self._saw(data_plane)
         log.info(
@@ -182,6 +207,8 @@ class Hub:
         if nack.wants_whole and retry_s is not None:
             log.info("%s cannot use the changes of version %d: %s", data_plane, nack.version, reasons)
             return
+        if retry_s is None:
+            data_plane.refused_version = nack.version
         data_plane.last_error = f"version {nack.version} is refused: {reasons}"
         log.error(
             "%s stays with version %d: %s%s",
@@ -271,6 +298,27 @@ class Hub:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.write_rows()
 
+    def linked_rows(self) -> list[DataPlaneRow]:
+        """The data planes that are linked here."""
+        return [data_plane.row() for data_plane in self._linked.values()]
+
+    async def rows_elsewhere(self) -> list[DataPlaneRow]:
+        """Those that are linked to other control planes, as far as the storage knows.
+
+        Raises:
+            StorageUnavailable: it cannot be told.
+        """
+        # Who has left here a moment ago is not elsewhere before his row says so.
+        left = {*self._being_written, *self._unwritten}
+        rows = await self._stored_rows()
+        left |= {*self._linked, *self._unwritten}
+        now_s = int(self._wall_clock())
+        return [row for row in rows.values() if row.id not in left and _is_connected(row, now_s)]
+
+    async def changed(self) -> None:
+        """Wait until something becomes known of a data plane."""
+        await self._change.wait()
+
     def linked(self) -> list[DataPlane]:
         """The data planes that are linked here, by id."""
         return [self._linked[id_] for id_ in sorted(self._linked)]
@@ -281,19 +329,22 @@ class Hub:
         Raises:
             StorageUnavailable: only those linked here could be told.
         """
-        rows: dict[str, DataPlaneRow] = {}
         pending = [*self._being_written.values(), *self._unwritten.values()]
-        after: str | None = None
-        while True:
-            page, after = await self._storage.list_data_planes(_PAGE_SIZE, after)
-            rows.update((row.id, row) for row in page)
-            if after is None:
-                break
+        rows = await self._stored_rows()
         pending += self._unwritten.values()
         rows.update((data_plane.id, data_plane.row()) for data_plane in pending)
         rows.update((data_plane.id, data_plane.row()) for data_plane in self._linked.values())
         now_s = int(self._wall_clock())
         return [self._shown(row, now_s) for _, row in sorted(rows.items())]
+
+    async def _stored_rows(self) -> dict[str, DataPlaneRow]:
+        rows: dict[str, DataPlaneRow] = {}
+        after: str | None = None
+        while True:
+            page, after = await self._storage.list_data_planes(_PAGE_SIZE, after)
+            rows.update((row.id, row) for row in page)
+            if after is None:
+                return rows
 
     def _shown(self, row: DataPlaneRow, now_s: int) -> dict[str, Any]:
         return {
@@ -310,10 +361,11 @@ class Hub:
             "cert_details": {"expiry_timestamp": row.cert_expiry} if row.cert_expiry is not None else None,
             "rpc_capabilities": [],
             "applied_version": row.applied_version,
+            "applied_at": row.applied_at,
+            "apply_ms": row.apply_ms,
             "wanted_version": row.wanted_version,
             "last_error": row.last_error,
-            # A control plane that was killed leaves rows that say so for ever.
-            "connected": row.connected and now_s - row.last_seen <= _SEEN_LATELY_S,
+            "connected": _is_connected(row, now_s),
         }
 
     def _offer(self, data_plane: DataPlane) -> None:
@@ -331,6 +383,8 @@ class Hub:
         data_plane.applied_version = (
             wanted.version if wanted is not None and wanted.digest == digest else version
         )
+        if digest and (data_plane.applied_digest != digest or not data_plane.applied_at_s):
+            data_plane.applied_at_s = int(self._wall_clock())
         data_plane.applied_digest = digest
 
     def _saw(self, data_plane: DataPlane) -> None:
@@ -340,6 +394,8 @@ class Hub:
     def _note(self, data_plane: DataPlane) -> None:
         self._unwritten[data_plane.id] = data_plane
         self._has_unwritten.set()
+        self._change.set()
+        self._change = asyncio.Event()
 
     async def _purge(self) -> None:
         try:
@@ -349,6 +405,11 @@ class Hub:
             return
         if purged:
             log.notice("forgot %d data planes not seen for %d s", purged, self._purge_delay_s)
+
+
+def _is_connected(row: DataPlaneRow, now_s: int) -> bool:
+    # A control plane that was killed leaves rows that say so for ever.
+    return row.connected and now_s - row.last_seen <= _SEEN_LATELY_S
 
 
 def _describe(fault: dict[str, Any]) -> str:

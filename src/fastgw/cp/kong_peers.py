@@ -292,7 +292,7 @@ class KongPeer(asyncio.Protocol):
         export = await payloads.export(offering)
         refusal = self._refusal(export)
         payload = None
-        if refusal is None and self._link.reported_hash != export.hashes.config:
+        if refusal is None and not self._link.runs(export.hashes.config):
             payload = await payloads.payload(export, self._release)
             refusal = self._too_large(payload.size)
         if self._is_closing or self._data_plane is None:
@@ -302,10 +302,11 @@ class KongPeer(asyncio.Protocol):
         if refusal is not None:
             self._link.settle(offering.digest)
             self._port.hub.withheld(data_plane, offering.version, refusal.reason)
-        elif payload is None or self._link.reported_hash == export.hashes.config:
-            self._link.settle(offering.digest)
+        elif self._link.runs(export.hashes.config):
+            self._link.spare(offering.digest, export.hashes.config)
             self._pinged(self._link.reported_hash)
-        else:
+        # Without a payload it ran this a moment ago, and does no more: it is asked anew.
+        elif payload is not None:
             self._link.push(offering.digest, payload.pieces, export.hashes.config, self._port.clock())
             self._pushed = export
             log.debug("sends version %d, %d bytes, %s", offering.version, payload.size, self)

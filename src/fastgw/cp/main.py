@@ -17,17 +17,21 @@ import uuid
 from collections.abc import Coroutine
 from typing import Any, Final
 
+from starlette.types import ASGIApp
+
 from fastgw import __version__
 from fastgw.cp.admin import make_admin_app
 from fastgw.cp.admin.access_log import AdminAccessLog
 from fastgw.cp.admin.clustering import Capability
 from fastgw.cp.admin.serving import AdminDoors
+from fastgw.cp.applied import AppliedWatch, Standing
 from fastgw.cp.cluster import ClusterServer
 from fastgw.cp.hub import Hub
 from fastgw.cp.kong_payloads import KongPayloads
 from fastgw.cp.pki.office import Office
 from fastgw.cp.pki.signing import Signer
 from fastgw.cp.publisher import Publisher
+from fastgw.cp.status import StatusDoor
 from fastgw.cp.storage import Storage, make_storage
 from fastgw.errors import FastgwError, SettingsError
 from fastgw.listening import address_of
@@ -35,7 +39,7 @@ from fastgw.model.snapshot import Snapshot
 from fastgw.obs import logs
 from fastgw.obs.service_manager import ServiceManager
 from fastgw.routing.compile_process import CompileProcess
-from fastgw.routing.overlay import LayeredImage
+from fastgw.routing.layered import LayeredImage
 from fastgw.settings import Settings
 from fastgw.tls.cluster_files import FileCredentials, uses_files
 from fastgw.wire.link import HEARTBEAT_S
@@ -51,6 +55,10 @@ class _ClusterView:
     def __init__(self, hub: Hub, publisher: Publisher) -> None:
         self._hub = hub
         self._publisher = publisher
+        self._applied = AppliedWatch(hub, publisher)
+
+    async def wait_applied(self, version: int, timeout_s: float) -> Standing:
+        return await self._applied.wait(version, timeout_s)
 
     async def data_planes(self) -> list[dict[str, Any]]:
         return await self._hub.data_planes()
@@ -91,6 +99,7 @@ class ControlPlane:
         self.admin_addresses: list[str] = []
         """Once started, as `127.0.0.1:8001`, with the real ports."""
         self.cluster_addresses: list[str] = []
+        self.status_addresses: list[str] = []
 
     async def start(self) -> None:
         """Start every part.
@@ -161,11 +170,14 @@ class ControlPlane:
         self._background.append(self._run(signer.run(), "signer"))
         if office is not None:
             office.on_change = cluster.drop_revoked
+            office.on_issued = hub.certified
             self._background.append(self._run(office.run(), "authority"))
         for listen, address in zip(settings.admin_listen, self.admin_addresses, strict=True):
             log.notice("the Admin API listens on %s%s", address, ", with TLS" if listen.ssl else "")
         for address in self.cluster_addresses:
             log.notice("the cluster port listens on %s", address)
+        for address in self.status_addresses:
+            log.notice("the status port listens on %s", address)
         log.notice("fastgw %s, control plane on %s, is ready", __version__, storage.dialect)
 
     async def _start_admin(self, storage: Storage, cluster_view: _ClusterView) -> None:
@@ -184,6 +196,19 @@ class ControlPlane:
 
         async def stop() -> None:
             doors.stop()
+            await asyncio.wait([serving])
+
+        self._cleanup.push_async_callback(stop)
+        if settings.status_listen:
+            self._start_status(app.router.default)
+
+    def _start_status(self, endpoints: ASGIApp) -> None:
+        door = StatusDoor(endpoints, self._settings.status_listen)
+        self.status_addresses = door.addresses
+        serving = self._run(door.serve(), "status port")
+
+        async def stop() -> None:
+            door.stop()
             await asyncio.wait([serving])
 
         self._cleanup.push_async_callback(stop)

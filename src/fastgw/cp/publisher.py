@@ -23,6 +23,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Final, ParamSpec, TypeVar
 
+from fastgw.cp.garbage import no_collection
 from fastgw.cp.hub import Hub
 from fastgw.cp.storage.contract import Storage
 from fastgw.errors import CompileError, DeltaError, FastgwError, StorageError
@@ -30,7 +31,7 @@ from fastgw.model.snapshot import Delta, Snapshot, make_delta, pack_delta
 from fastgw.obs.logs import get_logger
 from fastgw.routing.compile_process import CompileProcess, CompileResult
 from fastgw.routing.image import Image, read_checksum
-from fastgw.routing.overlay import LayeredImage
+from fastgw.routing.layered import LayeredImage
 from fastgw.wire.offering import Offering
 from fastgw.wire.pacing import retry_delay
 from fastgw.wire.signature import Signature
@@ -167,9 +168,10 @@ class Publisher:
                 head = await _off_loop(len(delta), head.patch, delta, version=version)
                 if self._since is not None:
                     self._since = self._since | delta if len(self._since) < _SINCE_LIMIT else None
-        version, rows = await self._storage.load_all()
-        self._since = None
-        return await asyncio.to_thread(Snapshot.from_rows, version, rows)
+        with no_collection():
+            version, rows = await self._storage.load_all()
+            self._since = None
+            return await asyncio.to_thread(Snapshot.from_rows, version, rows)
 
     async def _publish(self, snapshot: Snapshot) -> None:
         started_at_s = time.monotonic()

@@ -95,7 +95,7 @@ cdef class Phases(PhaseRunner):
                 <const char*>request.authority.data, request.authority.size).decode("ascii"),
             path=PyBytes_FromStringAndSize(<const char*>request.path.data, request.path.size).decode("ascii"),
             query=PyBytes_FromStringAndSize(
-                <const char*>request.query.data, request.query.size)[1:].decode("ascii"),
+                <const char*>request.query.data, request.query.size).decode("ascii"),
             id=PyBytes_FromStringAndSize(<const char*>exchange.request_id, REQUEST_ID_SIZE).decode("ascii"),
             scheme=exchange.client.scheme().decode("ascii"),
             port=listener_port,

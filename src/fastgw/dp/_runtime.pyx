@@ -14,7 +14,7 @@ from fastgw.errors import ImageError
 from fastgw.obs.logs import get_logger
 from fastgw.routing.certificates import CertificateSet
 from fastgw.routing.image import Image
-from fastgw.routing.overlay import LayeredImage
+from fastgw.routing.layered import LayeredImage
 from fastgw.routing.plugins import StepRecord
 
 _log = get_logger("dp.worker")

@@ -7,7 +7,8 @@ and is looked up by digest: so the images need no room for it, and none is ever 
 
 The one complication: a signature is of the configuration, not of the image that was compiled of it, and who
 can write the one file can write the other. So a data plane that checks signatures compiles anew at its start
-what the disk holds, and the compiler checks the digest.
+what the disk holds, and the compiler checks the digest; unless the files are encrypted, which proves that who
+knows the secret has written them.
 """
 
 from __future__ import annotations

@@ -198,7 +198,7 @@ def _identity(answer: e.FromOffice, key: NodeKey, believed: Sequence[bytes] = ()
                 else [one.public for one in answer.signing_keys]
             ),
         )
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise RemoteLinkError("the control plane's answer holds a damaged certificate") from None
     if _public_key_of(certificate) != public_key_der(key.public_key):
         raise RemoteLinkError("the control plane issued a certificate for another key")

@@ -24,7 +24,9 @@ from fastgw import __version__
 from fastgw.dp.control import Drain
 from fastgw.dp.identity import load_identity
 from fastgw.dp.process import raise_file_limit
+from fastgw.dp.seal import Seal
 from fastgw.dp.source import Source
+from fastgw.dp.spares import Spares
 from fastgw.dp.status import STATUS_LISTEN, StatusApp, StatusServer
 from fastgw.dp.store import Store
 from fastgw.dp.supervisor import PROXY_LISTEN, Supervisor
@@ -51,13 +53,16 @@ class DataPlane:
         deadlines: Deadlines | None = None,
         manager: ServiceManager | None = None,
         load_settings: Callable[[], Settings] | None = None,
+        spares: Spares | None = None,
     ) -> None:
         """Start nothing yet.
 
         Args:
             load_settings: reads the settings anew, at SIGHUP; None: they stay.
             manager: told how the data plane is; none by default.
+            spares: worker processes that run already.
         """
+        self._spares = spares
         self._settings = settings
         self._load_settings = load_settings
         self._manager = manager or ServiceManager({})
@@ -196,6 +201,7 @@ class DataPlane:
         settings = self._settings
         for warning in settings.warnings:
             _log.warning("%s", warning)
+        seal = Seal(settings.store_secret) if settings.store_secret else None
         predecessor = None
         if takes_over:
             predecessor = await Predecessor.find(settings.prefix / "dp")
@@ -204,10 +210,16 @@ class DataPlane:
             else:
                 self._predecessor = predecessor
                 self._cleanup.callback(predecessor.close)
-        self._store = Store(settings.prefix, lock_fd=-1 if predecessor is None else predecessor.take_lock())
+        self._store = Store(
+            settings.prefix,
+            lock_fd=-1 if predecessor is None else predecessor.take_lock(),
+            seal=seal,
+        )
         self._cleanup.callback(self._store.close)
         node = load_identity(settings.prefix)
-        self.supervisor = Supervisor(settings, node=node, store=self._store, deadlines=self._deadlines)
+        self.supervisor = Supervisor(
+            settings, node=node, store=self._store, deadlines=self._deadlines, spares=self._spares
+        )
         self._source = Source(settings, self.supervisor)
         await self._source.read()
         self._cleanup.push_async_callback(self.supervisor.close)
@@ -274,12 +286,14 @@ async def run_data_plane(
     *,
     takes_over: bool = False,
     load_settings: Callable[[], Settings] | None = None,
+    spares: Spares | None = None,
 ) -> None:
     """Run a data plane until a signal ends it, or another one takes over.
 
     Args:
         takes_over: whether it takes over from the one that runs in its prefix.
         load_settings: reads the settings anew, at SIGHUP; None: they stay.
+        spares: worker processes that run already.
     Raises:
         FastgwError: it cannot start, or cannot go on.
     """
@@ -288,7 +302,7 @@ async def run_data_plane(
     )
     raise_file_limit()
     with contextlib.closing(ServiceManager()) as manager:
-        data_plane = DataPlane(settings, manager=manager, load_settings=load_settings)
+        data_plane = DataPlane(settings, manager=manager, load_settings=load_settings, spares=spares)
         await data_plane.start(takes_over=takes_over)
         with _signals(data_plane):
             await data_plane.run()

@@ -16,7 +16,7 @@ import struct
 import time
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -37,9 +37,11 @@ from fastgw.dp.upstream.resolver import Resolver, ResolverOptions
 from fastgw.errors import ImageError
 from fastgw.obs.accesslog import AccessLog
 from fastgw.obs.logs import get_logger
-from fastgw.settings import Settings
 from fastgw.tls.client import SYSTEM, UpstreamContexts
 from fastgw.tls.server import CertificateStore
+
+if TYPE_CHECKING:
+    from fastgw.settings import Settings
 
 #: Period of the timer wheel, in seconds: `TICK_MS` of `_wheel.pxd`.
 TICK_S: Final = 0.1

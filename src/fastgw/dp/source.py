@@ -8,9 +8,9 @@ and whoever takes over may have one of its own; `resume` takes it up where it wa
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from fastgw.dp.belief import keys_of_settings
-from fastgw.dp.declared import DeclaredSource
 from fastgw.dp.membership import Membership
 from fastgw.dp.supervisor import Supervisor
 from fastgw.dp.sync import IncomingSnapshot, Sync, SyncStatus
@@ -19,6 +19,9 @@ from fastgw.obs import logs
 from fastgw.settings import Settings
 from fastgw.tls.cluster_files import FileCredentials, uses_files
 from fastgw.wire.signature import TrustedKeys
+
+if TYPE_CHECKING:
+    from fastgw.dp.declared import DeclaredSource
 
 
 class Source:
@@ -43,6 +46,8 @@ class Source:
         self._goes_on.set()
         self._running: asyncio.Task[None] | None = None
         if settings.declarative_config is not None:
+            from fastgw.dp.declared import DeclaredSource  # noqa: PLC0415 - most have none, and start faster
+
             self._declared = DeclaredSource(
                 settings.declarative_config, supervisor.apply, flavor=settings.router_flavor
             )

@@ -20,23 +20,26 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
 from fastgw._router import Flavor
 from fastgw.dp.generation import ImageFile
+from fastgw.dp.seal import MAGIC as SEAL_MAGIC
+from fastgw.dp.seal import Seal
 from fastgw.errors import ImageError, SettingsError, SignatureError, SnapshotError
 from fastgw.obs import logs
 from fastgw.routing.image import (
     FORMAT_VERSION,
     Image,
+    ImageMeta,
     read_format_version,
     snapshot_of,
     snapshot_section_of,
 )
-from fastgw.routing.overlay import LayeredImage
+from fastgw.routing.layered import LayeredImage
 
 CURRENT: Final = "current.image"
 PREVIOUS: Final = "previous.image"
@@ -76,16 +79,18 @@ class StoredSnapshot:
 class Store:
     """The directory `PREFIX/dp`, held by one process. Methods block: call them in a thread."""
 
-    def __init__(self, prefix: Path, *, lock_fd: int = -1) -> None:
+    def __init__(self, prefix: Path, *, lock_fd: int = -1, seal: Seal | None = None) -> None:
         """Make the directory and take its lock.
 
         Args:
+            seal: encrypts the files; only such ones are read then.
             lock_fd: holds the lock already, handed over by the process before; the store's from now on.
         Raises:
             SettingsError: another data plane runs in this prefix, or it cannot be written.
         """
         self.directory: Final = prefix / "dp"
         self._prefix = prefix
+        self._seal = seal
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.lock_fd = (
@@ -117,6 +122,11 @@ class Store:
             self._whole.clear()
             self._staged = None
 
+    @property
+    def is_sealed(self) -> bool:
+        """Whether what is read was written by who knows the secret."""
+        return self._seal is not None
+
     def close(self) -> None:
         """Give the prefix to whoever comes next."""
         os.close(self.lock_fd)
@@ -140,7 +150,7 @@ class Store:
         try:
             self._write_base(image)
             if overlay is not None:
-                _write(overlay, self._fresh(CURRENT))
+                self._write(overlay, self._fresh(CURRENT))
         except OSError:
             self.discard()  # the disk may be full: leave what room there is
             raise
@@ -178,7 +188,7 @@ class Store:
     def _write_base(self, image: ImageFile) -> None:
         path = self._base_path(image.checksum)
         if path.name not in self._whole:
-            _write(image, self._fresh(path.name))
+            self._write(image, self._fresh(path.name))
 
     def _name_base(self, image: ImageFile) -> Path:
         """Give its name to a base that was written; returns where it stands."""
@@ -271,27 +281,89 @@ class Store:
             os.close(fd)
 
     def _read(self, path: Path, flavor: Flavor) -> StoredImage | StoredSnapshot:
-        if read_format_version(path) != FORMAT_VERSION:
-            return self._read_snapshot(path)
-        file, image = _open_copy(path)
+        with self._plain(path) as plain:
+            if read_format_version(plain) != FORMAT_VERSION:
+                return self._read_snapshot(path)
+        file, image = self._open_copy(path)
         if image.table().flavor != flavor:
             return self._read_snapshot(path)
         if not image.meta.base:
             self._whole.add(self._base_path(image.checksum).name)
             base_file, overlay_file = file, None
         else:
-            base_file, base = self._read_base(image.meta.base, _open_copy)
+            base_file, base = self._read_base(image.meta.base, self._open_copy)
             LayeredImage(base, image)
             overlay_file = file
         meta = image.meta
         return StoredImage(meta.version, meta.digest, dict(meta.counts), base_file, overlay_file)
 
     def _read_snapshot(self, path: Path) -> StoredSnapshot:
-        meta, packed = snapshot_section_of(path)
+        meta, packed = self._section_of(path)
         if meta.base:
-            base_meta, base_packed = self._read_base(meta.base, snapshot_section_of)
+            base_meta, base_packed = self._read_base(meta.base, self._section_of)
             packed = snapshot_of(meta, packed, snapshot_of(base_meta, base_packed, None)).pack()
         return StoredSnapshot(meta.version, meta.digest, packed)
+
+    def _section_of(self, path: Path) -> tuple[ImageMeta, bytes]:
+        with self._plain(path) as plain:
+            return snapshot_section_of(plain)
+
+    def _open_copy(self, path: Path) -> tuple[ImageFile, Image]:
+        """A sealed copy of an image, and that opened: whatever happens to the file, no worker maps it."""
+        fd = self._copy_of(path)
+        try:
+            fcntl.fcntl(
+                fd,
+                fcntl.F_ADD_SEALS,
+                fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL,
+            )
+            copy = ImageFile(os.dup(fd))
+        finally:
+            os.close(fd)
+        return copy, Image.open(copy.fd)
+
+    @contextlib.contextmanager
+    def _plain(self, path: Path) -> Iterator[str | Path]:
+        """A path where the file can be read as it was before it was encrypted."""
+        if self._seal is None:
+            with open(path, "rb") as file:
+                if file.read(len(SEAL_MAGIC)) == SEAL_MAGIC:
+                    raise ImageError("it is encrypted, and store_secret is not set")
+            yield path
+            return
+        fd = self._copy_of(path)
+        try:
+            yield f"/proc/self/fd/{fd}"
+        finally:
+            os.close(fd)
+
+    def _copy_of(self, path: Path) -> int:
+        """The file in memory, decrypted if need be; the caller closes it."""
+        with open(path, "rb") as file:
+            fd = os.memfd_create("fastgw-image", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            try:
+                if self._seal is None:
+                    _copy(file.fileno(), fd)
+                else:
+                    self._seal.read(file.fileno(), fd)
+            except BaseException:
+                os.close(fd)
+                raise
+        return fd
+
+    def _write(self, image: ImageFile, path: Path) -> None:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            if self._seal is None:
+                _copy(image.fd, fd)
+            else:
+                self._seal.write(image.fd, fd)
+            os.fsync(fd)
+        except OSError:
+            path.unlink()  # the disk may be full: leave what room there is
+            raise
+        finally:
+            os.close(fd)
 
     def _read_base(self, checksum: str, read: Callable[[Path], _T]) -> _T:
         """Have the base with this checksum read; one that cannot be is set aside, and so is its overlay."""
@@ -316,38 +388,9 @@ class Store:
             _log.error("%s cannot be used: %s; set aside as %s", path, reason, aside.name)
 
 
-def _open_copy(path: Path) -> tuple[ImageFile, Image]:
-    """A sealed copy of an image, and that opened: whatever happens to the file later, no worker maps it."""
-    with open(path, "rb") as file:
-        fd = os.memfd_create("fastgw-image", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        try:
-            _copy(file.fileno(), fd)
-            copy = ImageFile(os.dup(fd))
-        finally:
-            os.close(fd)
-    fcntl.fcntl(
-        copy.fd,
-        fcntl.F_ADD_SEALS,
-        fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL,
-    )
-    return copy, Image.open(copy.fd)
-
-
 def _rename(source: Path, target: Path) -> None:
     os.rename(source, target)
     source.unlink(missing_ok=True)  # still there when both were names of one file: then rename does nothing
-
-
-def _write(image: ImageFile, path: Path) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        _copy(image.fd, fd)
-        os.fsync(fd)
-    except OSError:
-        path.unlink()  # the disk may be full: leave what room there is
-        raise
-    finally:
-        os.close(fd)
 
 
 def _copy(source_fd: int, target_fd: int) -> None:

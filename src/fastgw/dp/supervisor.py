@@ -26,6 +26,7 @@ from fastgw.dp.belief import Belief
 from fastgw.dp.control import Drain, ListenerKind
 from fastgw.dp.generation import describe_counts
 from fastgw.dp.server import ProxyOptions
+from fastgw.dp.spares import Spares
 from fastgw.dp.store import Store, StoredImage, StoredSnapshot
 from fastgw.dp.sync import Applied, AppliedState, IncomingSnapshot, NodeIdentity, Refused
 from fastgw.dp.takeover import Predecessor
@@ -68,6 +69,9 @@ ADJUSTABLE: Final = frozenset(
 
 _log: Final = logs.get_logger(__name__)
 
+WORKERS_FIRST_S: Final = 5.0
+"""What the compile process leaves workers to come up in, where they need it for nothing."""
+
 
 class Supervisor:
     """The data plane without its link and its status port."""
@@ -79,6 +83,7 @@ class Supervisor:
         node: NodeIdentity,
         store: Store,
         deadlines: Deadlines | None = None,
+        spares: Spares | None = None,
     ) -> None:
         self.node: Final = node
         self.workers: list[Worker] = []
@@ -88,6 +93,7 @@ class Supervisor:
         self.listeners: list[tuple[Listen, list[socket.socket]]] = []
         """The sockets of each entry of proxy_listen; they belong to the workers."""
         self._settings = settings
+        self._spares = spares or Spares()
         self._deadlines = deadlines or Deadlines(drain_s=settings.nginx_main_worker_shutdown_timeout)
         self._compiler = CompileProcess(flavor=settings.router_flavor)
         self._compiler_start: asyncio.Task[None] | None = None
@@ -128,8 +134,6 @@ class Supervisor:
             # Of a predecessor with more workers all are kept: clients may wait in the backlog of each.
             for number, sock in enumerate(sockets):
                 places[number % count].append((sock, kind))
-        # Beside all else: what is on disk is served before anything new needs compiling.
-        self._compiler_start = asyncio.create_task(self._compiler.start(), name="compile process start")
         if from_disk:
             await self._restore()
         self._worker_settings = WorkerSettings(
@@ -139,6 +143,7 @@ class Supervisor:
             error_log=self._settings.log_destination(self._settings.proxy_error_log),
             access_log=self._settings.log_destination(self._settings.proxy_access_log),
             tls_file=self._tls_file,
+            spares=self._spares,
         )
         self.workers = [
             Worker(
@@ -151,6 +156,8 @@ class Supervisor:
             for index, place in enumerate(places)
         ]
         self.applier.workers = self.workers
+        if self._compiler_start is None:
+            self._compiler_start = asyncio.create_task(self._start_compiler(), name="compile process start")
 
     async def run(self) -> None:
         """Keep all workers running until `stop`.
@@ -286,18 +293,27 @@ class Supervisor:
             _log.warning("%s", warning)
         return msgspec.msgpack.encode(tls)
 
+    async def _start_compiler(self) -> None:
+        """Start the compile process; where something is on disk, when that is served: workers come first."""
+        if self.applier.decided is not None:
+            deadline = time.monotonic() + WORKERS_FIRST_S
+            for worker in self.workers:
+                await worker.wait_serving(0, max(deadline - time.monotonic(), 0))
+        await self._compiler.start()
+
     async def _restore(self) -> None:
         begun = time.monotonic()
         stored = await asyncio.to_thread(
             self._store.load,
             FLAVORS[self._settings.router_flavor],
             check=self.belief.check_stored,
-            is_to_compile=self.belief.is_needed,
+            is_to_compile=self.belief.is_needed and not self._store.is_sealed,
         )
         match stored:
             case StoredImage():
                 self.applier.restore(stored)
             case StoredSnapshot():
+                self._compiler_start = asyncio.create_task(self._compiler.start())
                 await self.applier.recompile(stored)
         decided = self.applier.decided
         if decided is not None:

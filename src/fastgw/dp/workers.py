@@ -21,7 +21,6 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ import msgspec
 from fastgw.dp import control
 from fastgw.dp._metrics import SEGMENT_BYTES
 from fastgw.dp.generation import Generation, ImageFile
+from fastgw.dp.spares import Spares
 from fastgw.errors import FastgwError
 from fastgw.obs import logs
 
@@ -120,6 +120,7 @@ class WorkerSettings:
     access_log: str | None
     tls_file: SharedFile
     """`ProxyTls` in msgpack; empty without ssl listeners."""
+    spares: Spares
 
 
 class Worker:
@@ -361,16 +362,7 @@ class Worker:
         return self.state is WorkerState.RUNNING and self.generation >= generation
 
     def _spawn(self) -> None:
-        ours, theirs = control.make_pair()
-        with theirs:
-            # -P: nothing is imported from the directory that the command was started in. A group of its
-            # own: Ctrl-C in a terminal is the supervisor's to handle.
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "fastgw.dp.worker", "--fd", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-                process_group=0,
-            )
+        process, ours = self._settings.spares.take()
         self._process, self.pid = process, process.pid
         self._channel = control.make_supervisor_end(ours)
         self._prepared = self.generation = 0

@@ -61,10 +61,6 @@ class ServiceManager:
         """Say that the process is about to end, in good order."""
         self._tell("STOPPING=1", _status(status))
 
-    def hand_over(self, pid: int) -> None:
-        """Say that another process is the service from now on."""
-        self._tell(f"MAINPID={pid}")
-
     def start_watchdog(self) -> None:
         """Feed the watchdog from the running loop, twice as often as it must be."""
         if self.watchdog_s is not None:

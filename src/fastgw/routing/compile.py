@@ -22,7 +22,7 @@ from fastgw.model.entities import ENTITIES
 from fastgw.model.served import SERVED_PLUGINS, UNSERVED
 from fastgw.model.snapshot import Snapshot
 from fastgw.routing.certificates import KINDS as CERTIFICATE_KINDS
-from fastgw.routing.certificates import compile_certificates
+from fastgw.routing.compile_certificates import compile_certificates
 from fastgw.routing.image import Records, ServiceRecord, pack_image
 from fastgw.routing.routes import (
     FLAVORS,

@@ -18,7 +18,7 @@ from fastgw.errors import FastgwError
 from fastgw.model.plugin_schemas import PLUGIN_SCHEMAS
 from fastgw.model.served import SERVED_PLUGINS
 from fastgw.routing.image import Protocols, RouteRecord, ServiceRecord
-from fastgw.routing.overlay import LayeredImage
+from fastgw.routing.layered import LayeredImage
 from fastgw.routing.plugins import StepRecord
 
 CANDIDATES_LIMIT: Final = 200

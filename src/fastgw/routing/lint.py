@@ -22,7 +22,7 @@ from fastgw._router_explain import RAW_HOST_BIT, split_host
 from fastgw._router_program import All, Test, Tree
 from fastgw.model.expressions import parse_expression
 from fastgw.routing.image import Protocols
-from fastgw.routing.overlay import LayeredImage
+from fastgw.routing.layered import LayeredImage
 
 REQUESTS_LIMIT: Final = 64
 """Made up for one candidate."""

@@ -42,6 +42,9 @@ def load_settings(
     values = _parse(gathered)
     _check_role(role, gathered, faults)
     values["role"] = role
+    if role == "control_plane" and "status_listen" not in gathered.values:
+        # Both roles on one machine would meet at the default's port.
+        values["status_listen"] = ()
     values["sqlite_path"] = values["prefix"] / values["sqlite_path"]
     _check_listens(role, gathered, values, faults, warnings)
     if role == "control_plane" and values["database"] == "off":

@@ -82,7 +82,9 @@ class Settings:
         "0.0.0.0:8005", Listen.parse, "where data planes connect; always TLS", CP
     )
     status_listen: tuple[Listen, ...] = _property(
-        "127.0.0.1:8007", Listen.parse, "/status, /status/ready and /metrics of a data plane, or off", DP
+        "127.0.0.1:8007",
+        Listen.parse,
+        "/status, /status/ready, /metrics; a control plane has the first two, where this is set",
     )
 
     admin_access_log: str = _property("logs/admin_access.log", parsers.access_log, "path, or off", CP)
@@ -189,6 +191,13 @@ class Settings:
     )
     cluster_signing_keys: str = _property(
         "", parsers.text, "take only configurations signed by these: keys, or a file with one a line", DP
+    )
+    store_secret: str = _property(
+        "",
+        parsers.text,
+        "encrypts the configuration on a data plane's disk; 32 characters or more",
+        DP,
+        secret=True,
     )
     pki_secret: str = _property(
         "", parsers.text, "encrypts the keys of the built-in authority in the database", CP, secret=True

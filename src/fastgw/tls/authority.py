@@ -234,7 +234,7 @@ def read_request(request: bytes) -> ec.EllipticCurvePublicKey:
         parsed = x509.load_der_x509_csr(request)
         key = parsed.public_key()
         is_proved = parsed.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature):
+    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature, x509.InvalidVersion):
         raise CertificateError("the request is no PKCS#10 request in DER") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise CertificateError("the request's key is not an EC key of the curve P-256")

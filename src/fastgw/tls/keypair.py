@@ -128,7 +128,7 @@ def load_authorities(value: str, *, name: str = "cluster_ca_cert") -> tuple[x509
     if given is not None and _parse_certificate(given, faults) is not None:
         try:
             found = x509.load_pem_x509_certificates(given.content)
-        except ValueError as exc:
+        except (ValueError, x509.InvalidVersion) as exc:
             faults.append(f"{given.name}: a certificate is damaged: {_first_line(exc)}")
         faults += [
             f"{given.name}: the certificate of {one.subject.rfc4514_string()!r} is not that of a CA "
@@ -185,7 +185,7 @@ def _parse_certificate(given: _Given, faults: list[str]) -> x509.Certificate | N
         return None
     try:
         return x509.load_pem_x509_certificate(given.content)
-    except (ValueError, UnsupportedAlgorithm) as exc:
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as exc:
         faults.append(f"{given.name}: the certificate is damaged: {_first_line(exc)}")
         return None
 

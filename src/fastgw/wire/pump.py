@@ -54,7 +54,9 @@ def make_client_connection(authority: str, path: str = LINK_PATH) -> ClientProto
 
 def refusal(status: bytes, reason: str) -> bytes:
     """An answer in place of an upgrade, which may be sent without having read a request."""
-    told = reason.encode("ascii", "replace")[:_REASON_LIMIT]
+    # It may repeat a name out of a certificate: nothing of that may end the field.
+    printable = "".join(character if character.isprintable() else "?" for character in reason)
+    told = printable.encode("ascii", "replace")[:_REASON_LIMIT]
     return b"HTTP/1.1 %s\r\nConnection: close\r\n%s: %s\r\nContent-Length: 0\r\n\r\n" % (
         status,
         _REASON_FIELD.encode(),

@@ -16,12 +16,14 @@ from starlette.applications import Starlette
 
 from fastgw.cp.admin import make_admin_app
 from fastgw.cp.admin.clustering import Capability
+from fastgw.cp.applied import Standing
 from fastgw.cp.storage import Storage, make_storage
+from fastgw.cp.storage.contract import DataPlaneRow
 from fastgw.model.snapshot import Snapshot
 from fastgw.routing.compile import compile_snapshot
 from fastgw.routing.image import Image
 from fastgw.routing.jobs import make_sealed_memfd
-from fastgw.routing.overlay import LayeredImage
+from fastgw.routing.layered import LayeredImage
 from fastgw.settings import Settings, load_settings
 
 NODE_ID = "a08f5bf2-43b8-4f1c-bdf5-0a0ffb421c21"
@@ -34,6 +36,8 @@ class StoredDataPlanes:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._storage_loop = asyncio.get_running_loop()
+        self.waited: list[tuple[int, float]] = []
+        self.behind: list[DataPlaneRow] = []
 
     async def data_planes(self) -> list[dict[str, Any]]:
         rows, _ = await self._storage.list_data_planes(1000)
@@ -51,6 +55,10 @@ class StoredDataPlanes:
             return LayeredImage(Image.open(fd))
         finally:
             os.close(fd)
+
+    async def wait_applied(self, version: int, timeout_s: float) -> Standing:
+        self.waited.append((version, timeout_s))
+        return Standing(version, True, None, 2, self.behind)
 
     def capabilities(self) -> list[Capability]:
         return []
@@ -73,6 +81,7 @@ class AdminServer:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
         self.app = Starlette()
+        self.cluster_view: StoredDataPlanes
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: uvicorn.Server | None = None
         self._ready = threading.Event()
@@ -119,10 +128,11 @@ class AdminServer:
         await self.storage.migrator().bootstrap()
         await self.storage.open()
         try:
+            self.cluster_view = StoredDataPlanes(self.storage)
             self.app = make_admin_app(
                 storage=self.storage,
                 settings=self.settings,
-                cluster_view=StoredDataPlanes(self.storage),
+                cluster_view=self.cluster_view,
                 node_id=NODE_ID,
                 started_at=1_700_000_000.0,
             )

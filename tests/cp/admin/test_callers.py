@@ -32,6 +32,12 @@ def test_callers_are_known_by_their_tokens(tmp_path: Path) -> None:
                 403,
                 "The token of 'bob' may read only",
             )
+            # What is asked by POST and changes nothing is reading.
+            asked = client.post("/schemas/services/validate", json={"host": "h"}, headers=reader)
+            assert asked.status_code == 200
+            assert client.post("/fastgw/plan", json={}, headers=reader).status_code == 400
+            assert client.post("/fastgw/%70lan", json={}, headers=reader).status_code == 403
+            assert client.post("/config", json={}, headers=reader).status_code == 403
             writer = {"Authorization": f"Bearer {WRITER}"}
             assert client.post("/services", json={"host": "h"}, headers=writer).status_code == 201
             (change,) = client.get("/fastgw/history", headers=reader).json()["data"]

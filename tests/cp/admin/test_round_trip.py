@@ -17,8 +17,20 @@ from tests.postgres import PgServer
 
 # Those whose bodies need keys that belong together are tested one by one elsewhere.
 KINDS = [name for name in ENTITIES if name not in ("certificates", "ca_certificates", "snis", "keys")]
+
+
+def with_time(kind: str, body: dict[str, Any]) -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
+    """*body* of *kind*, sometimes with a time to live where rows may have one."""
+    if not ENTITIES[kind].ttl:
+        return st.just((kind, body))
+    times = st.none() | st.integers(0, 0) | st.integers(1000, 100_000_000)
+    return times.map(lambda ttl: (kind, body if ttl is None else {**body, "ttl": ttl}))
+
+
 drawn = st.lists(
-    st.sampled_from(KINDS).flatmap(lambda kind: entity_bodies(ENTITIES[kind]).map(lambda body: (kind, body))),
+    st.sampled_from(KINDS).flatmap(
+        lambda kind: entity_bodies(ENTITIES[kind]).flatmap(lambda body: with_time(kind, body))
+    ),
     min_size=3,
     max_size=12,
 )
@@ -59,7 +71,12 @@ def write(client: httpx.Client, bodies: list[tuple[str, dict[str, Any]]]) -> int
         if answer.status_code == 201:
             valid += 1
             made = answer.json()
-            assert client.get(f"{path}/{made['id']}").json() == made
+            read = client.get(f"{path}/{made['id']}").json()
+            if body.get("ttl"):
+                assert made["ttl"] == body["ttl"]
+                assert made["ttl"] - read["ttl"] in range(3)
+                read["ttl"] = made["ttl"]
+            assert read == made
             assert set(made) == set(entity.fields) | ({"ttl"} if entity.ttl else set())
     return valid
 
@@ -78,7 +95,13 @@ def test_what_is_written_moves_to_the_other_storage(
             answer = other.post("/config", json={"config": exported})
             assert answer.status_code == 201, answer.text
             _, rows = source.run(source.storage.load_all())
-            assert target.run(target.storage.load_all())[1] == rows
+            _, moved = target.run(target.storage.load_all())
+            for row, copy in zip(rows["keyauth_credentials"], moved["keyauth_credentials"], strict=True):
+                # What is left of a time is told in whole seconds.
+                if row["ttl"] is not None:
+                    assert abs(row["ttl"] - copy["ttl"]) < 3
+                    copy["ttl"] = row["ttl"]
+            assert moved == rows
             assert one.post("/config", json={"_format_version": "3.0"}).status_code == 201
             assert not any(source.run(source.storage.load_all())[1].values())
             assert other.post("/config", json={"_format_version": "3.0"}).status_code == 201

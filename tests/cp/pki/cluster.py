@@ -146,6 +146,7 @@ async def cluster(
         office=office,
     )
     office.on_change = server.drop_revoked
+    office.on_issued = hub.certified
     try:
         await server.start()
         yield Cluster(directory, settings, storage, office, server)

@@ -209,6 +209,8 @@ def test_a_renewal_drops_no_link_and_uses_a_new_key(tmp_path: Path, log: Log) ->
                 await member.membership.renew()
                 after = member.membership.current()
                 assert after.pair.key_pem != before.pair.key_pem
+                shown = next(row for row in await one.hub.data_planes() if row["id"] == member.id)
+                assert shown["cert_details"] == {"expiry_timestamp": int(after.pair.not_after.timestamp())}
                 one.hub.publish(offering_of(1, ["a"]))
                 await eventually(lambda: member.node.state.version == 1, "version 1 on the same link")
                 assert member.node.sync.status.last_error is None

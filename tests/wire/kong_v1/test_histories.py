@@ -55,8 +55,8 @@ class Histories(RuleBasedStateMachine):
             return
         wanted = self.control.wanted_push(self.now_s)
         if wanted is not None:
-            if self.control.reported_hash == hash_of(int(wanted)):
-                self.control.settle(wanted)
+            if self.control.runs(hash_of(int(wanted))):
+                self.control.spare(wanted, hash_of(int(wanted)))
             else:
                 payload = wanted.encode().rjust(40, b"0")
                 self.control.push(wanted, cut_frame(payload), hash_of(int(wanted)), self.now_s)

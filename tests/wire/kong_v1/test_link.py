@@ -182,7 +182,9 @@ def test_basic_info_and_ping_may_come_in_one_piece() -> None:
     assert pinged == Pinged(A)
 
 
-@pytest.mark.parametrize("payload", [b"", b"hello", b"a" * 31, b"a" * 33, b"\xff" * 32])
+@pytest.mark.parametrize(
+    "payload", [b"", b"hello", b"a" * 31, b"a" * 33, b"\xff" * 32, bytes(32), b"\n" * 32]
+)
 def test_a_ping_that_is_not_32_characters_ends_the_link(payload: bytes) -> None:
     """As a recorded control plane did: a close frame without a body."""
     link = control_link()
@@ -260,6 +262,41 @@ def test_bursts_collapse_and_pushes_are_spaced() -> None:
     # After a rest a change goes at once.
     link.offer("five")
     assert link.wanted_push(20.0) == "five"
+
+
+def test_a_first_ping_after_the_first_push_leaves_the_spacing() -> None:
+    link = control_link()
+    link.push("one", cut_frame(b"1"), A, FIRST_PING_S)
+    written(link)
+    link.offer("two")
+    link.receive(from_data_plane(Opcode.PING, ZERO_HASH.encode()), FIRST_PING_S + 0.1)
+    assert link.next_push_at() == FIRST_PING_S + PUSH_SPACING_S
+
+
+def test_what_is_reported_does_not_stay_while_something_else_is_on_its_way() -> None:
+    """A is pushed and runs, B is pushed, A is wanted again: the PING with A says nothing about then."""
+    link = control_link()
+    link.push("one", cut_frame(b"1"), A, 0.0)
+    link.receive(from_data_plane(Opcode.PING, A.encode()), 1.0)
+    assert link.runs(A)
+    written(link)
+    link.push("two", cut_frame(b"2"), B, 6.0)
+    assert not link.runs(A)
+    link.receive(from_data_plane(Opcode.PING, B.encode()), 7.0)
+    assert link.runs(B)
+
+
+def test_what_was_spared_is_pushed_once_another_hash_is_reported() -> None:
+    """The push of a former link was still being applied while this one began."""
+    link = control_link()
+    link.receive(from_data_plane(Opcode.PING, A.encode()), 0.0)
+    link.offer("one")
+    assert link.runs(A)
+    link.spare("one", A)
+    link.receive(from_data_plane(Opcode.PING, A.encode()), 1.0)
+    assert link.wanted_push(1.0) is None
+    link.receive(from_data_plane(Opcode.PING, B.encode()), 2.0)
+    assert link.wanted_push(2.0) == "one"
 
 
 def test_what_is_settled_is_not_asked_for_again() -> None:

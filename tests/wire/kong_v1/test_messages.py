@@ -165,5 +165,8 @@ def test_reports_of_errors_are_read() -> None:
     report = {"name": name, "message": "in routes", "config_hash": "0" * 32}
     data = json.dumps({"type": "error", "error": {**report, "fields": {"a": "b"}, "code": 14}}).encode()
     assert decode_error(data) == ErrorReport(f"{name}: in routes", "0" * 32)
+    long = decode_error(json.dumps({"type": "error", "error": {"message": "x" * 5000}}).encode())
+    assert long is not None
+    assert len(long.reason) == 1000
     assert decode_error(b'{"type":"basic_info"}') is None
     assert decode_error(b"\x00") is None

@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from fastgw.cp.admin.access_log import AdminAccessLog
+from fastgw.cp.admin.cluster import WaitApplied, cluster_resources
 from fastgw.cp.admin.clustering import ClusterView, clustering_resources
 from fastgw.cp.admin.config import config_resources
 from fastgw.cp.admin.debug import debug_resources
@@ -25,6 +26,7 @@ from fastgw.cp.admin.guard import Guard, Requests
 from fastgw.cp.admin.history import history_resources
 from fastgw.cp.admin.hooks import make_hooks
 from fastgw.cp.admin.info import info_resources
+from fastgw.cp.admin.last_known import LastKnown
 from fastgw.cp.admin.openapi import description_resources
 from fastgw.cp.admin.plan import plan_resources
 from fastgw.cp.admin.routes import route_resources
@@ -33,7 +35,6 @@ from fastgw.cp.admin.special import special_resources
 from fastgw.cp.admin.tags import tag_resources
 from fastgw.cp.admin.transaction import transaction_resources
 from fastgw.cp.storage.contract import Storage
-from fastgw.cp.storage.snapshot_reader import SnapshotReader
 from fastgw.errors import StorageError
 from fastgw.obs.logs import get_logger
 from fastgw.settings import Settings
@@ -64,6 +65,7 @@ def make_admin_app(
     hooks = make_hooks(settings)
     access_log = AdminAccessLog(settings.log_destination(settings.admin_access_log))
     entities = [*entity_resources(storage, hooks), *special_resources(storage, hooks, node_id)]
+    last_known = LastKnown(storage, cluster_view)
     resources: dict[str, Resource] = {}
     dispatcher = Dispatcher(
         [
@@ -76,6 +78,7 @@ def make_admin_app(
                 started_at=started_at,
             ),
             *clustering_resources(cluster_view),
+            *cluster_resources(cluster_view),
             *debug_resources(),
             *route_resources(cluster_view),
             *entities,
@@ -87,7 +90,7 @@ def make_admin_app(
             *history_resources(storage),
             *description_resources(resources),
         ],
-        last_known=_LastKnown(cluster_view),
+        last_known=last_known,
     )
     resources.update(dispatcher.resources)
 
@@ -99,30 +102,15 @@ def make_admin_app(
         finally:
             purge.cancel()
             await asyncio.gather(purge, return_exceptions=True)
+            await last_known.close()
             access_log.close()
 
     guard = Middleware(Guard, settings=settings, requests=requests, access_log=access_log)
     app = Starlette(middleware=[guard], lifespan=lifespan)
     # Not a route: a route's pattern would turn some paths away (those with a line break) by itself.
-    app.router.default = dispatcher
+    app.router.default = WaitApplied(dispatcher, storage, cluster_view)
     app.state.access_log = access_log
     return app
-
-
-class _LastKnown:
-    """Gives a reader of what was last read from the database; the same one until there is something newer."""
-
-    def __init__(self, cluster_view: ClusterView) -> None:
-        self._cluster_view = cluster_view
-        self._reader: SnapshotReader | None = None
-
-    def __call__(self) -> SnapshotReader | None:
-        snapshot = self._cluster_view.last_read()
-        if snapshot is None:
-            return None
-        if self._reader is None or self._reader.snapshot is not snapshot:
-            self._reader = SnapshotReader(snapshot)
-        return self._reader
 
 
 async def _tidy(storage: Storage) -> None:

@@ -1,7 +1,8 @@
 """`/clustering/status` and `/clustering/data-planes`: which data planes there are and what each has applied.
 
 The first is Kong 2.0's shape, an object by id, kept for old tools; the second is a list of the newer shape
-with our own fields beside Kong's (`connected`, `applied_version`, `wanted_version`, `last_error`).
+with our own fields beside Kong's (`connected`, `applied_version`, `applied_at`, `apply_ms`, `wanted_version`,
+`last_error`).
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from starlette.responses import Response
 from fastgw.cp.admin.answers import json_response
 from fastgw.cp.admin.dispatch import Call, Resource
 from fastgw.cp.admin.paging import page_body, page_request
+from fastgw.cp.applied import Standing
 from fastgw.model.snapshot import Snapshot
-from fastgw.routing.overlay import LayeredImage
+from fastgw.routing.layered import LayeredImage
 
 _STATUS_FIELDS = ("config_hash", "hostname", "ip", "last_seen")
 
@@ -43,6 +45,9 @@ class ClusterView(Protocol):
     def publication(self) -> dict[str, Any]:
         """What is published to them: `version`, `config_hash`, `published_at`, and `refused`, the reasons
         why the newest version is not; None without any."""
+
+    async def wait_applied(self, version: int, timeout_s: float) -> Standing:
+        """Where *version* stands once that is settled, or after *timeout_s*."""
 
     def last_read(self) -> Snapshot | None:
         """The newest configuration that was read from the database; None before the first."""

@@ -22,6 +22,7 @@ from fastgw.cp.admin.dispatch import Call, Resource
 from fastgw.cp.admin.hooks import Hooks
 from fastgw.cp.admin.rows import matches
 from fastgw.cp.documents.process import read_rows
+from fastgw.cp.garbage import no_collection
 from fastgw.cp.storage.contract import Storage
 from fastgw.errors import DeclarativeError, ValidationError
 from fastgw.model.declarative_export import export_document, to_yaml
@@ -48,11 +49,9 @@ class _Config:
         self._loaded: tuple[str, int] | None = None
 
     async def read(self, call: Call) -> Response:
-        if call.last_known is not None:
-            version, rows = (
-                call.last_known.snapshot.version,
-                await asyncio.to_thread(call.last_known.load_all),
-            )
+        known = call.take_last_known()
+        if known is not None:
+            version, rows = known.snapshot.version, await asyncio.to_thread(known.load_all)
         else:
             version, rows = await self._storage.load_all()
         text = await asyncio.to_thread(lambda: to_yaml(export_document(rows, now_s=time.time())))
@@ -62,25 +61,29 @@ class _Config:
         if self._one_at_a_time.locked():
             raise answers.message(429, "Currently loading previous configuration")
         async with self._one_at_a_time:
-            content, is_json, is_text = sent_document(call)
-            digest = hashlib.md5(content, usedforsecurity=False).hexdigest() if is_text else None
-            if call.arguments.get("check_hash") == "1" and digest is not None:
-                if self._loaded == (digest, await self._storage.version()):
-                    return Response(status_code=304)
-            try:
-                rows = await read_rows(
-                    content,
-                    is_json=is_json,
-                    refused_plugins=refused_plugins(self._hooks),
-                    flavor=self._hooks["routes"].entity.flavor,
-                )
-            except DeclarativeError as error:
-                raise refusal(error, call) from None
-            async with self._storage.write(call.actor) as writer:
-                if call.if_match is not None and not matches(call.if_match, version_tag(writer.version - 1)):
-                    raise answers.precondition_failed("the configuration")
-                await writer.import_rows(rows, replace=True)
-            self._loaded = None if digest is None else (digest, writer.version)
+            with no_collection():
+                return await self._replace(call)
+
+    async def _replace(self, call: Call) -> Response:
+        content, is_json, is_text = sent_document(call)
+        digest = hashlib.md5(content, usedforsecurity=False).hexdigest() if is_text else None
+        if call.arguments.get("check_hash") == "1" and digest is not None:
+            if self._loaded == (digest, await self._storage.version()):
+                return Response(status_code=304)
+        try:
+            rows = await read_rows(
+                content,
+                is_json=is_json,
+                refused_plugins=refused_plugins(self._hooks),
+                flavor=self._hooks["routes"].entity.flavor,
+            )
+        except DeclarativeError as error:
+            raise refusal(error, call) from None
+        async with self._storage.write(call.actor) as writer:
+            if call.if_match is not None and not matches(call.if_match, version_tag(writer.version - 1)):
+                raise answers.precondition_failed("the configuration")
+            await writer.import_rows(rows, replace=True)
+        self._loaded = None if digest is None else (digest, writer.version)
         headers = {"ETag": version_tag(writer.version)}
         return Response(await _body_of(rows), 201, headers, media_type=answers.JSON_TYPE)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -29,6 +29,9 @@ from fastgw.cp.storage.contract import Reader, Storage, Writer
 from fastgw.cp.storage.snapshot_reader import SnapshotReader
 from fastgw.errors import StorageError, StorageUnavailable
 from fastgw.obs.logs import get_logger
+
+if TYPE_CHECKING:
+    from fastgw.cp.admin.last_known import LastKnown
 
 log = get_logger(__name__)
 
@@ -67,10 +70,20 @@ class Call:
         client = self.request.client
         return client.host if client else "unknown"
 
+    def take_last_known(self) -> SnapshotReader | None:
+        """What to read from while the database is away, if it is; the answer will say so."""
+        if self.last_known is not None:
+            self.request.state.is_last_known = True
+        return self.last_known
+
+    @property
+    def last_known_is_used(self) -> bool:
+        return getattr(self.request.state, "is_last_known", False)
+
     @asynccontextmanager
     async def reading(self, storage: Storage) -> AsyncIterator[Reader]:
         """Open a view, or read in the transaction that this request is a part of."""
-        instead: Reader | None = self.writer or self.last_known
+        instead: Reader | None = self.writer or self.take_last_known()
         if instead is not None:
             yield instead
             return
@@ -124,12 +137,12 @@ class Dispatcher:
         self,
         resources: Iterable[Resource],
         *,
-        last_known: Callable[[], SnapshotReader | None] = lambda: None,
+        last_known: LastKnown | None = None,
     ) -> None:
         """Of two resources with one pattern, the later counts.
 
         Args:
-            last_known: gives what to read from while the database is away; None when nothing is known.
+            last_known: what to read from while the database is away; without it, all is 503 then.
         """
         self._last_known = last_known
         self._root = _Node()
@@ -181,17 +194,29 @@ class Dispatcher:
             body=await read_body(request) if method in _WITH_BODY else Body(),
             if_match=request.headers.get("if-match"),
         )
-        try:
+        return await self._answer(endpoint, call, is_reading=method in _READS)
+
+    async def _answer(self, endpoint: Endpoint, call: Call, *, is_reading: bool) -> Response:
+        """The endpoint's answer; of a read, while the database is away, from what is known."""
+        known = self._last_known
+        if known is None:
             return await endpoint(call)
-        except StorageUnavailable as error:
-            last_known = self._last_known() if method in _READS else None
-            if last_known is None:
-                raise
-            response = await endpoint(replace(call, last_known=last_known))
-            version = last_known.snapshot.version
-            log.warning("%s %s is answered from version %d: %s", method, request.url.path, version, error)
-            response.headers[STALE_HEADER] = f"version={version}"
+        if not is_reading:
+            response = await endpoint(call)
+            known.note_back()
             return response
+        if not known.is_away:
+            try:
+                return await endpoint(call)
+            except StorageUnavailable as error:
+                known.note_away(error)
+                if known.reader() is None:
+                    raise
+        call = replace(call, last_known=known.reader())
+        response = await endpoint(call)
+        if call.last_known is not None and call.last_known_is_used:
+            response.headers[STALE_HEADER] = f"version={call.last_known.snapshot.version}"
+        return response
 
     def find(self, raw_path: bytes) -> tuple[Resource, list[bytes]]:
         """The resource of a path and the segments in its places; a slash at the end does not count."""

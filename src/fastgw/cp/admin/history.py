@@ -21,6 +21,7 @@ from fastgw.cp.admin.config import version_tag
 from fastgw.cp.admin.dispatch import Call, Resource
 from fastgw.cp.admin.paging import page_request
 from fastgw.cp.admin.rows import matches
+from fastgw.cp.garbage import no_collection
 from fastgw.cp.storage.contract import Change, Reader, Storage
 from fastgw.model.declarative_export import export_document, masked, to_yaml
 from fastgw.model.entities import ENTITIES, Row
@@ -110,7 +111,8 @@ class _History:
             earlier = await writer.touched_since(number)
             if earlier is None:
                 raise _unknown(number)
-            counts = await writer.restore_rows(earlier)
+            with no_collection():
+                counts = await writer.restore_rows(earlier)
         if writer.changed:
             log.notice("%s: rolled back to version %d as version %d", call.actor, number, writer.version)
         body = {"version": writer.version, "restored": number, "from": stands, **counts._asdict()}

@@ -15,8 +15,8 @@ from fastgw.cp.admin.answers import json_response, message
 from fastgw.cp.admin.clustering import ClusterView
 from fastgw.cp.admin.dispatch import Call, Resource
 from fastgw.routing.explain import BadQuestion, asked_of, explain_request
+from fastgw.routing.layered import LayeredImage
 from fastgw.routing.lint import lint
-from fastgw.routing.overlay import LayeredImage
 
 
 def route_resources(cluster_view: ClusterView) -> Iterator[Resource]:

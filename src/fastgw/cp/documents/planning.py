@@ -19,8 +19,8 @@ from fastgw.model.snapshot import EntityChange, Snapshot
 from fastgw.routing.compile import compile_snapshot
 from fastgw.routing.image import Image
 from fastgw.routing.jobs import make_sealed_memfd
+from fastgw.routing.layered import LayeredImage
 from fastgw.routing.lint import lint
-from fastgw.routing.overlay import LayeredImage
 
 MOST_CHANGES: Final = 1000
 MOST_FAULTS: Final = 100

@@ -138,6 +138,8 @@ class Office:
         self._tls: LinkTls | None = None
         self.on_change: Callable[[], None] = lambda: None
         """Called when who is trusted or revoked has changed."""
+        self.on_issued: Callable[[str, int], None] = lambda _node_id, _expiry_s: None
+        """Called with a node's id and the end of its new certificate, in Unix seconds."""
 
     async def open(self) -> None:
         """Read the records and make our own certificate.
@@ -287,6 +289,7 @@ class Office:
         )
         record = certificate_record(issued, name, node_id, state.authority.id, now)
         await records.put_certificate(connection, record)
+        self.on_issued(node_id, int(issued.not_after.timestamp()))
         log.notice(
             "issued certificate %s to %s (%s, node %s), valid until %s UTC",
             issued.serial,

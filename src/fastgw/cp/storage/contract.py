@@ -96,7 +96,12 @@ class DataPlaneRow(msgspec.Struct, frozen=True, kw_only=True):
     config_hash: str | None = None
     sync_status: str = "unknown"
     applied_version: int | None = None
+    applied_at: int | None = None
+    """Unix seconds since when it runs that."""
+    apply_ms: dict[str, float] | None = None
     wanted_version: int | None = None
+    refused_version: int | None = None
+    """The newest version that it refused for good."""
     last_error: str | None = None
     labels: dict[str, str] | None = None
     cert_expiry: int | None = None

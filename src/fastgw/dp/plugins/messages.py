@@ -185,7 +185,7 @@ class Request:
         """Of HTTP/1.minor."""
         self._authority = authority
         self._path = path
-        self._query = query
+        self._query = query  # with its question mark, which may stand alone
         self._upstream_path: str | None = None
         self._upstream_host: str | None = None
         self._body: bytes | None = b""
@@ -247,13 +247,13 @@ class Request:
     @property
     def query(self) -> str:
         """As it came, without the question mark."""
-        return self._query
+        return self._query[1:]
 
     @query.setter
     def query(self, query: str) -> None:
         if re.fullmatch(r"[!-~]*", query) is None or "#" in query:
             raise ValueError("a query holds visible ASCII without '#': encode the rest")
-        self._query = query
+        self._query = f"?{query}" if query else ""
         self.is_line_changed = True
 
     @property
@@ -302,10 +302,9 @@ class Request:
 
     def to_bytes(self) -> bytes:
         """The head with all changes, to be judged as one that came."""
-        query = f"?{self._query}" if self._query else ""
         # An absolute target stands in place of Host (RFC 9112 §3.2.2).
         origin = f"{self.scheme}://{self._authority}" if self._authority else ""
-        line = f"{self._method} {origin}{self._path}{query} HTTP/1.{self.minor}\r\n"
+        line = f"{self._method} {origin}{self._path}{self._query} HTTP/1.{self.minor}\r\n"
         return line.encode("latin-1") + self.headers.to_bytes() + b"\r\n"
 
 

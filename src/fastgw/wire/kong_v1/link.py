@@ -17,6 +17,7 @@ Source: kong/clustering/{control_plane,data_plane}.lua, 3.9.1.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -50,6 +51,7 @@ PUSH_SPACING_S: Final = 5.0
 FIRST_PING_S: Final = 1.0
 """So long a first push waits for the first PING, which may say that none is needed."""
 _PONGS_LIMIT: Final = 64
+_REPORTED: Final = re.compile(rb"[ -~]{%d}" % HASH_LENGTH)
 
 
 class Greeted(NamedTuple):
@@ -124,6 +126,7 @@ class KongControlLink:
         self._settled: str | None = None
         """What was wanted when the last push, or the decision against one, was made."""
         self._pushed_hash: str | None = None
+        self._spared_hash: str | None = None
         self._judge_at_s = float("inf")
         self._has_pinged = False
         self._pongs_due = 0
@@ -168,7 +171,7 @@ class KongControlLink:
         self._wanted = wanted
 
     def wanted_push(self, now_s: float) -> str | None:
-        """The digest of what is to be pushed now; answer with `push` or `settle`, at once or later."""
+        """The digest of what is to be pushed now; answer with `push`, `spare` or `settle`, now or later."""
         push_at_s = self.next_push_at()
         return self._wanted if push_at_s is not None and now_s >= push_at_s else None
 
@@ -183,13 +186,27 @@ class KongControlLink:
         self._push = frame
         self._place = 0
         self._settled = wanted
+        self._spared_hash = None
         self._pushed_hash = config_hash
         self._push_at_s = now_s + self._spacing_s
         self._judge_at_s = now_s + PING_INTERVAL_S - 1
 
+    def runs(self, config_hash: str) -> bool:
+        """Whether what bears this hash runs and stays: it is reported, and nothing else is under way."""
+        return self.reported_hash == config_hash and self._pushed_hash in (None, config_hash)
+
+    def spare(self, wanted: str, config_hash: str) -> None:
+        """Push nothing for what is wanted as long as this hash is reported, since it runs.
+
+        A push of a former link may still be applied, and then another one will be.
+        """
+        self.settle(wanted)
+        self._spared_hash = config_hash
+
     def settle(self, wanted: str) -> None:
-        """Push nothing for what is wanted: it runs already, or cannot be sent."""
+        """Push nothing for what is wanted: it cannot be sent."""
         self._settled = wanted
+        self._spared_hash = None
         self._judge_at_s = float("inf")
 
     def close(self) -> None:
@@ -240,7 +257,7 @@ class KongControlLink:
 
     def _take_ping(self, payload: bytes, now_s: float) -> list[ControlEvent]:
         self._move(KongControlInput.PING)
-        if len(payload) != HASH_LENGTH or not payload.isascii():
+        if _REPORTED.fullmatch(payload) is None:
             raise RemoteLinkError(
                 f"received a ping frame from the data plane with an invalid hash: {payload[:64]!r}"
             )
@@ -251,7 +268,10 @@ class KongControlLink:
         self.reported_hash = payload.decode()
         if not self._has_pinged:
             self._has_pinged = True
-            self._push_at_s = min(self._push_at_s, now_s)
+            if self._pushed_hash is None:
+                self._push_at_s = min(self._push_at_s, now_s)
+        if self._spared_hash not in (None, self.reported_hash):
+            self._settled = self._spared_hash = None
         events: list[ControlEvent] = [Pinged(self.reported_hash)]
         if self.reported_hash == self._pushed_hash:
             self._judge_at_s = float("inf")

@@ -19,7 +19,7 @@ from msgspec import Meta
 
 from fastgw.errors import RemoteLinkError
 from fastgw.wire.kong_v1.hashes import HASH_LENGTH, ConfigHashes
-from fastgw.wire.messages import NodeId
+from fastgw.wire.messages import TEXT_LIMIT, NodeId
 
 OUTLET_PATH: Final = "/v1/outlet"
 HELLO_LIMIT_BYTES: Final = 1024 * 1024
@@ -220,4 +220,4 @@ def decode_error(data: bytes) -> ErrorReport | None:
         return None
     error = message.error
     reason = f"{error.name}: {error.message}" if error.message else error.name
-    return ErrorReport(reason, error.config_hash)
+    return ErrorReport(reason[:TEXT_LIMIT], error.config_hash)

@@ -1,0 +1,1 @@
+"""The Helm chart against golden files and Kubernetes' schemas: `make chart-test`."""
