@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import struct
+import threading
 from pathlib import Path
 
 import pytest
@@ -240,13 +241,25 @@ def test_a_worker_dies_with_an_apply_in_progress_and_comes_back_to_the_newest(tm
 
 
 def test_an_apply_goes_on_when_nobody_waits_for_it_any_more(tmp_path: Path) -> None:
+    begun, may_go_on = threading.Event(), threading.Event()
+
+    class Halting(Store):
+        def stage(self, image: ImageFile, overlay: ImageFile | None = None) -> None:
+            begun.set()
+            assert may_go_on.wait(10.0)
+            super().stage(image, overlay)
+
     async def test() -> None:
-        async with running_node(tmp_path, workers=1) as node:
+        async with running_node(tmp_path, workers=1, make_store=Halting) as node:
             waiting = asyncio.create_task(node.apply(routed(1, "/one")))
-            await until(lambda: "is compiled" in node.log(), "prepare begins")
-            waiting.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await waiting
+            try:
+                await until(begun.is_set, "the apply is under way")
+                waiting.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await waiting
+                assert node.supervisor.state().version == 0
+            finally:
+                may_go_on.set()
             await node.supervisor.applier.finish()
             assert node.supervisor.state().version == 1
             assert await node.statuses("/one", 2) == {MATCHED}
