@@ -37,6 +37,4 @@ def dp(conf: Path | None, sets: Mapping[str, str], *, takeover: bool) -> None:
 
         from fastgw.dp.main import run_data_plane
 
-        uvloop.run(
-            run_data_plane(settings, takes_over=takeover, load_settings=load_settings, spares=spares)
-        )
+        uvloop.run(run_data_plane(settings, takes_over=takeover, load_settings=load_settings, spares=spares))
