@@ -79,7 +79,13 @@ def main(
             tempfile.TemporaryDirectory(prefix="fastgw-bench-") as directory,
             Processes(Path(directory)) as processes,
         ):
-            gateway = start_gateway(processes, workers=workers, routes=routes)
+            gateway = start_gateway(
+                processes,
+                workers=workers,
+                routes=routes,
+                # A connection of h2load that is closed stays closed.
+                nginx_http_keepalive_requests=10_000_000,
+            )
             load = _Load(connections, rate, Path(directory) / "h2load.log")
             report = _storm(console, machine, gateway, changes, load, every_ms / 1000)
     except BenchError as error:
