@@ -184,3 +184,14 @@ def test_the_longest_field() -> None:
         client = proxy.client()
         client.send(b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"b" * 296 + b"\r\n\r\n")
         assert client.read_answer()[0] == 431
+
+
+def test_a_line_beyond_the_limit_of_the_head_is_named_however_it_comes() -> None:
+    head = b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n"
+    for first in (len(head), 9000, 8000):
+        with running() as (proxy, _):
+            client = proxy.client()
+            client.send(head[:first])
+            if first < len(head) and first < 8192:
+                client.send(head[first:])
+            assert client.read_answer()[0] == 414

@@ -283,7 +283,9 @@ cdef class Downstream(Responder):
             self._refuse_head(400, data, size)
             return 0
         if end > core.head_bytes_limit:
-            self._refuse_head(431, data, size)
+            # As it would be judged had it come in pieces: the line first.
+            has_line = memchr(data, c'\n', core.request_line_limit) != NULL
+            self._refuse_head(431 if has_line else 414, data, size)
             return 0
         status = parse_request_head(data, end, &core.head_limits, &request_head)
         line_size = request_head.target_start + request_head.target_size + 9

@@ -21,6 +21,7 @@ from fastgw.dp._head cimport (
     read_request_host
 )
 
+from fastgw.dp.answers import BODILESS
 from fastgw.dp.plugins.chain import (
     BODY_LIMIT, PluginFailed, run_body_filters, run_header_filters, run_logs, run_response
 )
@@ -380,6 +381,8 @@ cdef class PluginHooks(Hooks):
             self._tell(failed)
             return data
         exchange.status = self.response.status
+        if exchange.status in BODILESS:
+            body = b""
         if not self.response.is_changed and len(body) == len(data) - end:
             return data[:end] + body
         return self.response.to_own_bytes(None if exchange.is_head_request else len(body)) + body

@@ -79,6 +79,12 @@ def make_body(media_type: str, message: str, request_id: str) -> str:
     )
 
 
+LENGTHLESS: Final = frozenset({204, 304})
+"""Statuses that end with their head, whatever it says. Source: RFC 9112 §6.3; RFC 9110 §8.6."""
+BODILESS: Final = LENGTHLESS | {205}
+"""Statuses whose answers have no content. Source: RFC 9110 §15.3.5, §15.3.6, §15.4.5."""
+
+
 def render(
     status: int,
     message: str,
@@ -107,12 +113,12 @@ def render(
     """
     media_type = choose_type(accept, is_error_page=is_error_page)
     identity = request_id.decode("ascii")
+    if status in BODILESS:
+        message, content = "", None
     body = make_body(media_type, message, identity).encode() if message else content or b""
-    lines = [
-        f"HTTP/1.1 {status} {_phrase(status)}",
-        f"Date: {formatdate(time.time(), usegmt=True)}",
-        f"Content-Length: {len(body)}",
-    ]
+    lines = [f"HTTP/1.1 {status} {_phrase(status)}", f"Date: {formatdate(time.time(), usegmt=True)}"]
+    if status not in LENGTHLESS:
+        lines.append(f"Content-Length: {len(body)}")
     if message:
         lines.append(f"Content-Type: {media_type}; charset=utf-8")
     if "server" in headers:

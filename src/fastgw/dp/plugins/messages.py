@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import msgspec
 
+from fastgw.dp.answers import LENGTHLESS
+
 #: Written by the gateway alone (RFC 9110 §7.6.1, RFC 9112 §6).
 GUARDED: Final = frozenset(
     {
@@ -391,10 +393,13 @@ class Response:
             phrase = HTTPStatus(self._status).phrase
         except ValueError:
             phrase = ""
-        fields = [
-            (name, value if body_size is None or name.lower() != "content-length" else str(body_size))
-            for name, value in self.headers.items()
-        ]
+        lengths = [value for name, value in self.headers.items() if name.lower() == "content-length"]
+        fields = [(name, value) for name, value in self.headers.items() if name.lower() != "content-length"]
+        if self._status not in LENGTHLESS:
+            if body_size is not None:
+                fields.append(("Content-Length", str(body_size)))
+            else:
+                fields += [("Content-Length", value) for value in lengths]
         return f"HTTP/1.1 {self._status} {phrase}\r\n".encode("ascii") + Headers(fields).to_bytes() + b"\r\n"
 
 
