@@ -68,6 +68,7 @@ class Gateway(msgspec.Struct, frozen=True):
 
     admin_port: int
     proxy_port: int
+    tls_port: int
     upstream_port: int
     cluster_port: int
     cp_pid: int
@@ -91,7 +92,7 @@ def start_gateway(processes: Processes, *, workers: int, routes: int = 0, **sett
     directory.chmod(0o755)
     upstream_port = start_upstream(processes, core=None)
     make_key_pair(directory)
-    admin_port, cluster_port, proxy_port, status_port = free_ports(4)
+    admin_port, cluster_port, proxy_port, tls_port, status_port = free_ports(5)
     pair = {"cluster_cert": directory / "cluster.crt", "cluster_cert_key": directory / "cluster.key"}
     if routes:
         seed_routes(directory / "cp", routes, upstream_port=upstream_port)
@@ -109,7 +110,7 @@ def start_gateway(processes: Processes, *, workers: int, routes: int = 0, **sett
         prefix=directory / "dp",
         cluster_control_plane=f"127.0.0.1:{cluster_port}",
         cluster_max_payload=_MAX_PAYLOAD_BYTES,
-        proxy_listen=f"127.0.0.1:{proxy_port} reuseport",
+        proxy_listen=f"127.0.0.1:{proxy_port} reuseport, 127.0.0.1:{tls_port} ssl reuseport",
         status_listen=f"127.0.0.1:{status_port}",
         proxy_access_log="off",
         proxy_error_log="/dev/stderr",
@@ -119,7 +120,7 @@ def start_gateway(processes: Processes, *, workers: int, routes: int = 0, **sett
     )
     dp_pid = processes.start("dp", fastgw_command("dp"), env=env)
     processes.wait_until("dp", lambda: answers(status_port, "/status/ready"), deadline_s=_START_DEADLINE_S)
-    return Gateway(admin_port, proxy_port, upstream_port, cluster_port, cp_pid, dp_pid)
+    return Gateway(admin_port, proxy_port, tls_port, upstream_port, cluster_port, cp_pid, dp_pid)
 
 
 def settled_version(admin: Admin) -> int:
