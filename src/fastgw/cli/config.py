@@ -137,7 +137,7 @@ def _read(path: Path, conf: Path | None, sets: Mapping[str, str]) -> dict[str, l
     if path.suffix not in (".yml", ".yaml", ".json"):
         fault = f"unknown file type: {path.name}. (Accepted types: json, yaml)"
         raise DeclarativeError(str(path), [("the file", fault)])
-    # Rows make no cycles, and looking for some among a million of them takes seconds.
+    # Rows make no cycles, and looking for some among a million of them takes seconds, now and later.
     gc.disable()
     try:
         return parse_declarative(
@@ -152,6 +152,9 @@ def _read(path: Path, conf: Path | None, sets: Mapping[str, str]) -> dict[str, l
         for where, fault in error.faults:
             click.echo(f"  {where}: {fault}", err=True)
         sys.exit(1)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _role(conf: Path | None, sets: Mapping[str, str]) -> Role:

@@ -7,6 +7,7 @@ ended by `close`; one whose supervisor died ends by itself.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import subprocess
 import sys
@@ -26,12 +27,16 @@ def start_worker_process() -> WorkerProcess:
     with theirs:
         # -P: nothing is imported from the directory that the command was started in. A group of its own:
         # Ctrl-C in a terminal is the supervisor's to handle.
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "fastgw.dp.worker", "--fd", str(theirs.fileno())],
-            stdin=subprocess.DEVNULL,
-            pass_fds=(theirs.fileno(),),
-            process_group=0,
-        )
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "fastgw.dp.worker", "--fd", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                process_group=0,
+            )
+        except OSError:
+            ours.close()
+            raise
     return WorkerProcess(process, ours)
 
 
@@ -39,8 +44,11 @@ class Spares:
     """Processes that wait to be taken; each is taken once."""
 
     def __init__(self, count: int = 0) -> None:
-        """Start *count* of them."""
-        self._waiting: Final = [start_worker_process() for _ in range(count)]
+        """Start *count* of them, or none if that cannot be: why not is told later."""
+        self._waiting: Final[list[WorkerProcess]] = []
+        with contextlib.suppress(OSError):
+            for _ in range(count):
+                self._waiting.append(start_worker_process())
 
     def take(self) -> WorkerProcess:
         """Hand over one that waits and lives, or a new one."""
