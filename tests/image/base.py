@@ -177,4 +177,8 @@ def _mirror() -> str:
     """The mirror that this machine installs Debian's packages from."""
     listed = run("apt-cache", "policy")
     found = re.search(rf"(https?://\S+/debian/?) {SUITE}/main", listed)
-    return found[1] if found else "http://deb.debian.org/debian"
+    if not found:
+        raise SystemExit(
+            f"apt knows no mirror of Debian's {SUITE}: run 'apt-get update', or name one in its sources"
+        )
+    return found[1]
