@@ -14,7 +14,10 @@ from typing import Final
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
 
+from fastgw.cp.admin import answers
 from fastgw.cp.admin.access_log import AdminAccessLog
 from fastgw.cp.admin.cluster import WaitApplied, cluster_resources
 from fastgw.cp.admin.clustering import ClusterView, clustering_resources
@@ -106,11 +109,16 @@ def make_admin_app(
             access_log.close()
 
     guard = Middleware(Guard, settings=settings, requests=requests, access_log=access_log)
-    app = Starlette(middleware=[guard], lifespan=lifespan)
+    app = Starlette(middleware=[guard], lifespan=lifespan, exception_handlers={Exception: _unexpected})
     # Not a route: a route's pattern would turn some paths away (those with a line break) by itself.
     app.router.default = WaitApplied(dispatcher, storage, cluster_view)
     app.state.access_log = access_log
     return app
+
+
+async def _unexpected(_request: Request, _error: Exception) -> Response:
+    """The answer to a fault around the dispatcher, which answers its own; the server logs what it was."""
+    return answers.error_response(answers.unexpected())
 
 
 async def _tidy(storage: Storage) -> None:
