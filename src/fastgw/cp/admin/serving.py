@@ -16,6 +16,7 @@ from typing import Final
 import uvicorn
 from starlette.applications import Starlette
 
+from fastgw.bounded_http import BoundedProtocol
 from fastgw.errors import CertificateError
 from fastgw.listening import open_listeners
 from fastgw.obs.logs import get_logger
@@ -85,7 +86,7 @@ class AdminDoors:
     def _make(self, app: Starlette, listens: Sequence[Listen], context: ssl.SSLContext | None) -> _Server:
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=BoundedProtocol,
             ws="none",
             lifespan="off" if self._servers else "on",
             backlog=max(listen.backlog for listen in listens),
