@@ -164,7 +164,8 @@ cdef class UpstreamConnection(UpstreamSide):
         elif self.state == UP_BODY and self.body.kind == BODY_UNTIL_CLOSE and not self.is_cut:
             self.keeps_alive = False
             self.exchange.response_bytes(NULL, 0, True)
-            self._complete(0)
+            if self.state == UP_BODY:  # a plugin may have broken the answer's end
+                self._complete(0)
         else:
             self._fail(FAIL_CLOSED)
         return False
