@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
 from fastgw.dp.accepting import SPARE_DESCRIPTORS, connections_for
@@ -89,6 +90,24 @@ def test_a_crowd_comes_and_goes() -> None:
                 client.close()
         wait_until(lambda: proxy.totals()["connections_active"] == 0, 5, "the crowd to leave")
         exchange(proxy.client(), upstream)
+
+
+def test_a_limit_that_is_lowered_and_raised_again_while_connections_are_open() -> None:
+    """Idle connections above the new limit are closed, nobody new is refused."""
+    with running(connections=20) as (proxy, upstream):
+        server = None
+        for _ in range(10):
+            server = exchange(proxy.client(), upstream, server)
+        options = proxy.on_loop(lambda: proxy.server.options)
+        proxy.on_loop(lambda: proxy.server.adjust(msgspec.structs.replace(options, connections=4)))
+        exchange(proxy.client(), upstream, server)
+        assert proxy.totals()["connections_active"] <= 4
+        proxy.on_loop(lambda: proxy.server.adjust(msgspec.structs.replace(options, connections=20)))
+        for _ in range(10):
+            exchange(proxy.client(), upstream, server)
+        totals = proxy.totals()
+        assert totals["connections_active"] > 10
+        assert totals["connections_refused_total"] == 0
 
 
 def test_the_limit_of_open_files_is_the_limit_of_connections() -> None:

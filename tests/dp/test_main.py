@@ -222,6 +222,10 @@ def test_logs_are_opened_anew(tmp_path: Path) -> None:
         entry = json.loads((logs / "access.log").read_text())
         assert (entry["request"]["uri"], entry["response"]["status"]) == ("/one", 502)
         assert "/one" not in (logs / "access.log.1").read_text()
+        # What was rotated away is held by nobody, so that deleting it frees its space.
+        for pid in (node.process.pid, *node.children()):
+            held = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+            assert not [path for path in held if path.endswith(".log.1")], pid
 
 
 def test_a_second_data_plane_on_the_prefix_is_refused(tmp_path: Path) -> None:

@@ -291,6 +291,9 @@ cdef class UpstreamConnection(UpstreamSide):
         self.keeps_trailers = self.exchange.accepts_trailers and response.framing.nominated_count == 0
         if self.exchange.is_head_request or response.status == 204 or response.status == 304:
             begin_body(&self.body, BODY_NONE, 0)
+            if response.status == 204 and (response.framing.content_length > 0 or response.framing.chunked):
+                # Who announces a body that cannot be may send it yet, and it would answer the next request.
+                self.keeps_alive = False
         elif response.framing.chunked:
             begin_body(&self.body, BODY_CHUNKED, 0)
         elif response.framing.content_length >= 0:
