@@ -91,9 +91,81 @@ def test_an_error_at_the_end_of_an_answer_that_ends_by_close(phase: str) -> None
 
 def test_a_head_that_a_plugin_lets_grow_too_far_is_a_500() -> None:
     def header_filter(self: Plugin, request: Request, response: Response) -> None:
-        for place in range(200):
+        for _place in range(200):
             response.headers.add("X-Long", "v" * 8000)
 
     with running(**rows(plugin(header_filter=header_filter))) as (proxy, upstream):
         _, (status, _, _) = exchange(proxy, upstream)
         assert status == 500
+
+
+@pytest.mark.parametrize("phase", ["rewrite", "access"])
+def test_who_asked_for_a_body_and_who_sends_none(phase: str) -> None:
+    """GET made HEAD and HEAD made GET: each side is framed by what was said on it (RFC 9110 §9.3.2)."""
+
+    def change(self: Plugin, request: Request) -> None:
+        request.method = "HEAD" if request.method == "GET" else "GET"
+
+    with running(**rows(plugin(phases={phase: change}))) as (proxy, upstream):
+        client = proxy.client()
+        client.send(GET)
+        peer = upstream.accept()
+        assert peer.read_head().startswith(b"HEAD /a?x=1 ")
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
+        assert client.read_answer()[2] == b""
+        client.send(GET.replace(b"GET", b"HEAD"))
+        assert peer.read_head().startswith(b"GET /a?x=1 ")
+        peer.send(ANSWER)
+        head = client.read_head()
+        assert b"\r\nContent-Length: 5\r\n" in head
+        # Both connections are in frame: this answer is the next one's.
+        client.send(GET)
+        assert peer.read_head().startswith(b"HEAD /a?x=1 ")
+        peer.send(b"HTTP/1.1 203 OK\r\nContent-Length: 5\r\n\r\n")
+        assert client.read_answer()[0] == 203
+
+
+@pytest.mark.parametrize("phase", ["rewrite", "access"])
+def test_a_request_that_a_plugin_made_unsafe_is_not_sent_twice(phase: str) -> None:
+    def change(self: Plugin, request: Request) -> None:
+        request.method = "POST"
+
+    with running(**rows(plugin(phases={phase: change}))) as (proxy, upstream):
+        client = proxy.client()
+        client.send(GET)
+        peer = upstream.accept()
+        assert peer.read_head().startswith(b"POST /a?x=1 ")
+        peer.close()
+        assert client.read_answer()[0] == 502
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_body_that_a_plugin_adds_goes_out_on_new_and_kept_connections(is_async: bool) -> None:
+    def access(self: Plugin, request: Request) -> Any:
+        async def nothing() -> None:
+            await asyncio.sleep(0)
+
+        request.body = b"added"
+        return nothing() if is_async else None
+
+    with running(**rows(plugin(access=access))) as (proxy, upstream):
+        client = proxy.client()
+        peer = None
+        for _ in range(3):
+            client.send(GET)
+            peer = peer or upstream.accept()
+            assert b"\r\nContent-Length: 5\r\n" in peer.read_head()
+            assert peer.read_exactly(5) == b"added"
+            peer.send(ANSWER)
+            assert client.read_answer()[2] == b"hello"
+
+
+def test_a_request_with_a_body_that_a_plugin_adds_asks_for_no_tunnel() -> None:
+    def access(self: Plugin, request: Request) -> None:
+        request.body = b"added"
+
+    upgrade = GET.replace(b"X-One: 1", b"Connection: Upgrade\r\nUpgrade: websocket")
+    with running(**rows(plugin(access=access))) as (proxy, upstream):
+        head, (status, _, _) = exchange(proxy, upstream, upgrade)
+    assert b"Upgrade" not in head
+    assert status == 200

@@ -173,6 +173,10 @@ cdef class PluginHooks(Hooks):
             self.core.log.error("request %s: what plugins made of it is no valid request", self.request.id)
             exchange.refuse(500, "An unexpected error occurred", True)
             return False
+        exchange.is_replayable = request_head.is_idempotent and exchange.request_body.kind == BODY_NONE \
+            and not self.request.is_body_changed
+        exchange.asks_by_head = request_head.is_head
+        exchange.wants_websocket = request_head.wants_websocket and not self.request.is_body_changed
         if not is_access:
             return find_route(exchange, data, &request_head, host, port_at, self.listener_port)
         if self.request.is_body_changed:
@@ -184,10 +188,6 @@ cdef class PluginHooks(Hooks):
             exchange.upstream_path = self.request.upstream_path.encode("ascii")
         if self.request.upstream_host is not None:
             exchange.upstream_host = self.request.upstream_host.encode("ascii")
-        exchange.is_replayable = request_head.is_idempotent and exchange.request_body.kind == BODY_NONE \
-            and not self.request.is_body_changed
-        exchange.is_head_request = request_head.is_head
-        exchange.wants_websocket = request_head.wants_websocket
         return forward(exchange, data, &request_head, host, port_at, self.path_size)
 
     cdef bint _parse(self, RequestHead* request, bytes data, Span* host, Py_ssize_t* port_at) except -1:

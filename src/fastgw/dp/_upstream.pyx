@@ -289,7 +289,7 @@ cdef class UpstreamConnection(UpstreamSide):
         cdef Py_ssize_t taken = 0, joined = 0
         self.keeps_alive = response.framing.minor == 1 and not response.framing.close
         self.keeps_trailers = self.exchange.accepts_trailers and response.framing.nominated_count == 0
-        if self.exchange.is_head_request or response.status == 204 or response.status == 304:
+        if self.exchange.asks_by_head or response.status == 204 or response.status == 304:
             begin_body(&self.body, BODY_NONE, 0)
             if response.status == 204 and (response.framing.content_length > 0 or response.framing.chunked):
                 # Who announces a body that cannot be may send it yet, and it would answer the next request.
