@@ -195,6 +195,27 @@ def test_the_request_id_towards_the_upstream(sends: bool) -> None:
         assert len(client.read_answer()[1]["x-kong-request-id"]) == 32
 
 
+def test_headers_says_what_an_answer_tells() -> None:
+    told = {"via", "x-kong-proxy-latency", "x-kong-upstream-latency", "x-kong-upstream-status", "x-kong-request-id"}
+    answer = (
+        b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nServer: up\r\nX-Kong-Upstream-Status: 999\r\n"
+        b"X-Kong-Proxy-Latency: 999\r\nX-Kong-Request-Id: theirs\r\n\r\n"
+    )
+    for headers in (frozenset(), frozenset({"x-kong-upstream-status"}), frozenset(told - {"x-kong-request-id"})):
+        with running(headers=headers) as (proxy, upstream):
+            client = proxy.client()
+            client.send(GET)
+            server = upstream.accept()
+            server.read_head()
+            server.send(answer)
+            _, fields, _ = client.read_answer()
+            # What an upstream says in these names is never passed on.
+            assert {name for name in fields if name in told} == headers
+            assert fields["server"] == "up"
+            assert fields.get("x-kong-upstream-status", "404") == "404"
+            assert fields.get("x-kong-proxy-latency") != "999"
+
+
 def test_the_longest_field() -> None:
     with running(field_bytes=300) as (proxy, upstream):
         client = proxy.client()
