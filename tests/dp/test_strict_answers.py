@@ -227,13 +227,12 @@ def ask(gateway: Recording, case: BadGateway | Cut | Passed, pieces: list[bytes]
         while upstream.answered.get(timeout=5) != line:
             pass
     # The connection is good for another request, and gets the answer to that one.
-    accepted = upstream.accepted
     client.send(b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n")
     following = client.read_message()
     assert (following.status, following.body) == (200, b"ok"), following
-    if isinstance(case, Passed):
-        assert upstream.requests[-1].line == "GET /next HTTP/1.1"
-        assert (upstream.accepted == accepted) == case.reuses or not case.reuses
+    first, second = upstream.requests
+    assert (first.line, second.line) == (line, "GET /next HTTP/1.1")
+    assert (first.connection == second.connection) == (isinstance(case, Passed) and case.reuses)
     client.close()
     return verdict
 
