@@ -196,12 +196,22 @@ def test_the_request_id_towards_the_upstream(sends: bool) -> None:
 
 
 def test_headers_says_what_an_answer_tells() -> None:
-    told = {"via", "x-kong-proxy-latency", "x-kong-upstream-latency", "x-kong-upstream-status", "x-kong-request-id"}
+    told = {
+        "via",
+        "x-kong-proxy-latency",
+        "x-kong-upstream-latency",
+        "x-kong-upstream-status",
+        "x-kong-request-id",
+    }
     answer = (
         b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nServer: up\r\nX-Kong-Upstream-Status: 999\r\n"
         b"X-Kong-Proxy-Latency: 999\r\nX-Kong-Request-Id: theirs\r\n\r\n"
     )
-    for headers in (frozenset(), frozenset({"x-kong-upstream-status"}), frozenset(told - {"x-kong-request-id"})):
+    for headers in (
+        frozenset(),
+        frozenset({"x-kong-upstream-status"}),
+        frozenset(told - {"x-kong-request-id"}),
+    ):
         with running(headers=headers) as (proxy, upstream):
             client = proxy.client()
             client.send(GET)
