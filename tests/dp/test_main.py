@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -18,6 +19,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.running import environment, fastgw_command
+from tests.dp.test_tls_node import CA
+from tests.dp.test_tls_node import write as write_pair
 from tests.waiting import free_port, is_listening, wait_until
 
 DEADLINE_S = 20.0
@@ -298,6 +301,27 @@ def test_sighup_takes_settings_over_and_names_those_that_have_to_wait(tmp_path: 
         os.kill(worker_of(node), signal.SIGKILL)
         node.wait_log("is replaced by process")
         assert ask(node.proxy_port, "/one", body)[0] == 413
+
+
+def test_sighup_reads_certificates_anew_and_cuts_no_connection(tmp_path: Path) -> None:
+    first, second = CA.issue("gw.example"), CA.issue("gw.example")
+    files = write_pair(first, tmp_path)
+    port = free_port()
+    with data_plane(tmp_path, "/one", proxy_listen=f"127.0.0.1:{port} ssl", **files) as node:
+        with connected(port) as before:
+            assert before.getpeercert(binary_form=True) == first.der
+            write_pair(second, tmp_path)
+            node.process.send_signal(signal.SIGHUP)
+            node.wait_log("certificates of the ssl listeners read anew")
+            with connected(port) as after:
+                assert after.getpeercert(binary_form=True) == second.der
+            before.sendall(b"GET /two HTTP/1.1\r\nHost: gw.example\r\n\r\n")
+            assert before.recv(65536).startswith(b"HTTP/1.1 404 ")
+
+
+def connected(port: int) -> ssl.SSLSocket:
+    sock = socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S)
+    return CA.trusting_context().wrap_socket(sock, server_hostname="gw.example")
 
 
 def worker_of(node: DataPlane) -> int:
