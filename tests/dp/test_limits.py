@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ import msgspec
 import pytest
 
 from fastgw.dp.accepting import SPARE_DESCRIPTORS, connections_for
+from fastgw.dp.control import ListenerKind
 from tests.dp.rig import Peer, Proxy, Upstream, running
 from tests.waiting import wait_until
 
@@ -108,6 +110,31 @@ def test_a_limit_that_is_lowered_and_raised_again_while_connections_are_open() -
         totals = proxy.totals()
         assert totals["connections_active"] > 10
         assert totals["connections_refused_total"] == 0
+
+
+def test_accepting_leaves_the_backlog_as_it_was_set() -> None:
+    """Also when it was paused for want of room: the event loop has a default of its own."""
+
+    def backlog() -> int:
+        # The kernel tells it of a listening socket as `tcpi_sacked`; see tcp_get_info.
+        facts = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64)
+        found: int = struct.unpack_from("=28xI", facts)[0]
+        return found
+
+    with running(connections=2) as (proxy, _):
+        listener = socket.create_server(("127.0.0.1", 0), backlog=77)
+        assert backlog() == 77
+        proxy.call(proxy.server.listen([(listener, ListenerKind())]))
+        assert backlog() == 77
+        crowd = [Peer(socket.create_connection(listener.getsockname())) for _ in range(2)]
+        wait_until(lambda: proxy.totals()["connections_active"] == 2, 5, "two connections")
+        for peer in crowd:
+            peer.close()
+        wait_until(lambda: proxy.totals()["connections_active"] == 0, 5, "their end")
+        with Peer(socket.create_connection(listener.getsockname())).sock as sock:
+            sock.sendall(b"GET /\r\n\r\n")
+            assert sock.recv(12) == b"HTTP/1.1 400"
+        assert backlog() == 77
 
 
 def test_the_limit_of_open_files_is_the_limit_of_connections() -> None:

@@ -144,7 +144,8 @@ def test_a_declarative_file_is_served_read_again_and_kept_when_it_breaks(tmp_pat
         assert "[error] dp supervisor: worker" not in node.log()
 
 
-def test_requests_in_progress_end_before_the_data_plane_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+def test_requests_in_progress_end_before_the_data_plane_does(number: signal.Signals, tmp_path: Path) -> None:
     release = threading.Event()
     arrived = threading.Event()
 
@@ -165,7 +166,7 @@ def test_requests_in_progress_end_before_the_data_plane_does(tmp_path: Path) -> 
             client = threading.Thread(target=lambda: answers.append(node.ask("/slow")))
             client.start()
             assert arrived.wait(DEADLINE_S)
-            node.process.send_signal(signal.SIGTERM)
+            node.process.send_signal(number)
             wait_until(lambda: not is_listening(node.proxy_port), DEADLINE_S, "no more is accepted")
             assert ask(node.status_port, "/status/ready")[0] == 503
             assert node.process.poll() is None
@@ -307,7 +308,13 @@ def test_sighup_reads_certificates_anew_and_cuts_no_connection(tmp_path: Path) -
     first, second = CA.issue("gw.example"), CA.issue("gw.example")
     files = write_pair(first, tmp_path)
     port = free_port()
-    with data_plane(tmp_path, "/one", proxy_listen=f"127.0.0.1:{port} ssl", **files) as node:
+    with data_plane(
+        tmp_path,
+        "/one",
+        proxy_listen=f"127.0.0.1:{port} ssl",
+        ssl_cert=files["ssl_cert"],
+        ssl_cert_key=files["ssl_cert_key"],
+    ) as node:
         with connected(port) as before:
             assert before.getpeercert(binary_form=True) == first.der
             write_pair(second, tmp_path)
