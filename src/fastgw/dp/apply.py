@@ -54,7 +54,7 @@ class Applier:
     def __init__(self, store: Store, compiler: CompileProcess, deadlines: Deadlines, belief: Belief) -> None:
         self.decided: Generation | None = None
         self.workers: Sequence[Worker] = ()
-        """Set once, before the first apply: workers ask for `decided` themselves when they start."""
+        """Set once, none before: workers ask for `decided` themselves when they start."""
         self.applied_at: float | None = None
         """Wall time at which `decided` was applied; for /status."""
         self.refused_total = 0
@@ -199,6 +199,8 @@ class Applier:
 
     async def _prepare(self, generation: Generation) -> tuple[list[Worker], _Against | None, float]:
         """Prepare on every worker that runs; those that start just now are waited for, and the first one."""
+        if not self.workers:  # whatever starts later begins with what is decided
+            return [], None, 0.0
         await _all(worker.wait_started(self._deadlines.prepare_s) for worker in self.workers)
         participants = self._running_workers()
         if not participants:
