@@ -24,11 +24,11 @@ def control_plane_of(stage: Stage) -> ControlPlane:
 
 
 def joined(stage: Stage, control_plane: ControlPlane, name: str) -> DataPlane:
-    token = pki(stage, "token")
+    token = stage.directory / f"{name}.token"
+    token.write_text(pki(stage, "token"))
     address = f"{HOST}:{control_plane.cluster_port}"
-    said = pki(
-        stage, "join", "--control-plane", address, "--name", name, prefix=name, FASTGW_CLUSTER_TOKEN=token
-    )
+    wanted = ("--control-plane", address, "--name", name)
+    said = pki(stage, "join", *wanted, prefix=name, FASTGW_CLUSTER_TOKEN_FILE=str(token))
     assert said.startswith("joined the cluster ")
     identity = stage.directory / name / "pki/identity.json"
     assert stat.S_IMODE(identity.stat().st_mode) == 0o600
@@ -133,6 +133,9 @@ def test_what_cannot_serve_is_one_line(stage: Stage) -> None:
                                      "proxy_error_log": "/dev/stderr"})  # fmt: skip
     assert no_identity.exit_code() == 1
     assert "join with 'fastgw pki join', set cluster_token, or name cluster_cert" in no_identity.log
+    no_token = stage.ended("pki join", {"prefix": str(stage.directory / "dp")}, "--control-plane", "localhost:1")
+    assert no_token.exit_code() == 2
+    assert "a token is needed" in no_token.log
 
 
 def test_issued_files_serve_where_joining_is_not_possible(stage: Stage) -> None:
