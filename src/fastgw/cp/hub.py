@@ -142,9 +142,10 @@ class Hub:
             self._note(data_plane)
 
     def sign_again(self) -> None:
-        """Other keys sign now: have what is published bear their signatures too."""
+        """Other keys sign now: have what is published, and what runs already, bear their signatures too."""
         if self._newest is not None:
             self._newest.sign_again()
+            self.offer_all()
 
     def offer_all(self) -> None:
         """Offer every data plane what is wanted of it now."""
