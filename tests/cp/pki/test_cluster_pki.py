@@ -215,6 +215,19 @@ def test_without_a_certificate_there_is_no_link(tmp_path: Path, log: Log) -> Non
     run(scenario())
 
 
+def test_without_a_certificate_nobody_sends_much(tmp_path: Path, log: Log) -> None:
+    async def scenario() -> None:
+        async with cluster(tmp_path) as one:
+            stranger = await Stranger.connect(one.address, make_stranger_context(()))
+            assert (await stranger.upgrade(e.ENROL_PATH)).status_code == 101
+            stranger.websocket.send_binary(bytes(900_000))
+            stranger.flush()
+            await log.shows("more than 81920 bytes without a certificate")
+            stranger.close()
+
+    run(scenario())
+
+
 @pytest.mark.parametrize(
     "question",
     [b"junk", e.encode(e.Renew(request=NodeKey().request())), e.encode(e.Authorities(certificates=[]))],
