@@ -140,7 +140,9 @@ def test_what_cannot_serve_is_one_line(stage: Stage) -> None:
                                      "proxy_error_log": "/dev/stderr"})  # fmt: skip
     assert no_identity.exit_code() == 1
     assert "join with 'fastgw pki join', set cluster_token, or name cluster_cert" in no_identity.log
-    no_token = stage.ended("pki join", {"prefix": str(stage.directory / "dp")}, "--control-plane", "localhost:1")
+    no_token = stage.ended(
+        "pki join", {"prefix": str(stage.directory / "dp")}, "--control-plane", "localhost:1"
+    )
     assert no_token.exit_code() == 2
     assert "a token is needed" in no_token.log
 

@@ -38,7 +38,7 @@ def cluster() -> None:
     In a pipeline, change something and wait for it:
 
     \b
-      fastgw config import kong.yaml && fastgw cluster wait --timeout 60
+      deck gateway sync kong.yaml && fastgw cluster wait --timeout 60
 
     A running control plane is asked, at the admin_listen of these settings.
     """

@@ -118,8 +118,8 @@ def token(conf: Path | None, sets: Mapping[str, str], name: str | None, valid: s
 @click.option(
     "--token",
     "token_text",
-    help="What 'fastgw pki token' printed; '-' reads it from standard input, which keeps it out of the list of "
-    "processes.  [default: cluster_token]",
+    help="What 'fastgw pki token' printed; '-' reads it from standard input, which keeps it out of the list "
+    "of processes.  [default: cluster_token]",
 )
 @click.option("--name", help="What to call this data plane (default: the name of the host).")
 @settings_options

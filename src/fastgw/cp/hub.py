@@ -60,7 +60,7 @@ class DataPlane:
         self.apply_ms: dict[str, float] | None = None
         """What the last apply took, as its Ack said, step by step."""
         self.refused_version: int | None = None
-        """The newest version that it refused for good, or cannot be sent; None once it runs what is wanted."""
+        """The newest that it refused for good, or cannot be sent; None once it runs what is wanted."""
         self.last_error: str | None = None
         self.sync_status = "normal"
         """Kong's word for whether it may be sent anything."""

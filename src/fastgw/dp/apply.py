@@ -117,7 +117,9 @@ class Applier:
             try:
                 await asyncio.to_thread(self._belief.keep_more, incoming)
             except OSError as error:
-                _log.error("the signatures of version %d cannot be kept: %s", incoming.version, error.strerror)
+                _log.error(
+                    "the signatures of version %d cannot be kept: %s", incoming.version, error.strerror
+                )
 
     async def finish(self) -> None:
         """Wait for the end of what has begun."""

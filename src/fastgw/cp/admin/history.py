@@ -201,9 +201,7 @@ def _difference(kind: str, id_: str, was: Row | None, now: Row | None) -> dict[s
     return change
 
 
-def history_resources(
-    storage: Storage, hooks: Mapping[str, Hooks], flavor: str
-) -> Iterator[Resource]:
+def history_resources(storage: Storage, hooks: Mapping[str, Hooks], flavor: str) -> Iterator[Resource]:
     history = _History(storage, hooks, flavor)
     yield Resource("/fastgw/history", {"GET": history.changes})
     yield Resource("/fastgw/history/versions", {"GET": history.versions})
