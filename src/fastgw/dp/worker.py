@@ -47,7 +47,6 @@ class _Worker:
     def __init__(self, channel: _Channel, configure: control.Configure, fds: Sequence[int]) -> None:
         self._channel = channel
         *socket_fds, metrics_fd, tls_fd = fds
-        self._access_log = AccessLog(configure.access_log) if configure.access_log else None
         sockets = [socket.socket(fileno=fd) for fd in socket_fds]
         self._listeners = list(zip(sockets, configure.listeners, strict=True))
         options = msgspec.msgpack.decode(configure.options, type=ProxyOptions)
