@@ -106,6 +106,21 @@ class Applier:
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
 
+    def keep_signatures(self, incoming: IncomingSnapshot) -> None:
+        """Keep other signatures of what runs, for the next start: keys change while configurations stay."""
+        self._in_background(self._keep_signatures(incoming))
+
+    async def _keep_signatures(self, incoming: IncomingSnapshot) -> None:
+        async with self._one_at_a_time:
+            if self.decided is None or self.decided.digest != incoming.digest:
+                return
+            try:
+                await asyncio.to_thread(self._belief.keep_more, incoming)
+            except OSError as error:
+                _log.error(
+                    "the signatures of version %d cannot be kept: %s", incoming.version, error.strerror
+                )
+
     async def finish(self) -> None:
         """Wait for the end of what has begun."""
         while self._running:

@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from fastgw.cp.pki import records
 from fastgw.cp.pki.management import certificate_record, chain_of, load_active
-from fastgw.cp.pki.records import Transact
+from fastgw.cp.pki.records import Transact, UnknownToken
 from fastgw.cp.pki.signing import list_keys
 from fastgw.cp.storage.session import Connection
 from fastgw.errors import CertificateError, FastgwError, RemoteLinkError, StorageError
@@ -88,7 +88,8 @@ class _State(NamedTuple):
 class _Guesses:
     """Wrong tokens by the host that showed them; too many, and it has to wait.
 
-    A secret of 160 bits cannot be guessed; this keeps the database and the log from those who try.
+    A secret of 160 bits cannot be guessed; this keeps the database and the log from those who try. A token
+    that was used or has expired is no guess: a node that shows its own again and again holds up nobody.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -227,6 +228,7 @@ class Office:
         key = read_request(question.request)
         now = self._now()
         async with self._write() as connection:
+            await records.hold(connection)
             try:
                 token = await records.use_token(
                     connection,
@@ -235,7 +237,7 @@ class Office:
                     public_key_der(key),
                     now.timestamp(),
                 )
-            except CertificateError:
+            except UnknownToken:
                 self._guesses.note(host)
                 raise
             name = check_name(token.name or question.name)
@@ -263,6 +265,7 @@ class Office:
         name = check_name(common_name_of(certificate))
         now = self._now()
         async with self._write() as connection:
+            await records.hold(connection)
             # What every control plane will know within a second must hold for this answer already.
             found = await records.find_certificate(connection, serial_of(certificate))
             if found is not None and found.revoked_at is not None:
