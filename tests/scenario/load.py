@@ -1,4 +1,4 @@
-"""Requests without a pause beside a test, each of which must be answered well.
+"""Requests beside a test, without a pause or at a pace, each of which must be answered well.
 
 with Load(port, "/steady", expect=b"...") as load:
     ...                                  # changes, crashes of other processes
@@ -7,8 +7,10 @@ load.assert_nothing_failed()
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import threading
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Final, Self
 
@@ -22,14 +24,21 @@ _SHOWN: Final = 10
 class Load:
     """Some keep-alive connections that ask one path again and again."""
 
-    def __init__(self, port: int, path: str, *, expect: bytes, connections: int = 2) -> None:
+    def __init__(
+        self, port: int, path: str, *, expect: bytes, connections: int = 2, every_s: float = 0.0
+    ) -> None:
         """Prepare it.
 
         Args:
             expect: every answer must be 200 with this body.
+            every_s: each connection pauses so long between two requests.
         """
         self.answered_total = 0
         self.failures: list[str] = []
+        self.unreachable_total = 0
+        """Requests that got no answer while none could be expected."""
+        self._is_away = False
+        self._every_s = every_s
         self._port = port
         self._path = path
         self._expect = expect
@@ -55,27 +64,42 @@ class Load:
         assert not self.failures, f"{len(self.failures)} failed: {self.failures[:_SHOWN]}"
         assert self.answered_total >= at_least
 
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """In here, whoever answers is ended and started again: no answer is no failure, a wrong one is."""
+        with self._lock:
+            self._is_away = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._is_away = False
+
     def _ask_on(self) -> None:
         connection = http.client.HTTPConnection(HOST, self._port, timeout=_TIMEOUT_S)
         try:
-            while not self._stopping.is_set():
+            while not self._stopping.wait(self._every_s):
+                was_away = self._is_away
                 failure = self._ask(connection)
                 with self._lock:
-                    self.answered_total += not failure
-                    if failure:
-                        self.failures.append(failure)
+                    if failure is None:
+                        self.answered_total += 1
+                    elif isinstance(failure, Exception) and (was_away or self._is_away):
+                        self.unreachable_total += 1
+                    else:
+                        self.failures.append(repr(failure))
         finally:
             connection.close()
 
-    def _ask(self, connection: http.client.HTTPConnection) -> str:
-        """Ask once; returns what was wrong, or nothing."""
+    def _ask(self, connection: http.client.HTTPConnection) -> Exception | str | None:
+        """Ask once; returns what was wrong with the answer, or why there was none."""
         try:
             connection.request("GET", self._path)
             answer = connection.getresponse()
             body = answer.read()
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            return repr(error)
+            return error
         if (answer.status, body) != (200, self._expect):
             return f"{answer.status} {body[:200]!r}"
-        return ""
+        return None
