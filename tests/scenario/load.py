@@ -35,8 +35,8 @@ class Load:
         """
         self.answered_total = 0
         self.failures: list[str] = []
-        self.unreachable_total = 0
-        """Requests that got no answer while none could be expected."""
+        self.unserved_total = 0
+        """Requests that failed while no answer could be expected."""
         self._is_away = False
         self._every_s = every_s
         self._port = port
@@ -66,7 +66,7 @@ class Load:
 
     @contextlib.contextmanager
     def away(self) -> Iterator[None]:
-        """In here, whoever answers is ended and started again: no answer is no failure, a wrong one is."""
+        """In here, whoever answers is ended and started again: only 200 with another body is a failure."""
         with self._lock:
             self._is_away = True
         try:
@@ -84,14 +84,14 @@ class Load:
                 with self._lock:
                     if failure is None:
                         self.answered_total += 1
-                    elif isinstance(failure, Exception) and (was_away or self._is_away):
-                        self.unreachable_total += 1
+                    elif not failure.startswith("200 ") and (was_away or self._is_away):
+                        self.unserved_total += 1
                     else:
-                        self.failures.append(repr(failure))
+                        self.failures.append(failure)
         finally:
             connection.close()
 
-    def _ask(self, connection: http.client.HTTPConnection) -> Exception | str | None:
+    def _ask(self, connection: http.client.HTTPConnection) -> str | None:
         """Ask once; returns what was wrong with the answer, or why there was none."""
         try:
             connection.request("GET", self._path)
@@ -99,7 +99,7 @@ class Load:
             body = answer.read()
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            return error
+            return repr(error)
         if (answer.status, body) != (200, self._expect):
             return f"{answer.status} {body[:200]!r}"
         return None

@@ -199,7 +199,7 @@ class ChannelClosed(ChannelError):
 
 
 class DescriptorsLost(ChannelError):
-    """A message has come, and what came with it found no room in this process: it has all that it may open."""
+    """A message has come, and no room for its descriptors: this process has all that it may open."""
 
     def __init__(self, message: object) -> None:
         super().__init__(

@@ -15,13 +15,12 @@ import socket
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import Any, Final, Literal, Self
 
 from tests.scenario.process import HOST, free_port
 
 Direction = Literal["up", "down"]
 _DEADLINE_S: Final = 15.0
-_T = TypeVar("_T")
 
 
 class _End(asyncio.Protocol):
@@ -35,6 +34,7 @@ class _End(asyncio.Protocol):
         self.held: list[bytes] = []
         """What has come and may not pass yet."""
         self.is_over = False
+        self.gone = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -48,6 +48,7 @@ class _End(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_over = True
         self._wire.ends.discard(self)
+        self.gone.set()
         self.pass_on()
 
     def pass_on(self) -> None:
@@ -74,9 +75,10 @@ class Wire:
     def __init__(self, target_port: int) -> None:
         self.port: Final = free_port()
         self.ends: set[_End] = set()
-        self.is_silent = False
         self.done = threading.Event()
         """Set when what was armed has happened."""
+        self._speaks = asyncio.Event()
+        self._speaks.set()
         self._target_port = target_port
         self._armed: tuple[Literal["cut", "stall"], Direction, int] | None = None
         self._loop = asyncio.new_event_loop()
@@ -123,6 +125,10 @@ class Wire:
 
     # In the thread of the loop.
 
+    @property
+    def is_silent(self) -> bool:
+        return not self._speaks.is_set()
+
     def take(self, direction: Direction, count: int) -> int:
         """How many of *count* bytes may pass."""
         if self._armed is None or self._armed[1] != direction:
@@ -148,17 +154,17 @@ class Wire:
         self._armed = (what, direction, count)
 
     def _cut(self) -> None:
-        self.is_silent = False
+        self._speaks.set()
         for end in list(self.ends):
             end.held.clear()
             if end.transport is not None:
                 reset(end.transport)
 
     def _stall(self) -> None:
-        self.is_silent = True
+        self._speaks.clear()
 
     def _resume(self) -> None:
-        self.is_silent = False
+        self._speaks.set()
         for end in list(self.ends):
             end.pass_on()
             peer = end.peer
@@ -177,8 +183,7 @@ class Wire:
     async def _connect(self, end: _End) -> None:
         try:
             # A silent network takes no new connection either; whoever dials meets its own deadline.
-            while self.is_silent and not end.is_over:
-                await asyncio.sleep(0.01)
+            await self._speaks.wait()
             if not end.is_over:
                 await self._loop.create_connection(lambda: _peer_of(end), HOST, self._target_port)
                 end.pass_on()
@@ -190,9 +195,7 @@ class Wire:
         for task in self._waiting:
             task.cancel()
         await asyncio.gather(*self._waiting, return_exceptions=True)
-        # Transports that were aborted close with the next turns of the loop.
-        while self.ends:
-            await asyncio.sleep(0.01)
+        await asyncio.gather(*(end.gone.wait() for end in self.ends))
 
     def _close(self) -> None:
         assert self._server is not None
