@@ -224,10 +224,14 @@ def running_cluster(
 
     Args:
         settings: of the control planes.
-        wrappers: commands that run the data planes of these names.
+        wrappers: commands that run the nodes of these names.
     """
     names = ["cp" if number == 0 else f"cp-{number + 1}" for number in range(control_planes)]
-    planes = [stage.control_plane(pair, storage, name=name, **settings) for name in names]
+    wrappers = wrappers or {}
+    planes = [
+        stage.control_plane(pair, storage, name=name, wrapper=wrappers.get(name, ()), **settings)
+        for name in names
+    ]
     planes[0].add_service(SERVICE, upstream + say(_BODY))
     planes[0].add_route(SERVICE, _PATH, name="steady")
     with contextlib.ExitStack() as open_:
@@ -243,7 +247,7 @@ def running_cluster(
                     control_plane,
                     name=name,
                     wait=False,
-                    wrapper=(wrappers or {}).get(name, ()),
+                    wrapper=wrappers.get(name, ()),
                     **chosen,
                 )
             )
