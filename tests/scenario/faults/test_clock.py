@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from tests.scenario.faults.cluster import Cluster, running_cluster
+from tests.scenario.faults.cluster import VISIBLE_S, Cluster, running_cluster
 from tests.scenario.harness import Pair, Stage
+from tests.scenario.test_15_pki import pki
+from tests.waiting import wait_until
 
 _LIBRARY: Final = "/usr/lib/*/faketime/libfaketimeMT.so.1"
 _INSTALL: Final = (
@@ -18,6 +22,7 @@ _INSTALL: Final = (
     "  Fedora:         dnf install libfaketime"
 )
 YEARS: Final = ["+12y", "-12y"]
+LONG: Final = [pytest.mark.long, pytest.mark.timeout(300)]
 REFUSED: Final = (
     r"the peer's certificate \(.*\) (?:has expired|is not valid yet): .* and the clock here says \d{4}-"
 )
@@ -44,51 +49,71 @@ class WrongClock:
         fresh.rename(self._path)
 
 
-def test_the_clock_of_a_data_plane(stage: Stage, pair: Pair, upstream: str) -> None:
-    clock = WrongClock(stage.directory / "clock")
-    with running_cluster(stage, pair, upstream, wrappers={"dp-1": clock.wrapper}) as cluster:
-        data_plane_is_off(cluster, clock, YEARS)
-
-
-def test_the_clock_of_a_control_plane(stage: Stage, pair: Pair, upstream: str) -> None:
-    clock = WrongClock(stage.directory / "clock")
-    with running_cluster(stage, pair, upstream, wrappers={"cp": clock.wrapper}) as cluster:
-        control_plane_is_off(cluster, clock, YEARS)
-
-
-def data_plane_is_off(cluster: Cluster, clock: WrongClock, offsets: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("mode", "offsets"),
+    [
+        ("shared", ["+12y"]),
+        pytest.param("shared", YEARS, marks=LONG),
+        pytest.param("pki", YEARS, marks=LONG),
+    ],
+)
+def test_the_clock_of_a_data_plane(
+    stage: Stage, pair: Pair, upstream: str, mode: str, offsets: list[str]
+) -> None:
     """Its link goes on, it starts and serves from disk, and only a new link is refused."""
-    data_plane, wire = cluster.data_planes[0], cluster.wires[0]
-    for offset in offsets:
-        clock.set(offset)
-        # The link that is there asks for no date.
-        cluster.wait_current(data_plane)
-        with cluster.loads[0].away():
-            data_plane.kill()
-            cluster.restart(data_plane)
-        data_plane.wait_line(f"no link to .*: {REFUSED}")
+    clock = WrongClock(stage.directory / "clock")
+    with cluster_of(stage, pair, upstream, mode, {"dp-1": clock.wrapper}) as cluster:
+        data_plane = cluster.data_planes[0]
+        for offset in offsets:
+            clock.set(offset)
+            # The link that is there asks for no date.
+            cluster.wait_current(data_plane)
+            with cluster.loads[0].away():
+                data_plane.kill()
+                cluster.restart(data_plane)
+            data_plane.wait_line(f"no link to .*: {REFUSED}")
+            # Hours are nothing to a certificate of weeks.
+            clock.set("+2h")
+            cluster.wait_current(data_plane)
         clock.set("+0")
-        data_plane.wait_connected()
-        # Hours are nothing to a certificate of years.
-        clock.set("+2h")
-        wire.cut()
-        data_plane.wait_line("the control plane closed the connection")
-        data_plane.wait_connected()
-    clock.set("+0")
-    cluster.check()
+        cluster.check()
 
 
-def control_plane_is_off(cluster: Cluster, clock: WrongClock, offsets: list[str]) -> None:
-    """It takes writes and feeds those that are linked; new links it refuses, and says why."""
-    control_plane, data_plane = cluster.control_plane, cluster.data_planes[0]
-    for offset in offsets:
-        clock.set(offset)
-        cluster.wait_current(cluster.data_planes[1])
-        cluster.wires[0].cut()
-        control_plane.wait_line(f"refused .*: {REFUSED}")
-        before = cluster.writer.answered_total
-        cluster.wait_current(cluster.data_planes[1])
-        assert cluster.writer.answered_total >= before
-        clock.set("+0")
-        data_plane.wait_connected()
-    cluster.check()
+@pytest.mark.parametrize(
+    ("mode", "offsets"),
+    [
+        ("pki", ["+12y"]),
+        pytest.param("pki", YEARS, marks=LONG),
+        pytest.param("shared", YEARS, marks=LONG),
+    ],
+)
+def test_the_clock_of_a_control_plane(
+    stage: Stage, pair: Pair, upstream: str, mode: str, offsets: list[str]
+) -> None:
+    """It takes writes and feeds those that are linked; new links are refused, and both sides say why."""
+    clock = WrongClock(stage.directory / "clock")
+    with cluster_of(stage, pair, upstream, mode, {"cp": clock.wrapper}) as cluster:
+        control_plane, (data_plane, linked) = cluster.control_plane, cluster.data_planes
+        for offset in offsets:
+            clock.set(offset)
+            cluster.wires[0].cut()
+            control_plane.wait_line(f"refused .*: {REFUSED}")
+            before = cluster.writer.answered_total
+            wait_until(lambda before=before: cluster.writer.answered_total > before, 10, "writes go on")
+            cluster.wait_current(linked)
+            clock.set("+0")
+            data_plane.wait_connected(VISIBLE_S)
+        cluster.check()
+
+
+def cluster_of(
+    stage: Stage, pair: Pair, upstream: str, mode: str, wrappers: Mapping[str, Sequence[str]]
+) -> contextlib.AbstractContextManager[Cluster]:
+    """A cluster with one pair for all, or with the built-in authority."""
+    if mode == "shared":
+        return running_cluster(stage, pair, upstream, wrappers=wrappers)
+    pki(stage, "init")
+    each = [{"cluster_mtls": "pki", "cluster_token": pki(stage, "token")} for _ in range(2)]
+    return running_cluster(
+        stage, None, upstream, wrappers=wrappers, data_plane_settings=each, cluster_mtls="pki"
+    )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -47,7 +48,6 @@ def test_the_disk_of_a_data_plane_is_full(stage: Stage, pair: Pair, upstream: st
     """It serves on, says why it stays where it is, takes no room meanwhile, and catches up by itself."""
     with small_disk(stage.directory / "dp-1", 16 * FAT_BYTES) as disk:
         with running_cluster(stage, pair, upstream) as cluster:
-            data_plane = cluster.data_planes[0]
             ballast = disk / "ballast"
             fill(ballast)
             cluster.control_plane.wait_line(
@@ -64,4 +64,66 @@ def test_the_disk_of_a_data_plane_is_full(stage: Stage, pair: Pair, upstream: st
             wait_until(lambda: free_bytes(disk) >= room - FAT_BYTES // 8, 10, "nothing is left behind")
             ballast.unlink()
             cluster.check()
-            data_plane.stop()
+
+
+def test_the_disk_of_a_control_plane_is_full(stage: Stage, pair: Pair, upstream: str) -> None:
+    """Writes are refused with the reason and none that was answered is lost; data planes notice nothing."""
+    with (
+        small_disk(stage.directory / "cp", 16 * FAT_BYTES) as disk,
+        running_cluster(stage, pair, upstream) as cluster,
+    ):
+        ballast, writer = disk / "ballast", cluster.writer
+        fill(ballast)
+        before = writer.unanswered_total
+        wait_until(lambda: writer.unanswered_total > before + 5, 30, "writes are refused")
+        cluster.control_plane.wait_line(r"\[error\] .*/routes.* failed: .*(?:disk is full|disk I/O error)")
+        ballast.unlink()
+        before = writer.answered_total
+        wait_until(lambda: writer.answered_total > before + 5, 30, "writes are taken")
+        for data_plane in cluster.data_planes:
+            assert "no link to" not in data_plane.log
+        cluster.check()
+
+
+def cut_short(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+HARMS: Final[list[tuple[Callable[[Path], None], str]]] = [
+    (cut_short, "current.image"),
+    (damage, "*.image"),
+    (damage, "current.image"),
+    (cut_short, "base-*.image"),
+    (Path.unlink, "base-*.image"),
+    (cut_short, "*.image"),
+]
+
+
+@pytest.mark.parametrize(
+    "harms", [HARMS[:2], pytest.param(HARMS, marks=pytest.mark.long)], ids=["some", "all"]
+)
+def test_stored_files_are_damaged_or_cut_short(
+    stage: Stage, pair: Pair, upstream: str, harms: list[tuple[Callable[[Path], None], str]]
+) -> None:
+    """Found at the start, set aside with one line, and what is left is served until the link brings the rest."""
+    with running_cluster(stage, pair, upstream) as cluster:
+        data_plane, load = cluster.data_planes[0], cluster.loads[0]
+        for harm, pattern in harms:
+            cluster.wait_current(data_plane)
+            with load.away():
+                data_plane.kill()
+                # Some are two names of one file.
+                paths = {path.stat().st_ino: path for path in (data_plane.prefix / "dp").glob(pattern)}
+                for path in paths.values():
+                    harm(path)
+                data_plane.start()
+                data_plane.wait_line(r"\[error\] .*\.image cannot be used: .*; set aside as ")
+                data_plane.wait_ready()
+                cluster.wait_current(data_plane)
+        cluster.check()
