@@ -38,7 +38,7 @@ class WrongClock:
         if not found:
             pytest.fail(_INSTALL, pytrace=False)
         self.wrapper: Final = [
-            *("env", f"LD_PRELOAD={found[0]}", f"FAKETIME_TIMESTAMP_FILE={path}", "FAKETIME_NO_CACHE=1"),
+            *("env", f"LD_PRELOAD={found[0]}", f"FAKETIME_TIMESTAMP_FILE={path}", "FAKETIME_CACHE_DURATION=1"),
             *("DONT_FAKE_MONOTONIC=1", "NO_FAKE_STAT=1"),
         ]
 
