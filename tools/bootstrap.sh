@@ -59,13 +59,6 @@ find_initdb() {
     return 1
 }
 
-has_faketime() {
-    for library in /usr/lib/*/faketime/libfaketimeMT.so.1 /usr/lib64/faketime/libfaketimeMT.so.1; do
-        [ -e "$library" ] && return
-    done
-    return 1
-}
-
 # Prints "thing:packages" for all that is missing.
 missing() {
     command -v git >/dev/null || echo 'git:git'
@@ -77,7 +70,6 @@ missing() {
     if [ "$mode" = test ]; then
         command -v openssl >/dev/null || echo 'openssl:openssl'
         find_initdb >/dev/null || echo 'PostgreSQL:postgresql'
-        has_faketime || echo 'libfaketime:libfaketime'
     fi
 }
 

@@ -126,8 +126,10 @@ class Store:
 
     def look_again(self) -> None:
         """Forget what this process knows of the files: another one may have written here."""
-        os.ftruncate(self.lock_fd, 0)
-        os.pwrite(self.lock_fd, f"{os.getpid()}\n".encode(), 0)
+        holder = f"{os.getpid()}\n".encode()
+        with contextlib.suppress(OSError):  # the disk may be full, and this is only for who comes second
+            os.pwrite(self.lock_fd, holder, 0)
+            os.ftruncate(self.lock_fd, len(holder))
         for path in self.directory.glob("*.new"):
             path.unlink()  # left behind by a process that was killed
         with self._in_order:

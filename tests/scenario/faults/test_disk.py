@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from tests.scenario.faults.cluster import FAT_BYTES, running_cluster
+from tests.scenario.faults.cluster import FAT_BYTES, VISIBLE_S, running_cluster
 from tests.scenario.harness import Pair, Stage
 from tests.waiting import wait_until
 
@@ -54,13 +55,23 @@ def test_the_disk_of_a_data_plane_is_full(stage: Stage, pair: Pair, upstream: st
                 rf"stays with version \d+: version \d+ is refused: cannot store the configuration in {disk}/dp: "
                 r"No space left on device; next try in"
             )
+            with cluster.loads[0].away():
+                cluster.data_planes[0].kill()
+                fill(disk / "rest")
+                cluster.restart(cluster.data_planes[0])
+            (disk / "rest").unlink()
             # Room for the small files, and not for a whole generation.
             os.truncate(ballast, ballast.stat().st_size - FAT_BYTES)
             room = free_bytes(disk)
             version = cluster.fatten(1)
-            cluster.control_plane.wait_line(
-                rf"version {version} is refused: cannot store|version {version + 1} is"
-            )
+            control_plane = cluster.control_plane
+
+            def is_refused() -> bool:
+                refused = re.findall(r"version (\d+) is refused: cannot store", control_plane.log)
+                return int(refused[-1]) >= version
+
+            # Tried again after 15 s at most.
+            wait_until(is_refused, VISIBLE_S, f"version {version} is refused")
             wait_until(lambda: free_bytes(disk) >= room - FAT_BYTES // 8, 10, "nothing is left behind")
             ballast.unlink()
             cluster.check()

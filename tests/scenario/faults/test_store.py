@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-from pathlib import Path
 from typing import Final
 
 import pytest
 
 from tests.scenario.faults.cluster import running_cluster
+from tests.scenario.faults.preload import build, preloaded
 from tests.scenario.harness import Pair, Stage
-
-SOURCE: Final = Path(__file__).with_name("kill_at_step.c")
 
 DECIDED: Final = "rename current.image\nfsync dp"
 """The first step after the decision."""
@@ -24,16 +21,6 @@ OVERLAY: Final = ["open current.image.new", "sendfile current.image.new", "fsync
 """Those of an overlay, whose base is there."""
 
 
-@pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library that kills."""
-    made = tmp_path_factory.mktemp("library") / "kill_at_step.so"
-    subprocess.run(
-        ["cc", "-Wall", "-Werror", "-shared", "-fPIC", "-o", str(made), str(SOURCE)], check=True, timeout=60
-    )
-    return made
-
-
 @pytest.mark.parametrize(
     ("whole", "overlay"),
     [
@@ -43,14 +30,15 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids=["some", "each"],
 )
 def test_killed_while_it_stores(
-    stage: Stage, pair: Pair, upstream: str, library: Path, whole: list[str], overlay: list[str]
+    stage: Stage, pair: Pair, upstream: str, whole: list[str], overlay: list[str]
 ) -> None:
     """It starts with what was decided last, sets nothing aside, and is brought to what is published."""
     at = stage.directory / "kill-at"
-    wrapper = [
-        *("env", f"LD_PRELOAD={library}", f"KILL_AT={at}"),
-        f"KILL_DIRECTORY={stage.directory / 'dp-1' / 'dp'}",
-    ]
+    wrapper = preloaded(
+        build("kill_at_step", stage.directory),
+        KILL_AT=str(at),
+        KILL_DIRECTORY=str(stage.directory / "dp-1" / "dp"),
+    )
     with running_cluster(stage, pair, upstream, wrappers={"dp-1": wrapper}) as cluster:
         data_plane, load = cluster.data_planes[0], cluster.loads[0]
         for number, step in enumerate([*whole, *overlay]):
