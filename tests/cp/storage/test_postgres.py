@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import signal
 import socket
@@ -142,6 +143,31 @@ async def test_a_crash_of_the_server(pg_own_server: PgServer) -> None:
         changes = await two.changes_since(0)
         assert changes is not None
         assert [change.after["name"] for change in changes if change.after] == ["before", "after"]
+
+
+@pytest.mark.parametrize("moment", ["in a statement", "at the commit"])
+async def test_a_connection_that_the_server_ends_is_an_outage_and_no_fault(
+    database: Database, moment: str
+) -> None:
+    """Whenever it ends it: what is raised is what whoever uses a storage is prepared for."""
+    place = place_of(database)
+    storage = await database.open()
+
+    async def end(pid: int) -> None:
+        await asyncio.to_thread(place.run, f"SELECT pg_terminate_backend({pid})")
+
+    for _ in range(5):
+        with pytest.raises(StorageUnavailable):
+            async with storage.read_records() as connection:
+                ((pid,),) = await connection.fetch("SELECT pg_backend_pid()")
+                if moment == "in a statement":
+                    async with asyncio.TaskGroup() as both:
+                        both.create_task(end(pid))
+                        with contextlib.suppress(StorageUnavailable):
+                            await connection.fetch("SELECT pg_sleep(20)")
+                else:
+                    await end(pid)
+        assert await storage.version() == 0
 
 
 async def test_a_lock_that_another_holds_has_a_deadline(database: Database) -> None:
