@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from tests.scenario.process import HOST
+from tests.waiting import wait_until
 
 _TIMEOUT_S: Final = 10.0
 _STOP_S: Final = 15.0
@@ -63,6 +64,11 @@ class Load:
         """Every request was answered as expected, and there were so many."""
         assert not self.failures, f"{len(self.failures)} failed: {self.failures[:_SHOWN]}"
         assert self.answered_total >= at_least
+
+    def wait_answers(self, count: int, deadline_s: float = 15.0) -> None:
+        """Wait for so many more answers."""
+        enough = self.answered_total + count
+        wait_until(lambda: self.answered_total >= enough, deadline_s, f"{count} answers")
 
     @contextlib.contextmanager
     def away(self) -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import random
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -156,17 +157,20 @@ async def test_a_connection_that_the_server_ends_is_an_outage_and_no_fault(
     async def end(pid: int) -> None:
         await asyncio.to_thread(place.run, f"SELECT pg_terminate_backend({pid})")
 
+    async def use() -> None:
+        async with storage.read_records() as connection:
+            ((pid,),) = await connection.fetch("SELECT pg_backend_pid()")
+            if moment == "at the commit":
+                await end(pid)
+                return
+            async with asyncio.TaskGroup() as both:
+                both.create_task(end(pid))
+                with contextlib.suppress(StorageUnavailable):
+                    await connection.fetch("SELECT pg_sleep(20)")
+
     for _ in range(5):
         with pytest.raises(StorageUnavailable):
-            async with storage.read_records() as connection:
-                ((pid,),) = await connection.fetch("SELECT pg_backend_pid()")
-                if moment == "in a statement":
-                    async with asyncio.TaskGroup() as both:
-                        both.create_task(end(pid))
-                        with contextlib.suppress(StorageUnavailable):
-                            await connection.fetch("SELECT pg_sleep(20)")
-                else:
-                    await end(pid)
+            await use()
         assert await storage.version() == 0
 
 
@@ -232,10 +236,13 @@ async def test_a_user_who_may_not_create(pg_database: PgDatabase) -> None:
         pg_database.run(f"DROP ROLE {role}")
 
 
-async def test_a_value_that_it_cannot_hold_is_a_mistake_not_an_outage(database: Database) -> None:
+@pytest.mark.parametrize("value", [{"name": "a\0b"}, {"tags": [random.Random(1).randbytes(40_000).hex()]}])
+async def test_a_value_that_it_cannot_hold_is_a_mistake_not_an_outage(
+    database: Database, value: dict[str, Any]
+) -> None:
     storage = await database.open()
     with pytest.raises(StorageError) as caught:
-        await insert(storage, "services", {**make_service("a"), "name": "a\0b"})
+        await insert(storage, "services", make_service("a") | value)
     assert not isinstance(caught.value, StorageUnavailable)
     assert await storage.version() == 0
 

@@ -21,7 +21,7 @@ import uvloop
 from bench.cluster.data_planes import DataPlane, Fleet, link_settings
 from fastgw.obs import logs
 
-_STAYS_S: Final = 1.0
+_STAYS_S: Final = 2.0
 _AWAY_S: Final = 2.0
 
 

@@ -25,7 +25,7 @@ def test_killed_during_a_push(
     request: pytest.FixtureRequest, stage: Stage, pair: Pair, upstream: str, dialect: str, rounds: int
 ) -> None:
     """What had been answered is published by the next process, under numbers that go on from there."""
-    each = [{}] * len(POINTS)
+    each: list[dict[str, str]] = [{}] * len(POINTS)
     with (
         prepared_storage(request, dialect) as storage,
         running_cluster(stage, pair, upstream, storage=storage, data_plane_settings=each) as cluster,

@@ -85,12 +85,10 @@ def test_the_disk_of_a_control_plane_is_full(stage: Stage, pair: Pair, upstream:
     ):
         ballast, writer = disk / "ballast", cluster.writer
         fill(ballast)
-        before = writer.unanswered_total
-        wait_until(lambda: writer.unanswered_total > before + 5, 30, "writes are refused")
+        writer.wait_unanswered(5)
         cluster.control_plane.wait_line(r"\[error\] .*/routes.* failed: .*(?:disk is full|disk I/O error)")
         ballast.unlink()
-        before = writer.answered_total
-        wait_until(lambda: writer.answered_total > before + 5, 30, "writes are taken")
+        writer.wait_answered(5)
         for data_plane in cluster.data_planes:
             assert "no link to" not in data_plane.log
         cluster.check()

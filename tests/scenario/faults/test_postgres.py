@@ -10,7 +10,6 @@ import pytest
 from tests.postgres import PgServer
 from tests.scenario.faults.cluster import prepared_database, running_cluster
 from tests.scenario.harness import Pair, Stage
-from tests.waiting import wait_until
 
 FAST: Final = signal.SIGINT
 IMMEDIATE: Final = signal.SIGQUIT
@@ -37,11 +36,9 @@ def test_restarted_under_writes(
         writer = cluster.writer
         for stop in stops:
             pg_own_server.stop(stop)
-            before = writer.unanswered_total
-            wait_until(lambda before=before: writer.unanswered_total > before, 15, "a write is refused")
+            writer.wait_unanswered(1)
             pg_own_server.start()
-            before = writer.answered_total
-            wait_until(lambda before=before: writer.answered_total > before + 5, 30, "writes are taken")
+            writer.wait_answered(5)
         for data_plane in cluster.data_planes:
             assert "no link to" not in data_plane.log
         cluster.check()

@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 import httpx
 
 from tests.scenario.process import HOST
+from tests.waiting import wait_until
 
 SERVICE: Final = "steady"
 _PAUSE_S: Final = 0.1
@@ -52,6 +53,16 @@ class Writer:
         assert not self._thread.is_alive(), "a write hangs"
         if self._failure is not None:
             raise self._failure
+
+    def wait_answered(self, count: int, deadline_s: float = 30.0) -> None:
+        """Wait until so many more writes are taken."""
+        enough = self.answered_total + count
+        wait_until(lambda: self.answered_total >= enough, deadline_s, f"{count} writes are taken")
+
+    def wait_unanswered(self, count: int, deadline_s: float = 30.0) -> None:
+        """Wait until so many more writes are refused, or not answered."""
+        enough = self.unanswered_total + count
+        wait_until(lambda: self.unanswered_total >= enough, deadline_s, f"{count} writes are not")
 
     def present(self) -> list[str]:
         """The names of routes that are there, oldest first; each is also its path."""
