@@ -67,7 +67,12 @@ class _Worker:
         gc.collect()
         gc.freeze()
         while True:
-            message, fds = await self._channel.receive()
+            try:
+                message, fds = await self._channel.receive()
+            except control.DescriptorsLost as error:
+                generation = getattr(error.message, "generation", 0)
+                await self._channel.send(control.Refused(generation, str(error), is_passing=True))
+                continue
             await self._channel.send(await self._answer(message, fds))
             if isinstance(message, control.Drain):
                 return
@@ -111,8 +116,8 @@ class _Worker:
     async def _do_stage(self, message: control.Stage, base_fd: int) -> None:
         try:
             await asyncio.to_thread(self._server.stage, base_fd, message.base)
-        except ImageError as error:
-            # Whatever needs it will be refused for the same reason.
+        except (ImageError, OSError, MemoryError) as error:
+            # Whatever needs it maps it then, or is refused for the same reason.
             _log.error("a base that was to be mapped ahead: %s", error)
         finally:
             os.close(base_fd)
@@ -127,6 +132,10 @@ class _Worker:
             runtime = await asyncio.to_thread(self._server.prepare, *fds, checksum=message.base)
         except ImageError as error:
             return control.Refused(message.generation, str(error))
+        except (OSError, MemoryError) as error:
+            # What it has it can go on serving.
+            reason = getattr(error, "strerror", None) or "out of memory"
+            return control.Refused(message.generation, f"cannot map it: {reason}", is_passing=True)
         finally:
             for fd in fds:
                 os.close(fd)
