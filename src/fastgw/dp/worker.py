@@ -1,7 +1,7 @@
 """One worker process: `python -m fastgw.dp.worker --fd N`, started by the supervisor only.
 
 1. Read Configure from the control channel (descriptor N): options, listening sockets, metrics segment.
-2. Make the proxy, say Ready, and freeze what is in memory out of the garbage collector's sight.
+2. Make the proxy, freeze what is in memory out of the garbage collector's sight, say Ready.
 3. Answer the supervisor until Drain or until its end of the channel closes.
 
 It parses no configuration: a generation is an image that it maps. It decides nothing about its life: signals
@@ -63,9 +63,8 @@ class _Worker:
 
     async def run(self) -> None:
         """Answer until drained."""
-        await self._channel.send(control.Ready())
-        gc.collect()
         gc.freeze()
+        await self._channel.send(control.Ready())
         while True:
             try:
                 message, fds = await self._channel.receive()
@@ -219,6 +218,7 @@ def main(arguments: Sequence[str]) -> int:
     die_with_parent()
     raise_file_limit()
     sock = socket.socket(fileno=int(arguments[1]))
+    gc.collect()  # of what importing left; on the loop it would hold that for 10 ms
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(sock))
 
