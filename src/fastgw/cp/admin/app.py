@@ -92,7 +92,7 @@ def make_admin_app(
             *config_resources(storage, hooks),
             *plan_resources(storage, settings, hooks, cluster_view),
             *transaction_resources(storage, entities),
-            *history_resources(storage),
+            *history_resources(storage, hooks, settings.router_flavor),
             *description_resources(resources),
         ],
         last_known=last_known,
