@@ -173,6 +173,11 @@ def test_a_secret_comes_from_a_file(prefix: str, tmp_path: Path) -> None:
     assert f"{secret} is empty" in fault(**{f"{prefix}_PG_PASSWORD_FILE": str(secret)})
 
 
+def test_what_would_leave_a_door_open_is_not_ignored() -> None:
+    assert "KONG_CLUSTER_OCSP: cluster_ocsp: no OCSP responder is asked here" in fault(KONG_CLUSTER_OCSP="on")
+    assert load(KONG_CLUSTER_OCSP="off").warnings
+
+
 def test_a_file_variable_of_ours_silences_kongs(tmp_path: Path) -> None:
     secret = tmp_path / "password"
     secret.write_text("ours")
