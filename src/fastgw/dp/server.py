@@ -208,6 +208,12 @@ class ProxyServer:
         """The generation that new requests get."""
         return self._core.current
 
+    @property
+    def options(self) -> ProxyOptions:
+        """Those in force."""
+        options: ProxyOptions = self._core.options
+        return options
+
     def generations_live(self) -> int:
         """How many generations are mapped: the live, the prepared, and those that requests still hold."""
         return self._metrics.generations_live
@@ -273,7 +279,9 @@ class ProxyServer:
     def _on_full(self) -> None:
         """Leave new clients in the backlog, and close what is idle to make room for them."""
         self._acceptor.pause()
-        shed, wanted = 0, max(1, self._core.connections_limit // 16)
+        # More than the limit are there where it was lowered.
+        beyond = len(self._core.downstreams) - self._core.connections_limit
+        shed, wanted = 0, beyond + max(1, self._core.connections_limit // 16)
         for connection in tuple(self._core.downstreams):
             shed += connection.shed()
             if shed == wanted:

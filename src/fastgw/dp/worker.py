@@ -47,7 +47,6 @@ class _Worker:
     def __init__(self, channel: _Channel, configure: control.Configure, fds: Sequence[int]) -> None:
         self._channel = channel
         *socket_fds, metrics_fd, tls_fd = fds
-        self._access_log = AccessLog(configure.access_log) if configure.access_log else None
         sockets = [socket.socket(fileno=fd) for fd in socket_fds]
         self._listeners = list(zip(sockets, configure.listeners, strict=True))
         options = msgspec.msgpack.decode(configure.options, type=ProxyOptions)
@@ -67,7 +66,12 @@ class _Worker:
         gc.freeze()
         await self._channel.send(control.Ready())
         while True:
-            message, fds = await self._channel.receive()
+            try:
+                message, fds = await self._channel.receive()
+            except control.DescriptorsLost as error:
+                generation = getattr(error.message, "generation", 0)
+                await self._channel.send(control.Refused(generation, str(error), is_passing=True))
+                continue
             await self._channel.send(await self._answer(message, fds))
             if isinstance(message, control.Drain):
                 return
@@ -111,8 +115,8 @@ class _Worker:
     async def _do_stage(self, message: control.Stage, base_fd: int) -> None:
         try:
             await asyncio.to_thread(self._server.stage, base_fd, message.base)
-        except ImageError as error:
-            # Whatever needs it will be refused for the same reason.
+        except (ImageError, OSError, MemoryError) as error:
+            # Whatever needs it maps it then, or is refused for the same reason.
             _log.error("a base that was to be mapped ahead: %s", error)
         finally:
             os.close(base_fd)
@@ -127,6 +131,10 @@ class _Worker:
             runtime = await asyncio.to_thread(self._server.prepare, *fds, checksum=message.base)
         except ImageError as error:
             return control.Refused(message.generation, str(error))
+        except (OSError, MemoryError) as error:
+            # What it has it can go on serving.
+            reason = getattr(error, "strerror", None) or "out of memory"
+            return control.Refused(message.generation, f"cannot map it: {reason}", is_passing=True)
         finally:
             for fd in fds:
                 os.close(fd)
