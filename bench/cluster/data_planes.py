@@ -124,7 +124,7 @@ class Fleet:
         )
         links: list[asyncio.Task[None]] = []
         dialling = asyncio.create_task(self._dial(links, first, per_second))
-        port = int(self.settings.cluster_control_plane.rpartition(":")[2])
+        port = int(self.settings.cluster_control_plane[0].rpartition(":")[2])
         while await commands.readline():
             _tell({"received_bytes": _received_bytes(port)})
         for task in (dialling, *links):

@@ -20,6 +20,7 @@ from websockets.uri import parse_uri
 
 from fastgw.cp.cluster import ClusterServer
 from fastgw.cp.hub import Hub
+from fastgw.cp.identity import ControlPlaneIdentity
 from fastgw.cp.storage import Storage, make_storage
 from fastgw.dp.sync import (
     Applied,
@@ -150,18 +151,19 @@ async def cluster_port(
     listen: str = "127.0.0.1:0",
     clock: Clock | None = None,
     heartbeat_s: float = 30.0,
+    cluster_id: str = "the-cluster",
     **options: Any,
 ) -> AsyncIterator[Port]:
     """Start a cluster port; *options* are those of `ClusterServer`."""
     pair = pair or gen_cert_pair()
     storage = make_storage(settings_of("control_plane", directory, pair))
     await storage.open()
-    hub = Hub(storage, purge_delay_s=1000)
+    identity = ControlPlaneIdentity.make(cluster_id)
+    hub = Hub(storage, identity=identity, purge_delay_s=1000)
     server = ClusterServer(
         Listen.parse(listen),
         credentials or shared(pair),
         hub,
-        control_plane_id="the-control-plane",
         heartbeat_s=heartbeat_s,
         **(options if clock is None else {**options, "clock": clock}),
     )
