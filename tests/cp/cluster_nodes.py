@@ -22,6 +22,7 @@ from fastgw.cp.cluster import ClusterServer
 from fastgw.cp.hub import Hub
 from fastgw.cp.identity import ControlPlaneIdentity
 from fastgw.cp.storage import Storage, make_storage
+from fastgw.dp.pledge import Pledge
 from fastgw.dp.sync import (
     Applied,
     AppliedState,
@@ -193,6 +194,7 @@ class Node:
         draw: Callable[[], float] = random.random,
         trust_told: Callable[[str], None] = lambda _: None,
         identity: NodeIdentity | None = None,
+        pledge: Pledge | None = None,
         **flags: str,
     ) -> None:
         pair = pair or gen_cert_pair()
@@ -203,6 +205,7 @@ class Node:
         self.snapshot: Snapshot | None = None
         self.seen: list[int] = []
         self.deltas = 0
+        self.pledge = pledge
         self.may_apply = asyncio.Event()
         self.may_apply.set()
         self.refusal: ApplyResult | Exception | None = None
@@ -210,6 +213,7 @@ class Node:
             settings,
             credentials or shared(pair),
             node=identity,
+            pledge=pledge,
             trust_told=trust_told,
             apply=self._apply,
             applied=lambda: self.state,
@@ -235,6 +239,8 @@ class Node:
             assert self.snapshot.digest == incoming.digest
         else:
             self.snapshot = Snapshot.unpack(incoming.version, incoming.compressed, incoming.digest)
+        if self.pledge is not None:
+            self.pledge.keep(incoming.cluster_id)
         self.state = AppliedState(incoming.version, incoming.digest)
         return Applied(incoming.version, incoming.digest, 1.0, 2.0, 3.0, 4.0, ["one warning"])
 
