@@ -33,7 +33,9 @@ async def written(port: Port, versions: int) -> None:
     """Have the database stand at so many versions."""
     for number in range(versions):
         async with port.storage.write("test") as writer:
-            await writer.insert("services", {"id": f"{number:08d}-0000-4000-8000-000000000000", "name": f"s{number}"})
+            await writer.insert(
+                "services", {"id": f"{number:08d}-0000-4000-8000-000000000000", "name": f"s{number}"}
+            )
 
 
 def test_one_that_is_late_takes_nobody_back(tmp_path: Path, log: Log) -> None:
@@ -88,7 +90,9 @@ def test_a_database_that_does_not_answer_takes_nobody_back(
             port.hub.publish(offering_of(2, ["a"]))
             node = node_of(tmp_path, port, 9)
             async with node.running():
-                await log.shows("1 data planes run later versions than is known here, and keep them: it is away")
+                await log.shows(
+                    "1 data planes run later versions than is known here, and keep them: it is away"
+                )
                 port.hub.publish(offering_of(2, ["a"]))
                 await eventually(lambda: node.sync.status.is_connected, "the link")
                 assert node.seen == []

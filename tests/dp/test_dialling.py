@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
+from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ ADDRESSES = st.lists(
 
 @given(st.uuids().map(str), ADDRESSES, st.randoms())
 def test_the_order_is_one_of_its_own_and_hangs_on_nothing_else(
-    node_id: str, addresses: list[str], random: st.random.Random
+    node_id: str, addresses: list[str], random: Random
 ) -> None:
     order = preferred_order(node_id, addresses)
     assert sorted(order) == sorted(addresses)

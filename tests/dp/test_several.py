@@ -43,7 +43,9 @@ async def ports(directory: Path, count: int = 2, cluster_id: str = "one") -> Asy
     async with AsyncExitStack() as stack:
         yield [
             await stack.enter_async_context(
-                cluster_port(directory / f"cp-{number}", listen=f"127.0.0.1:{free_port()}", cluster_id=cluster_id)
+                cluster_port(
+                    directory / f"cp-{number}", listen=f"127.0.0.1:{free_port()}", cluster_id=cluster_id
+                )
             )
             for number in range(count)
         ]
@@ -67,13 +69,20 @@ def test_the_next_one_is_tried_at_once(tmp_path: Path, log: Log) -> None:
             node = node_at(tmp_path, nobody, first.address, second.address)
             async with node.running():
                 await eventually(lambda: len(first.hub) == 1, "the link to the second of its order")
-                await log.shows(rf"no link to {nobody}: cannot connect: Connection refused; next try at {first.address}")
+                await log.shows(
+                    rf"no link to {nobody}: cannot connect: Connection refused; next try at {first.address}"
+                )
                 status = node.sync.status
-                assert (status.control_plane, status.control_plane_id) == (first.address, first.hub.identity.id)
+                assert (status.control_plane, status.control_plane_id) == (
+                    first.address,
+                    first.hub.identity.id,
+                )
                 assert status.control_planes == (nobody, first.address, second.address)
                 left = first.address
                 await first.server.close()
-                await eventually(lambda: node.sync.status.control_plane_id == second.hub.identity.id, "the third")
+                await eventually(
+                    lambda: node.sync.status.control_plane_id == second.hub.identity.id, "the third"
+                )
                 assert node.sync.status.last_error == (
                     f"{left}: the control plane ended the link: the control plane is shutting down"
                 )
@@ -114,7 +123,9 @@ def test_it_goes_back_to_its_first_without_a_moment_unlinked(tmp_path: Path, log
                     assert node.sync.status.is_connected
                     assert len(late.hub) == 1
                     await eventually(lambda: len(second.hub) == 0, "the goodbye")
-                    await log.shows(f"is disconnected: the data plane ended the link: the data plane goes to {nobody}")
+                    await log.shows(
+                        f"is disconnected: the data plane ended the link: the data plane goes to {nobody}"
+                    )
                     assert "next try" not in log.text().split("stays with")[1]
                     late.hub.publish(offering_of(2, ["b"]))
                     await eventually(lambda: node.state.version == 2, "version 2")
@@ -199,7 +210,14 @@ def test_a_link_that_does_not_last_is_a_try_that_failed(tmp_path: Path, log: Log
                 await breaks(second)
             waits = re.findall(r"next try at (\S+) in (\S+) s", log.text())
             there, here = second.address, first.address
-            assert waits == [(there, "0.1"), (here, "0.1"), (there, "0.1"), (here, "0.2"), (there, "0.1"), (here, "0.1")]
+            assert waits == [
+                (there, "0.1"),
+                (here, "0.1"),
+                (there, "0.1"),
+                (here, "0.2"),
+                (there, "0.1"),
+                (here, "0.1"),
+            ]
 
     run(scenario())
 
@@ -259,7 +277,9 @@ def test_a_control_plane_that_does_not_look_at_clusters_is_left_too(tmp_path: Pa
 
             node.sync.hello = hello  # type: ignore[method-assign]
             async with node.running():
-                await log.shows("is disconnected: the data plane ended the link: the control plane is of the cluster two")
+                await log.shows(
+                    "is disconnected: the data plane ended the link: the control plane is of the cluster two"
+                )
                 assert "belongs to one" in (node.sync.status.last_error or "")
                 assert node.seen == []
                 assert not node.sync.status.is_connected

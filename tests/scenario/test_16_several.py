@@ -87,7 +87,9 @@ def test_one_of_two_is_killed_amid_writes(
             for number in range(100_000):
                 name = f"{label}-{number}"
                 try:
-                    answer = client.post("/services/steady/routes", json={"name": name, "paths": [f"/{name}"]})
+                    answer = client.post(
+                        "/services/steady/routes", json={"name": name, "paths": [f"/{name}"]}
+                    )
                 except httpx.HTTPError:
                     return
                 assert answer.status_code == 201, answer.text
@@ -140,7 +142,9 @@ def test_one_of_two_is_killed_amid_writes(
     assert again not in (of_a, of_b)
     for seen_by in (cp_a, cp_b):
         wait_until(lambda: holders(seen_by) == [again, of_b], START_S, "each at its first again")  # noqa: B023
-    cp_b.wait_line(r"is disconnected: the data plane ended the link: the data plane goes to \S+, which it prefers")
+    cp_b.wait_line(
+        r"is disconnected: the data plane ended the link: the data plane goes to \S+, which it prefers"
+    )
     page = dps[0].status_client.get("/metrics").text
     assert f'fastgw_control_plane_linked{{control_plane="{HOST}:{cp_a.cluster_port}"}} 1' in page
     assert f'fastgw_control_plane_linked{{control_plane="{HOST}:{cp_b.cluster_port}"}} 0' in page
@@ -164,8 +168,12 @@ def test_a_new_database_replaces_nothing_until_somebody_says_so(
     control_plane.wait_ready()
     strange = control_plane.cluster()["cluster_id"]
     assert strange != own
-    control_plane.wait_line(rf"refused .*belongs to the cluster {own}, and this control plane is of {strange}")
-    data_plane.wait_line(rf"no link to \S+: the control plane is of the cluster {strange}, .*belongs to {own}")
+    control_plane.wait_line(
+        rf"refused .*belongs to the cluster {own}, and this control plane is of {strange}"
+    )
+    data_plane.wait_line(
+        rf"no link to \S+: the control plane is of the cluster {strange}, .*belongs to {own}"
+    )
     link = data_plane.status()["link"]
     assert f"fastgw cluster adopt {strange}" in link["last_error"]
     assert not link["is_connected"]
@@ -207,7 +215,9 @@ def test_a_new_database_takes_the_place_of_one_that_was_lost(
     control_plane.start()
     control_plane.wait_ready()
     data_plane.wait_connected()
-    control_plane.wait_line("stays with version 3: version 0 is not sent: nothing has ever been configured here")
+    control_plane.wait_line(
+        "stays with version 3: version 0 is not sent: nothing has ever been configured here"
+    )
     assert data_plane.proxy.get("/late").text == "steady"
 
     # The backup is older than what was lost: the data plane goes back with it, and both sides say so.

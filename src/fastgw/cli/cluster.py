@@ -54,8 +54,9 @@ def cluster() -> None:
 def status(watch: bool, as_json: bool, conf: Path | None, sets: Mapping[str, str]) -> None:
     """Show each data plane: what is wanted of it, what it runs and since when, and what is wrong.
 
-    The first line counts. CONTROL PLANE is the one that a data plane is linked to, or was last. WANTED and APPLIED are versions of the configuration; a data plane is well when
-    they are the same and ERROR is empty. CERTIFICATE says when its certificate ends.
+    The first line counts. CONTROL PLANE is the one that a data plane is linked to, or was last. WANTED and
+    APPLIED are versions of the configuration; a data plane is well when they are the same and ERROR is empty.
+    CERTIFICATE says when its certificate ends.
     """
     api = AdminApi(load("control_plane", conf, sets, warn=False))
     if as_json:

@@ -33,8 +33,8 @@ def health(
     """Ask the control plane (cp) or data plane (dp) of these settings how it is.
 
     A control plane is asked at its Admin API, a data plane at its status port, where it is well once it has
-    applied a configuration; which control plane it is linked to is told besides. Exits with 0 when it is well, else with 1. NODE may be left out where the
-    settings name the role.
+    applied a configuration; which control plane it is linked to is told besides. Exits with 0 when it is
+    well, else with 1. NODE may be left out where the settings name the role.
     """
     conf = find_conf(conf)
     role = _ROLES[node] if node else find_role(file=conf, flags=sets)

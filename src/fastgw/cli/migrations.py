@@ -51,9 +51,7 @@ def migrations() -> None:
 )
 @_quiet_option
 @settings_options
-def bootstrap(
-    conf: Path | None, sets: Mapping[str, str], quiet: bool, cluster_id: uuid.UUID | None
-) -> None:
+def bootstrap(conf: Path | None, sets: Mapping[str, str], quiet: bool, cluster_id: uuid.UUID | None) -> None:
     """Create the tables in an empty database.
 
     A database that has them is left as it is, and that is no error.

@@ -114,7 +114,12 @@ def token(conf: Path | None, sets: Mapping[str, str], name: str | None, valid: s
 
 
 @pki.command()
-@click.option("--control-plane", required=True, metavar="HOST:PORT,...", help="The cluster port to join at; of several, the first that answers.")
+@click.option(
+    "--control-plane",
+    required=True,
+    metavar="HOST:PORT,...",
+    help="The cluster port to join at; of several, the first that answers.",
+)
 @click.option(
     "--token",
     "token_text",
@@ -164,9 +169,8 @@ def join(
     Pledge(settings.prefix / "dp").replace(identity.cluster_id)
     until = identity.pair().not_after
     click.echo(f"joined the cluster {identity.cluster_id} until {until:%Y-%m-%d %H:%M} UTC, as {path} proves")
-    click.echo(
-        f"start the data plane with cluster_mtls = pki and cluster_control_plane = {', '.join(control_planes)}"
-    )
+    named = ", ".join(control_planes)
+    click.echo(f"start the data plane with cluster_mtls = pki and cluster_control_plane = {named}")
 
 
 @pki.command()

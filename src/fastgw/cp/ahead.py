@@ -6,10 +6,10 @@
         nothing ever written  a new database: it keeps what it has
         no answer             it keeps what it has; asked again
 
-Contract. A control plane that has not heard of the newest version, for a moment or because its database is away,
-takes no data plane back to an older one; a database that was restored from a backup does, since that is what it
-was restored for, and the log names both versions. Versions are compared only with those of data planes that
-belong to this cluster: other numbers mean nothing here.
+Contract. A control plane that has not heard of the newest version, for a moment or because its database is
+away, takes no data plane back to an older one; a database that was restored from a backup does, since that is
+what it was restored for, and the log names both versions. Versions are compared only with those of data
+planes that belong to this cluster: other numbers mean nothing here.
 """
 
 from __future__ import annotations
@@ -115,8 +115,8 @@ class AheadWatch(Generic[D]):
                 for data_plane in held.values():
                     if data_plane.is_connected and 0 < version < data_plane.applied_version:
                         log.warning(
-                            "%s runs version %d, and the database stands at version %d: it was put back to an "
-                            "earlier state, and the data plane goes back with it",
+                            "%s runs version %d, and the database stands at version %d: it was put back to "
+                            "an earlier state, and the data plane goes back with it",
                             data_plane,
                             data_plane.applied_version,
                             version,

@@ -297,9 +297,9 @@ class _Session(asyncio.Protocol):
             # It is told who we are, so that it can say so itself.
             self._pump.flush()
             self.close(
-                f"data plane {hello.hostname} ({hello.node_id}) belongs to the cluster {hello.cluster_id}, and this "
-                f"control plane is of {own}: see 'fastgw cluster adopt --help' for how it may change over, and "
-                "'fastgw migrations bootstrap --help' for how a new database takes the place of an old one"
+                f"data plane {hello.hostname} ({hello.node_id}) belongs to the cluster {hello.cluster_id}, "
+                f"and this control plane is of {own}: see 'fastgw cluster adopt --help' for how it may change "
+                "over, and 'fastgw migrations bootstrap --help' for a new database in the place of an old one"
             )
             return
         assert self._certificate is not None

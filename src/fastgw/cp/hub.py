@@ -6,8 +6,9 @@ in one go at most once per second and outside the journal; a storage that is awa
 rows. The storage's rows are what all control planes know together; for a data plane that is linked here,
 what is kept here is newer.
 
-The one complication is a data plane that moves to another control plane: both write its row. Each row names its
-writer; the first that a new link writes claims it, and that a link is over is written only by who has the row.
+The one complication is a data plane that moves to another control plane: both write its row. Each row names
+its writer; the first that a new link writes claims it, and that a link is over is written only by who has the
+row.
 """
 
 from __future__ import annotations

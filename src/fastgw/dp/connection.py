@@ -2,9 +2,9 @@
 
     TLS is done -> certificate -> upgrade -> greeted -> linked -> over
 
-Contract. `greeted` is done once the control plane has answered as one; `over`, with the reason, when nothing more
-will come, whatever ends it. A connection ends once, says its goodbye, and is closed within a second. What
-it brings it hands to its owner (`Sync`), with itself, since for a moment there may be two of them.
+Contract. `greeted` is done once the control plane has answered as one; `over`, with the reason, when nothing
+more will come, whatever ends it. A connection ends once, says its goodbye, and is closed within a second.
+What it brings it hands to its owner (`Sync`), with itself, since for a moment there may be two of them.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
     first ──fails──> second ──fails──> ... last ──fails──> wait ──> first ...
 
-Contract. The order follows from the id of the data plane and the addresses alone (rendezvous hashing), so a fleet
-spreads evenly without a word between its members, one data plane tries the same order after each restart, and
-an address that comes or goes moves only those whose first it is. A round tries each once; a link that
-has lasted begins a new one, one that has not is a try that failed, so that control planes which take a link
-and drop it are not dialled in a circle.
+Contract. The order follows from the id of the data plane and the addresses alone (rendezvous hashing), so a
+fleet spreads evenly without a word between its members, one data plane tries the same order after each
+restart, and an address that comes or goes moves only those whose first it is. A round tries each once; a link
+that has lasted begins a new one, one that has not is a try that failed, so that control planes which take a
+link and drop it are not dialled in a circle.
 
 Source: Thaler and Ravishankar, "Using Name-Based Mappings to Increase Hit Rates", 1998.
 """

@@ -6,8 +6,8 @@
 
 Contract. The key is made here and stays here. The token is sent only over a connection whose certificate
 comes from the authority that the token pins. Everything has a deadline, and each failure is one
-RemoteLinkError or CertificateError that says what to do. Of several control planes the first that answers will
-do (`at_any`): all of a cluster have the same authority.
+RemoteLinkError or CertificateError that says what to do. Of several control planes the first that answers
+will do (`at_any`): all of a cluster have the same authority.
 """
 
 from __future__ import annotations

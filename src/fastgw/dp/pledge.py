@@ -3,11 +3,12 @@
     none ──first configuration of a cluster──> belongs to it ──'fastgw cluster adopt'──> another, or none
 
 Contract. `PREFIX/dp/cluster.id` (0600) holds the cluster's id, one line. It is written before the first
-configuration of a cluster is decided, and from then on nothing of another cluster is applied: a control plane on a
-strange or new database would otherwise replace what is served, by nothing at all if it is empty. Only a
+configuration of a cluster is decided, and from then on nothing of another cluster is applied: a control plane
+on a strange or new database would otherwise replace what is served, by nothing at all if it is empty. Only a
 person changes it. It is read at every use, so that a running data plane takes the change with its next try.
 
-Kong's control planes do not say which cluster is theirs: what they send is not compared, and pledges to nothing.
+Kong's control planes do not say which cluster is theirs: what they send is not compared, and pledges to
+nothing.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ class Pledge:
         except FileNotFoundError:
             return ""
         except OSError as exc:
-            raise SettingsError(f"{self.path}: cannot be read: {os.strerror(exc.errno or 0).lower()}") from None
+            raise SettingsError(
+                f"{self.path}: cannot be read: {os.strerror(exc.errno or 0).lower()}"
+            ) from None
 
     def check(self, cluster_id: str) -> None:
         """Insist that a control plane of *cluster_id* may say what is served here.
@@ -57,9 +60,9 @@ class Pledge:
         mine = self.read()
         if mine and cluster_id and mine != cluster_id:
             raise ForeignClusterError(
-                f"the control plane is of the cluster {cluster_id}, and this data plane belongs to {mine}: nothing "
-                "of it is applied. Name control planes of its own cluster in cluster_control_plane; or, if it "
-                f"is to change over, run 'fastgw cluster adopt {cluster_id}' here"
+                f"the control plane is of the cluster {cluster_id}, and this data plane belongs to {mine}: "
+                "nothing of it is applied. Name control planes of its own cluster in cluster_control_plane; or, "
+                f"if it is to change over, run 'fastgw cluster adopt {cluster_id}' here"
             )
 
     def keep(self, cluster_id: str) -> None:

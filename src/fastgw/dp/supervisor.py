@@ -25,8 +25,8 @@ from fastgw.dp.apply import Applier, short_digest
 from fastgw.dp.belief import Belief
 from fastgw.dp.control import Drain, ListenerKind
 from fastgw.dp.generation import describe_counts
-from fastgw.dp.server import ProxyOptions
 from fastgw.dp.pledge import Pledge
+from fastgw.dp.server import ProxyOptions
 from fastgw.dp.spares import Spares
 from fastgw.dp.store import Store, StoredImage, StoredSnapshot
 from fastgw.dp.sync import Applied, AppliedState, IncomingSnapshot, NodeIdentity, Refused

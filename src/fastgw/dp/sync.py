@@ -7,8 +7,8 @@
 Contract. `Sync.run` never gives up and never stops the data plane from serving: whatever breaks is logged
 with its reason and the seconds until the next try. Snapshots are applied one at a time by the *apply* that
 was given, and each is answered with what came of it. What is being applied when a link ends goes on being
-applied; the next link is told the result by its Hello or a Ping. A control plane of another cluster than the one
-that this data plane belongs to is left at its Welcome (`pledge`).
+applied; the next link is told the result by its Hello or a Ping. A control plane of another cluster than the
+one that this data plane belongs to is left at its Welcome (`pledge`).
 
 Two complications. The newest snapshot that waits is the only one that waits: the control plane sends the next
 only after the verdict on the last, but a new link may bring one while the old link's is still being applied.
@@ -198,7 +198,9 @@ class Sync:
         if welcome is None:
             self.log.notice("connected to the control plane %s, by Kong's protocol", connection)
         else:
-            self.log.notice("connected to the control plane %s of the cluster %s", connection, welcome.cluster_id)
+            self.log.notice(
+                "connected to the control plane %s of the cluster %s", connection, welcome.cluster_id
+            )
         connection.greeted.set_result(None)
         # An apply begun on the former link may have ended since the Hello.
         connection.report(self.applied())
@@ -262,9 +264,7 @@ class Sync:
             tls = self._credentials.current()
             connection = await connect(address, tls, self._maker(address, tls, speaks_kong=speaks_kong))
             try:
-                await asyncio.wait(
-                    (connection.greeted, connection.over), return_when=asyncio.FIRST_COMPLETED
-                )
+                await asyncio.wait((connection.greeted, connection.over), return_when=asyncio.FIRST_COMPLETED)
             except asyncio.CancelledError:
                 connection.close(_SHUTTING_DOWN)
                 raise

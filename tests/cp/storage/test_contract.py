@@ -459,7 +459,9 @@ async def test_a_data_plane_that_moved_stays_connected_whoever_writes_last(stora
     left_b = make_data_plane(1, last_seen=NOW_S + 1, connected=False, control_plane_id="b")
     await storage.put_data_planes([left_b])
     assert await storage.list_data_planes(9) == ([left_b], None)
-    again = make_data_plane(1, last_seen=NOW_S + 2, connected=False, control_plane_id="a", last_error="turned away")
+    again = make_data_plane(
+        1, last_seen=NOW_S + 2, connected=False, control_plane_id="a", last_error="turned away"
+    )
     await storage.put_data_planes([again])
     assert await storage.list_data_planes(9) == ([again], None)
 

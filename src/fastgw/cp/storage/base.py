@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, ClassVar, Final
 
@@ -200,7 +201,9 @@ class SqlStorage(Storage):
     async def wait_version_above(self, version: int, timeout_s: float) -> int:
         return await self._signal.wait_above(version, timeout_s)
 
-    async def put_data_planes(self, rows: Sequence[DataPlaneRow], *, claims: Set[str] = frozenset()) -> None:
+    async def put_data_planes(
+        self, rows: Sequence[DataPlaneRow], *, claims: AbstractSet[str] = frozenset()
+    ) -> None:
         if not rows:
             return
         # By id, so that two control planes that write the same rows cannot wait for each other in a circle.

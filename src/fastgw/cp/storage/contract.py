@@ -13,7 +13,8 @@ Every method may raise `StorageUnavailable`: the database does not answer within
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -323,7 +324,9 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    async def put_data_planes(self, rows: Sequence[DataPlaneRow], *, claims: Set[str] = frozenset()) -> None:
+    async def put_data_planes(
+        self, rows: Sequence[DataPlaneRow], *, claims: AbstractSet[str] = frozenset()
+    ) -> None:
         """Store these rows in one go; the caller batches.
 
         A row stays as it is where it is of a later second, or says that the data plane is linked to another

@@ -231,8 +231,8 @@ class Migrator:
                 ((present,),) = await connection.fetch("SELECT id FROM cluster")
                 if cluster_id is not None and present != cluster_id:
                     raise StorageError(
-                        f"the database is that of the cluster {present} already: only an empty one can become "
-                        f"that of {cluster_id}"
+                        f"the database is that of the cluster {present} already: only an empty one can "
+                        f"become that of {cluster_id}"
                     )
                 return []
             await connection.execute(_CREATE_STATE.text(self._maintenance.dialect))
