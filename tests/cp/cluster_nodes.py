@@ -6,7 +6,7 @@ import asyncio
 import random
 import ssl
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -22,6 +22,7 @@ from fastgw.cp.cluster import ClusterServer
 from fastgw.cp.hub import Hub
 from fastgw.cp.identity import ControlPlaneIdentity
 from fastgw.cp.storage import Storage, make_storage
+from fastgw.dp.dialling import preferred_order
 from fastgw.dp.pledge import Pledge
 from fastgw.dp.sync import (
     Applied,
@@ -119,6 +120,14 @@ def offering_of(version: int, names: list[str], padding: bytes = b"") -> Offerin
     rows = [{"id": name, "name": name, "padding": padding.hex()} for name in names]
     snapshot = Snapshot.from_rows(version, {"services": rows})
     return whole_offering(version, snapshot.digest, snapshot.pack())
+
+
+def node_id_that_prefers(order: Sequence[str]) -> str:
+    """The id of a data plane whose own order of control planes is this one."""
+    while True:
+        node_id = str(uuid.uuid4())
+        if preferred_order(node_id, order) == tuple(order):
+            return node_id
 
 
 def shared(pair: GeneratedPair) -> Credentials:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import re
-import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from fastgw.dp.dialling import preferred_order
 from fastgw.dp.pledge import Pledge
 from fastgw.dp.sync import AppliedState, NodeIdentity
 from fastgw.tls.cluster import LinkTls
 from fastgw.wire.messages import Hello
 from fastgw.wire.pacing import HEALTHY_AFTER_S
-from tests.cp.cluster_nodes import Clock, Log, Node, Port, cluster_port, eventually, offering_of, run
+from tests.cp.cluster_nodes import (
+    Clock,
+    Log,
+    Node,
+    Port,
+    cluster_port,
+    eventually,
+    node_id_that_prefers,
+    offering_of,
+    run,
+)
 from tests.dp.kong_control_plane import KongControlPlane
 from tests.tls.certificates import gen_cert_pair, loaded
 from tests.waiting import free_port
@@ -27,14 +35,6 @@ CONTEXT = LinkTls.shared(loaded(gen_cert_pair())).server_context
 @pytest.fixture
 def log(tmp_path: Path) -> Log:
     return Log(tmp_path)
-
-
-def identity_that_prefers(order: Sequence[str]) -> NodeIdentity:
-    """A data plane whose own order is this one."""
-    while True:
-        node_id = str(uuid.uuid4())
-        if preferred_order(node_id, order) == tuple(order):
-            return NodeIdentity(node_id, "dp-1")
 
 
 @asynccontextmanager
@@ -56,7 +56,11 @@ def node_at(directory: Path, *addresses: str, **options: object) -> Node:
     return Node(
         directory,
         ", ".join(addresses),
-        **{"identity": identity_that_prefers(addresses), "draw": lambda: 0.01, **options},  # type: ignore[arg-type]
+        **{
+            "identity": NodeIdentity(node_id_that_prefers(addresses), "dp-1"),
+            "draw": lambda: 0.01,
+            **options,
+        },  # type: ignore[arg-type]
     )
 
 

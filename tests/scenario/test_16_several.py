@@ -6,14 +6,13 @@ import concurrent.futures
 import re
 import shutil
 import threading
-import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import httpx
 import pytest
 
-from fastgw.dp.dialling import preferred_order
+from tests.cp.cluster_nodes import node_id_that_prefers
 from tests.scenario.conftest import prepared_storage
 from tests.scenario.harness import Pair, Stage
 from tests.scenario.load import Load
@@ -38,11 +37,9 @@ def data_plane_that_prefers(
 ) -> DataPlane:
     """A data plane whose first of two control planes is this one, by the id that its prefix holds."""
     addresses = [f"{HOST}:{one.cluster_port}" for one in (first, other)]
-    while preferred_order(node_id := str(uuid.uuid4()), addresses)[0] != addresses[0]:
-        pass
     prefix = stage.directory / name
     prefix.mkdir()
-    (prefix / "fastgw.id").write_text(f"{node_id}\n")
+    (prefix / "fastgw.id").write_text(f"{node_id_that_prefers(addresses)}\n")
     return stage.data_plane(pair, [first, other], name=name, cluster_return_delay="1s")
 
 

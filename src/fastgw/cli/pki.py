@@ -142,6 +142,7 @@ def join(
     from fastgw.dp.membership import IDENTITY_FILE, name_from, store_identity_file
     from fastgw.dp.pledge import Pledge
     from fastgw.settings import parsers
+    from fastgw.tls.authority import NodeKey
     from fastgw.wire.enrolment import Token
 
     try:
@@ -158,9 +159,11 @@ def join(
         raise SettingsError(f"prefix {settings.prefix}: {os.strerror(error.errno or 0).lower()}") from None
     node = load_identity(settings.prefix)
     called = name or name_from(socket.gethostname())
+    key = NodeKey()
     identity = asyncio.run(
         enrolment.at_any(
-            control_planes, lambda address: enrolment.join(address, parsed, node_id=node.id, name=called)
+            control_planes,
+            lambda address: enrolment.join(address, parsed, node_id=node.id, name=called, key=key),
         )
     )
     path = settings.prefix / IDENTITY_FILE

@@ -94,11 +94,14 @@ async def at_any(control_planes: Sequence[str], ask: Callable[[str], Awaitable[I
     raise RemoteLinkError("; ".join(reasons))
 
 
-async def join(control_plane: str, token: e.Token, *, node_id: str, name: str) -> Identity:
+async def join(
+    control_plane: str, token: e.Token, *, node_id: str, name: str, key: NodeKey | None = None
+) -> Identity:
     """Join the cluster that *token* is for.
 
     Args:
         control_plane: `host:port` of a cluster port.
+        key: of the tries before, for a token is good for one: an answer may have been lost. None: a new one.
 
     Raises:
         RemoteLinkError: no connection, or the control plane declines; it says why.
@@ -116,7 +119,7 @@ async def join(control_plane: str, token: e.Token, *, node_id: str, name: str) -
                 f"{control_plane} is no control plane of the cluster that the token is for: its authority is "
                 "another one, and the token was not sent to it"
             )
-        key = NodeKey()
+        key = key or NodeKey()
         question = e.Join(
             token_id=token.id, token_secret=token.secret, request=key.request(), node_id=node_id, name=name
         )

@@ -35,7 +35,7 @@ from fastgw.dp.enrolment import Identity, at_any, join, renew
 from fastgw.errors import CertificateError, FastgwError, SettingsError
 from fastgw.obs.logs import Logger
 from fastgw.settings import Settings
-from fastgw.tls.authority import CLOCK_TOLERANCE
+from fastgw.tls.authority import CLOCK_TOLERANCE, NodeKey
 from fastgw.tls.cluster import LinkTls
 from fastgw.wire.enrolment import Token
 from fastgw.wire.pacing import next_delay
@@ -121,9 +121,10 @@ class Membership:
             tell: takes why joining has not worked yet.
         """
         failures = 0
+        key = NodeKey()
         while self._token is not None and self._needs_joining():
             try:
-                identity = await at_any(self._control_planes, partial(self._join, self._token))
+                identity = await at_any(self._control_planes, partial(self._join, self._token, key))
                 await asyncio.to_thread(store_identity_file, self._path, identity)
             except FastgwError as exc:
                 delay_s = next_delay(failures, 0.0, self._draw)
@@ -195,8 +196,8 @@ class Membership:
             self._spread_s = min(_TOLD_SPREAD_S, (self._ends_s - self._begins_s) / 20)
             self._is_told.set()
 
-    async def _join(self, token: Token, address: str) -> Identity:
-        return await join(address, token, node_id=self._node_id, name=self._name)
+    async def _join(self, token: Token, key: NodeKey, address: str) -> Identity:
+        return await join(address, token, node_id=self._node_id, name=self._name, key=key)
 
     def _needs_joining(self) -> bool:
         return self._tls is None or dt.datetime.now(dt.UTC) >= self._tls.pair.not_after

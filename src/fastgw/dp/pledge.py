@@ -61,8 +61,8 @@ class Pledge:
         if mine and cluster_id and mine != cluster_id:
             raise ForeignClusterError(
                 f"the control plane is of the cluster {cluster_id}, and this data plane belongs to {mine}: "
-                "nothing of it is applied. Name control planes of its own cluster in cluster_control_plane; or, "
-                f"if it is to change over, run 'fastgw cluster adopt {cluster_id}' here"
+                "nothing of it is applied. Name control planes of its own cluster in cluster_control_plane; "
+                f"or, if it is to change over, run 'fastgw cluster adopt {cluster_id}' here"
             )
 
     def keep(self, cluster_id: str) -> None:
