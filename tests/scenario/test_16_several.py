@@ -191,6 +191,9 @@ def test_a_new_database_replaces_nothing_until_somebody_says_so(
     control_plane.add_route("other", "/other")
     assert data_plane.wait_answer("/other").text == "other"
     assert data_plane.proxy.get("/steady").status_code == 404
+    whoever = stage.ended("cluster adopt", {"prefix": str(data_plane.prefix)})
+    assert f"belonged to the cluster {strange}; takes configurations of the first cluster" in whoever.output
+    assert not (data_plane.prefix / "dp/cluster.id").exists()
 
 
 def test_a_new_database_takes_the_place_of_one_that_was_lost(

@@ -298,8 +298,8 @@ class _Session(asyncio.Protocol):
             self._pump.flush()
             self.close(
                 f"data plane {hello.hostname} ({hello.node_id}) belongs to the cluster {hello.cluster_id}, "
-                f"and this control plane is of {own}: 'fastgw cluster adopt --help' says how it changes over, "
-                "'fastgw migrations bootstrap --help' how a new database takes the place of an old one"
+                f"and this control plane is of {own}: 'fastgw cluster adopt --help' says how it changes "
+                "over, 'fastgw migrations bootstrap --help' how a new database takes the place of an old one"
             )
             return
         assert self._certificate is not None

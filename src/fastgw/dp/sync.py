@@ -145,6 +145,7 @@ class Sync:
         self._keeping: set[asyncio.Task[None]] = set()
         self._waiting: tuple[LinkConnection, IncomingSnapshot] | None = None
         self._has_waiting = asyncio.Event()
+        self._belongs_to()
 
     async def run(self) -> None:
         """Keep the link until cancelled; then say goodbye on it."""
@@ -295,9 +296,10 @@ class Sync:
         finally:
             if self._connection is not None:
                 self._connection.close(_SHUTTING_DOWN)
-                self._connection = None
             returning.cancel()
             await asyncio.gather(returning, return_exceptions=True)
+            # What was greeted in that very moment has been closed with it.
+            self._connection = None
 
     async def _wait_for_look(self) -> None:
         """A link is over: if another one is being made already, wait for that.
