@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from fastgw.dp.incoming import Applied, Refused
 from fastgw.dp.pledge import Pledge
 from fastgw.errors import ForeignClusterError, SettingsError
+from tests.dp.node import routed, run, running_node
 
 
 def test_the_first_cluster_is_kept(tmp_path: Path) -> None:
@@ -51,3 +53,23 @@ def test_a_file_that_cannot_be_read_is_no_permission(tmp_path: Path) -> None:
         pledge.check("one")
     with pytest.raises(SettingsError, match="cannot be read"):
         pledge.replace("one")
+
+
+def test_what_is_applied_pledges_and_what_is_foreign_is_not_applied(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with running_node(tmp_path, workers=1) as node:
+            kongs = routed(1, "/kongs")
+            assert isinstance(await node.apply(kongs), Applied)
+            assert node.supervisor.pledge.read() == ""
+            assert isinstance(await node.apply(routed(5, "/one")._replace(cluster_id="one")), Applied)
+            assert node.supervisor.pledge.read() == "one"
+            foreign = await node.apply(routed(6, "/two")._replace(cluster_id="two"))
+            assert isinstance(foreign, Refused)
+            assert foreign.is_passing
+            assert "belongs to one" in str(foreign.faults)
+            assert node.supervisor.state().version == 5
+            assert "goes back" not in node.log()
+            assert isinstance(await node.apply(routed(4, "/three")._replace(cluster_id="one")), Applied)
+            assert "goes back from version 5 to version 4, as the control plane wants" in node.log()
+
+    run(test())

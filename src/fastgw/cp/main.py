@@ -181,13 +181,8 @@ class ControlPlane:
             log.notice("the cluster port listens on %s", address)
         for address in self.status_addresses:
             log.notice("the status port listens on %s", address)
-        log.notice(
-            "fastgw %s, control plane %s on %s, cluster %s, is ready",
-            __version__,
-            identity.id,
-            storage.dialect,
-            identity.cluster_id,
-        )
+        log.notice("this is the control plane %s of the cluster %s", identity.id, identity.cluster_id)
+        log.notice("fastgw %s, control plane on %s, is ready", __version__, storage.dialect)
 
     async def _start_admin(self, storage: Storage, cluster_view: _ClusterView) -> None:
         settings = self._settings
