@@ -152,6 +152,14 @@ class Port:
         return next((row for row in await self.hub.data_planes() if row["id"] == node_id), {})
 
 
+async def written(port: Port, versions: int) -> None:
+    """Have the database stand at so many versions."""
+    for number in range(versions):
+        async with port.storage.write("test") as writer:
+            id_ = f"{number:08d}-0000-4000-8000-000000000000"
+            await writer.insert("services", {"id": id_, "name": f"s{number}"})
+
+
 @asynccontextmanager
 async def cluster_port(
     directory: Path,

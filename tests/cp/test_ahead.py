@@ -10,7 +10,7 @@ import pytest
 from fastgw.dp.pledge import Pledge
 from fastgw.dp.sync import AppliedState
 from fastgw.errors import StorageUnavailable
-from tests.cp.cluster_nodes import Log, Node, Port, cluster_port, eventually, offering_of, run
+from tests.cp.cluster_nodes import Log, Node, Port, cluster_port, eventually, offering_of, run, written
 
 CLUSTER = "one"
 
@@ -27,15 +27,6 @@ def node_of(directory: Path, port: Port, version: int, cluster_id: str = CLUSTER
     node = Node(directory, port.address, pledge=pledge, draw=lambda: 0.01)
     node.state = AppliedState(version, "ab" * 32)
     return node
-
-
-async def written(port: Port, versions: int) -> None:
-    """Have the database stand at so many versions."""
-    for number in range(versions):
-        async with port.storage.write("test") as writer:
-            await writer.insert(
-                "services", {"id": f"{number:08d}-0000-4000-8000-000000000000", "name": f"s{number}"}
-            )
 
 
 def test_one_that_is_late_takes_nobody_back(tmp_path: Path, log: Log) -> None:

@@ -24,6 +24,7 @@ from tests.cp.cluster_nodes import (
     node_id_that_prefers,
     offering_of,
     run,
+    written,
 )
 from tests.dp.kong_control_plane import KongControlPlane
 from tests.tls.certificates import gen_cert_pair, loaded
@@ -72,7 +73,8 @@ def test_the_next_one_is_tried_at_once(tmp_path: Path, log: Log) -> None:
             nobody = f"127.0.0.1:{free_port()}"
             node = node_at(tmp_path, nobody, first.address, second.address)
             async with node.running():
-                await eventually(lambda: len(first.hub) == 1, "the link to the second of its order")
+                await eventually(lambda: node.sync.status.is_connected, "the link to the second of its order")
+                assert len(first.hub) == 1
                 await log.shows(
                     rf"no link to {nobody}: cannot connect: Connection refused; next try at {first.address}"
                 )
@@ -163,6 +165,36 @@ def test_an_apply_goes_on_while_the_link_moves(tmp_path: Path, log: Log) -> None
 
                     await eventually(told, "the report")
                     assert node.seen == [1, 2]
+
+    run(scenario())
+
+
+def test_what_ends_after_the_move_is_not_taken_back_by_one_that_is_late(tmp_path: Path, log: Log) -> None:
+    async def scenario() -> None:
+        async with ports(tmp_path) as (_, second):
+            second.hub.publish(offering_of(1, ["a"]))
+            address = f"127.0.0.1:{free_port()}"
+            node = node_at(
+                tmp_path, address, second.address, cluster_return_delay="1s", pledge=Pledge(tmp_path)
+            )
+            async with node.running():
+                await eventually(lambda: node.state.version == 1, "version 1")
+                node.may_apply.clear()
+                second.hub.publish(offering_of(2, ["b"]))
+                await eventually(lambda: node.seen == [1, 2], "the apply's beginning")
+                async with cluster_port(tmp_path / "late", listen=address, cluster_id="one") as late:
+                    await written(late, 2)
+                    late.hub.publish(offering_of(1, ["a"]))
+                    await eventually(lambda: node.sync.status.control_plane == address, "the move", 15)
+                    node.may_apply.set()
+
+                    async def told() -> bool:
+                        return bool((await late.shown(node.id))["applied_version"] == 2)
+
+                    await eventually(told, "the report")
+                    late.hub.publish(offering_of(3, ["c"]))
+                    await eventually(lambda: node.state.version == 3, "version 3")
+                    assert node.seen == [1, 2, 3]
 
     run(scenario())
 

@@ -198,6 +198,10 @@ class Hub:
         """Keep what a data plane said that it runs."""
         self._applied(data_plane, version, digest)
         self._saw(data_plane)
+        wanted = self.wanted(data_plane)
+        if wanted is not None and wanted.version < version:
+            # Its link has forgotten what was wanted of it: what it runs came from another control plane.
+            self._offer(data_plane)
 
     def accepted(self, data_plane: DataPlane, ack: Ack) -> None:
         """Keep that a data plane runs what it was sent."""

@@ -281,6 +281,9 @@ class ControlLink:
                 self._move(ControlInput.PING)
                 self._pong_due = True
                 self._applied = (message.version, message.digest)
+                if self._wanted is not None and self._wanted.version < message.version:
+                    # It runs more than was known when this was wanted: whoever wants it is to say so anew.
+                    self._wanted = None
                 return [Reported(message.version, message.digest), *self._settle()]
             case Ack():
                 self._move(ControlInput.ACK)
