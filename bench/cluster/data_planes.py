@@ -87,7 +87,7 @@ class _WatchedSync(Sync):
         self._fleet.confirmed(self._number)
 
 
-class _DataPlane:
+class DataPlane:
     """What a link needs of the data plane behind it."""
 
     def __init__(self, fleet: Fleet, number: int) -> None:
@@ -102,6 +102,11 @@ class _DataPlane:
             applied=lambda: self._applied,
             log=log,
         )
+
+    @property
+    def digest(self) -> str:
+        """Of what it runs; empty before the first."""
+        return self._applied.digest
 
     async def _apply(self, incoming: IncomingSnapshot) -> ApplyResult:
         self._fleet.snapshots.read(incoming)
@@ -124,7 +129,7 @@ class Fleet:
         """Of those that were linked since somebody watches."""
         self._confirmed_s: dict[int, float] = {}
         self._watched: set[int] = set()
-        self._all: list[_DataPlane] = []
+        self._all: list[DataPlane] = []
         self._is_linked = False
 
     def applied(self, version: int) -> None:
@@ -184,7 +189,7 @@ class Fleet:
 
     async def _dial(self, links: list[asyncio.Task[None]], first: int, per_second: float) -> None:
         for number in range(self._count):
-            self._all.append(_DataPlane(self, first + number))
+            self._all.append(DataPlane(self, first + number))
             links.append(asyncio.create_task(self._all[-1].sync.run()))
             await asyncio.sleep(1 / per_second)
 
@@ -208,6 +213,23 @@ def _tell(fact: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
+def link_settings(control_plane: str, pair: Path, prefix: str) -> tuple[Settings, Credentials]:
+    """What the links of a process need; *pair* is the directory of cluster.crt and cluster.key."""
+    certificate, key = str(pair / "cluster.crt"), str(pair / "cluster.key")
+    settings = load_settings(
+        "data_plane",
+        environ={},
+        flags={
+            "prefix": str(pair / prefix),
+            "cluster_control_plane": control_plane,
+            "cluster_cert": certificate,
+            "cluster_cert_key": key,
+            "cluster_max_payload": str(_MAX_PAYLOAD_BYTES),
+        },
+    )
+    return settings, FixedCredentials(LinkTls.shared(load_key_pair(certificate, key)))
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--control-plane", required=True, help="HOST:PORT of the cluster port, or several.")
 @click.option("--pair", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True,
@@ -219,19 +241,7 @@ def _tell(fact: dict[str, Any]) -> None:
 def main(control_plane: str, pair: Path, count: int, first: int, per_second: float, whole: bool) -> None:
     """Run simulated data planes until the end of stdin; see the module's docstring for what is told."""
     logs.setup("error", "/dev/stderr", process="simulated")
-    certificate, key = str(pair / "cluster.crt"), str(pair / "cluster.key")
-    settings = load_settings(
-        "data_plane",
-        environ={},
-        flags={
-            "prefix": str(pair / f"simulated-{first}"),
-            "cluster_control_plane": control_plane,
-            "cluster_cert": certificate,
-            "cluster_cert_key": key,
-            "cluster_max_payload": str(_MAX_PAYLOAD_BYTES),
-        },
-    )
-    credentials = FixedCredentials(LinkTls.shared(load_key_pair(certificate, key)))
+    settings, credentials = link_settings(control_plane, pair, f"simulated-{first}")
     fleet = Fleet(settings, credentials, count, whole_only=whole)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(fleet.run(first, per_second))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -236,7 +237,7 @@ class Node:
             applied=lambda: self.state,
             log=logs.get_logger("sync"),
             draw=draw,
-            **({"clock": clock} if clock is not None else {}),
+            clock=clock or time.monotonic,
         )
 
     async def _apply(self, incoming: IncomingSnapshot) -> ApplyResult:

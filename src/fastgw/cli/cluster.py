@@ -24,7 +24,8 @@ _REFRESH_S: Final = 1.0
 _LONGEST_QUESTION_S: Final = 20.0
 """A wait is asked in parts, so that no answer is late for whatever stands between."""
 _PAGE: Final = 1000
-_SOON_DAYS: Final = 30
+_SOON_DAYS: Final = 7
+"""Nodes of the built-in authority renew long before."""
 
 
 @click.group()
@@ -41,7 +42,7 @@ def cluster() -> None:
     In a pipeline, change something and wait for it:
 
     \b
-      fastgw config import kong.yaml && fastgw cluster wait --timeout 60
+      deck gateway sync kong.yaml && fastgw cluster wait --timeout 60
 
     For 'status' and 'wait' a running control plane is asked, at the admin_listen of these settings.
     """
@@ -242,7 +243,7 @@ def _table(api: AdminApi) -> Any:
                 )
             ),
             str(row["wanted_version"] if row["wanted_version"] is not None else "-"),
-            Text(str(row["applied_version"] or "-"), style="" if is_current else "yellow"),
+            Text(_applied(row), style="" if is_current else "yellow"),
             _since(row["applied_at"]),
             _certificate(row["cert_details"]),
             Text(labels),
@@ -253,6 +254,11 @@ def _table(api: AdminApi) -> Any:
 
 def _holder(control_plane: Mapping[str, str] | None) -> str:
     return "-" if control_plane is None else f"{control_plane['hostname']} {control_plane['id'][:8]}"
+
+
+def _applied(row: Mapping[str, Any]) -> str:
+    # Version 0 is the empty configuration; nobody has applied anything without a time of it.
+    return "-" if row["applied_at"] is None else str(row["applied_version"])
 
 
 def _since(at_s: int | None) -> str:

@@ -15,6 +15,7 @@ disk and workers ahead of need, beside whatever is applied meanwhile: the next g
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
@@ -25,7 +26,15 @@ from fastgw.dp.generation import Generation, ImageFile, describe_counts
 from fastgw.dp.pledge import Pledge
 from fastgw.dp.store import Store, StoredImage, StoredSnapshot
 from fastgw.dp.sync import Applied, AppliedState, IncomingSnapshot, Refused
-from fastgw.dp.workers import Deadlines, Worker, WorkerDied, WorkerFailed, WorkerLate, WorkerState
+from fastgw.dp.workers import (
+    Deadlines,
+    Worker,
+    WorkerDied,
+    WorkerFailed,
+    WorkerLate,
+    WorkerShort,
+    WorkerState,
+)
 from fastgw.errors import CompileError, DeltaError, FastgwError, SettingsError, SignatureError
 from fastgw.obs import logs
 from fastgw.routing.compile_process import CompileProcess, CompileResult
@@ -63,7 +72,7 @@ class Applier:
     ) -> None:
         self.decided: Generation | None = None
         self.workers: Sequence[Worker] = ()
-        """Set once, before the first apply: workers ask for `decided` themselves when they start."""
+        """Set once, none before: workers ask for `decided` themselves when they start."""
         self.applied_at: float | None = None
         """Wall time at which `decided` was applied; for /status."""
         self.refused_total = 0
@@ -115,6 +124,21 @@ class Applier:
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
+
+    def keep_signatures(self, incoming: IncomingSnapshot) -> None:
+        """Keep other signatures of what runs, for the next start: keys change while configurations stay."""
+        self._in_background(self._keep_signatures(incoming))
+
+    async def _keep_signatures(self, incoming: IncomingSnapshot) -> None:
+        async with self._one_at_a_time:
+            if self.decided is None or self.decided.digest != incoming.digest:
+                return
+            try:
+                await asyncio.to_thread(self._belief.keep_more, incoming)
+            except OSError as error:
+                _log.error(
+                    "the signatures of version %d cannot be kept: %s", incoming.version, error.strerror
+                )
 
     async def finish(self) -> None:
         """Wait for the end of what has begun."""
@@ -214,6 +238,8 @@ class Applier:
 
     async def _prepare(self, generation: Generation) -> tuple[list[Worker], _Against | None, float]:
         """Prepare on every worker that runs; those that start just now are waited for, and the first one."""
+        if not self.workers:  # whatever starts later begins with what is decided
+            return [], None, 0.0
         await _all(worker.wait_started(self._deadlines.prepare_s) for worker in self.workers)
         participants = self._running_workers()
         if not participants:
@@ -236,7 +262,7 @@ class Applier:
         faults = [
             {"worker": worker.index, "reason": f"worker {worker.index} {failed[worker]}"} for worker in failed
         ]
-        is_passing = all(isinstance(error, WorkerLate) for error in failed.values())
+        is_passing = all(isinstance(error, WorkerLate | WorkerShort) for error in failed.values())
         return participants, _Against(faults, is_passing), _ms_since(begun)
 
     async def _decide(
@@ -257,6 +283,8 @@ class Applier:
             await asyncio.to_thread(self._pledge.keep, incoming.cluster_id)
             await asyncio.to_thread(self._store.decide)
         except (OSError, SettingsError) as error:
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(self._store.discard)
             why = error.strerror if isinstance(error, OSError) else error
             reason = f"cannot store the configuration in {self._store.directory}: {why}"
             return against or _Against([{"reason": reason}], True), 0.0

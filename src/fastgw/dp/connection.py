@@ -171,6 +171,7 @@ class OwnOwner(Owner, Protocol):
     def hello(self) -> Hello: ...
     def welcomed(self, connection: OwnConnection, welcome: Welcome) -> None: ...
     def trust_told(self, trust: str) -> None: ...
+    def signed_again(self, signed: IncomingSnapshot) -> None: ...
 
 
 class OwnConnection(LinkConnection):
@@ -267,8 +268,12 @@ class OwnConnection(LinkConnection):
                     asyncio.get_running_loop().call_soon(self.tick)
                 case TrustTold(trust):
                     self._owner.trust_told(trust)
-                case Confirmed(version):
+                case Confirmed(version, digest, signatures):
                     self._owner.confirmed(self, version)
+                    if signatures:
+                        self._owner.signed_again(
+                            IncomingSnapshot(version, digest, b"", "", signatures, self.cluster_id)
+                        )
                 case Received():
                     self._owner.received(self, IncomingSnapshot(*event, self.cluster_id))
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import hmac
 import os
 import ssl
@@ -32,7 +33,7 @@ from fastgw.dp.connecting import split_address
 from fastgw.errors import CertificateError, RemoteLinkError
 from fastgw.tls.authority import CONTROL_PLANE_NAME, NodeKey, public_key_der
 from fastgw.tls.cluster import LinkTls, check_chain, make_stranger_context
-from fastgw.tls.handshake import explain_handshake_failure
+from fastgw.tls.handshake import check_dates, explain_handshake_failure
 from fastgw.tls.keypair import KeyPair
 from fastgw.wire import enrolment as e
 from fastgw.wire.pump import explain_refusal, make_client_connection
@@ -105,7 +106,8 @@ async def join(
 
     Raises:
         RemoteLinkError: no connection, or the control plane declines; it says why.
-        CertificateError: it is not of the cluster that the token is for.
+        CertificateError: it is not of the cluster that the token is for, or the certificate that it issues is
+            not valid by the clock here.
     """
     async with _deadline(control_plane):
         first = await _exchange(
@@ -229,6 +231,8 @@ def _identity(answer: e.FromOffice, key: NodeKey, believed: Sequence[bytes] = ()
         raise RemoteLinkError("the control plane's answer holds a damaged certificate") from None
     if _public_key_of(certificate) != public_key_der(key.public_key):
         raise RemoteLinkError("the control plane issued a certificate for another key")
+    # One by a wrong clock would keep this node out once the clock is right.
+    check_dates(certificate, dt.datetime.now(dt.UTC), "the certificate that the control plane issued")
     return identity
 
 

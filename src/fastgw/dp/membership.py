@@ -121,7 +121,7 @@ class Membership:
             tell: takes why joining has not worked yet.
         """
         failures = 0
-        key = NodeKey()
+        key = NodeKey()  # one for all tries: a token is good for one key
         while self._token is not None and self._needs_joining():
             try:
                 identity = await at_any(self._control_planes, partial(self._join, self._token, key))

@@ -103,6 +103,7 @@ class Sync:
         draw: a number from 0 up to 1 for each delay.
         clock: monotonic seconds, of which the link's deadlines are made.
         trust_told: is called with the state of the cluster's authorities whenever the control plane names it.
+        signed_again: takes the signatures that what runs has now, without its content.
     """
 
     def __init__(
@@ -118,8 +119,10 @@ class Sync:
         draw: Callable[[], float] = random.random,
         clock: Callable[[], float] = time.monotonic,
         trust_told: Callable[[str], None] = lambda _: None,
+        signed_again: Callable[[IncomingSnapshot], None] = lambda _: None,
     ) -> None:
         self.trust_told = trust_told
+        self.signed_again = signed_again
         self.clock = clock
         self._settings = settings
         self._node = node
