@@ -21,13 +21,14 @@ FastgwError
 ├── DeclarativeError         declarative    a declarative file is wrong: all faults with their paths
 └── LinkError                link
     ├── LocalLinkError       link_local     we broke the protocol: a bug here
-    └── RemoteLinkError      link_remote    the peer broke the protocol or refused us
+    ├── RemoteLinkError      link_remote    the peer broke the protocol or refused us
+    └── ForeignClusterError  foreign_cluster  a control plane and a data plane of different clusters
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 
 class FastgwError(Exception):
@@ -150,8 +151,14 @@ class ImageError(FastgwError):
     code = "image"
 
 
+TOLD_FAULTS: Final = 100
+"""So many a message of one line tells."""
+
+
 class DeclarativeError(FastgwError):
     """`faults` holds (path in the file, message) pairs; `fields` is the same as Kong's tree of messages.
+
+    As text it is one line, of the first `TOLD_FAULTS` of them.
 
     `flattened` is the same again entity by entity, as Kong's `flattened_errors`.
     """
@@ -169,8 +176,10 @@ class DeclarativeError(FastgwError):
         self.faults = list(faults)
         self.flattened = [dict(entry) for entry in flattened]
         self.fields = dict(fields) if fields is not None else {"error": "; ".join(text for _, text in faults)}
-        lines = "; ".join(f"{path}: {message}" for path, message in self.faults)
-        super().__init__(f"{source}: {lines}")
+        lines = [f"{path}: {message}" for path, message in self.faults[:TOLD_FAULTS]]
+        if len(self.faults) > TOLD_FAULTS:
+            lines.append(f"and {len(self.faults) - TOLD_FAULTS} more")
+        super().__init__(f"{source}: {'; '.join(lines)}")
 
 
 class LinkError(FastgwError):
@@ -183,3 +192,7 @@ class LocalLinkError(LinkError):
 
 class RemoteLinkError(LinkError):
     code = "link_remote"
+
+
+class ForeignClusterError(LinkError):
+    code = "foreign_cluster"

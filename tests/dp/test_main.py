@@ -144,6 +144,27 @@ def test_a_declarative_file_is_served_read_again_and_kept_when_it_breaks(tmp_pat
         assert "[error] dp supervisor: worker" not in node.log()
 
 
+def test_the_first_request_that_is_taken_meets_the_file(tmp_path: Path) -> None:
+    """On an empty prefix too, where nothing could be served before the file is."""
+    config = tmp_path / "kong.yml"
+    write_config(config, "/one")
+    node = DataPlane(tmp_path / "prefix", config, workers="2")
+
+    def first_answer() -> int:
+        assert node.process.poll() is None, node.process.communicate()[0]
+        try:
+            return node.ask("/one")[0]
+        except ConnectionError:
+            return 0
+
+    try:
+        assert wait_until(first_answer, DEADLINE_S, "an answer") == 502
+        node.wait_ready()
+    finally:
+        node.process.terminate()
+        assert node.wait_end() == (0, "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
 def test_requests_in_progress_end_before_the_data_plane_does(number: signal.Signals, tmp_path: Path) -> None:
     release = threading.Event()

@@ -4,7 +4,13 @@ from fastgw.routing.certificates import CertificateSet
 from fastgw.routing.image import Image
 from fastgw.tls.pair import KeyPair
 
+class Entries:
+    def release(self, limit: int) -> bool:
+        """Let go of at most *limit* entries; return whether none is left. Only once their base is gone."""
+
 class BaseRuntime:
+    @property
+    def entries(self) -> Entries: ...
     @property
     def image(self) -> Image: ...
     @property

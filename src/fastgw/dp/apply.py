@@ -15,6 +15,7 @@ disk and workers ahead of need, beside whatever is applied meanwhile: the next g
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
@@ -22,10 +23,19 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from fastgw.dp.belief import Belief
 from fastgw.dp.generation import Generation, ImageFile, describe_counts
+from fastgw.dp.pledge import Pledge
 from fastgw.dp.store import Store, StoredImage, StoredSnapshot
 from fastgw.dp.sync import Applied, AppliedState, IncomingSnapshot, Refused
-from fastgw.dp.workers import Deadlines, Worker, WorkerDied, WorkerFailed, WorkerLate, WorkerState
-from fastgw.errors import CompileError, DeltaError, FastgwError, SignatureError
+from fastgw.dp.workers import (
+    Deadlines,
+    Worker,
+    WorkerDied,
+    WorkerFailed,
+    WorkerLate,
+    WorkerShort,
+    WorkerState,
+)
+from fastgw.errors import CompileError, DeltaError, FastgwError, SettingsError, SignatureError
 from fastgw.obs import logs
 from fastgw.routing.compile_process import CompileProcess, CompileResult
 
@@ -51,16 +61,25 @@ class _Against(NamedTuple):
 class Applier:
     """Holds the decided generation of this data plane and replaces it."""
 
-    def __init__(self, store: Store, compiler: CompileProcess, deadlines: Deadlines, belief: Belief) -> None:
+    def __init__(
+        self,
+        store: Store,
+        compiler: CompileProcess,
+        deadlines: Deadlines,
+        *,
+        belief: Belief,
+        pledge: Pledge,
+    ) -> None:
         self.decided: Generation | None = None
         self.workers: Sequence[Worker] = ()
-        """Set once, before the first apply: workers ask for `decided` themselves when they start."""
+        """Set once, none before: workers ask for `decided` themselves when they start."""
         self.applied_at: float | None = None
         """Wall time at which `decided` was applied; for /status."""
         self.refused_total = 0
         self.applied_total = 0
         self._store = store
         self._belief = belief
+        self._pledge = pledge
         self._compiler = compiler
         self._deadlines = deadlines
         self._number = 0
@@ -128,6 +147,11 @@ class Applier:
 
     async def _apply(self, incoming: IncomingSnapshot) -> Applied | Refused:
         async with self._one_at_a_time:
+            try:
+                # Once more: the pledge may be younger than the link.
+                self._pledge.check(incoming.cluster_id)
+            except FastgwError as error:
+                return self._refuse(incoming, _Against([{"reason": str(error)}], True))
             if self.decided is not None and self.decided.digest == incoming.digest:
                 self.decided = dataclasses.replace(self.decided, version=incoming.version)
                 return Applied(incoming.version, incoming.digest, 0.0, 0.0, 0.0, 0.0)
@@ -214,6 +238,8 @@ class Applier:
 
     async def _prepare(self, generation: Generation) -> tuple[list[Worker], _Against | None, float]:
         """Prepare on every worker that runs; those that start just now are waited for, and the first one."""
+        if not self.workers:  # whatever starts later begins with what is decided
+            return [], None, 0.0
         await _all(worker.wait_started(self._deadlines.prepare_s) for worker in self.workers)
         participants = self._running_workers()
         if not participants:
@@ -236,7 +262,7 @@ class Applier:
         faults = [
             {"worker": worker.index, "reason": f"worker {worker.index} {failed[worker]}"} for worker in failed
         ]
-        is_passing = all(isinstance(error, WorkerLate) for error in failed.values())
+        is_passing = all(isinstance(error, WorkerLate | WorkerShort) for error in failed.values())
         return participants, _Against(faults, is_passing), _ms_since(begun)
 
     async def _decide(
@@ -254,11 +280,21 @@ class Applier:
                 await asyncio.to_thread(self._store.discard)
                 return against, 0.0
             await asyncio.to_thread(self._belief.keep, incoming)
+            await asyncio.to_thread(self._pledge.keep, incoming.cluster_id)
             await asyncio.to_thread(self._store.decide)
-        except OSError as error:
-            reason = f"cannot store the configuration in {self._store.directory}: {error.strerror}"
+        except (OSError, SettingsError) as error:
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(self._store.discard)
+            why = error.strerror if isinstance(error, OSError) else error
+            reason = f"cannot store the configuration in {self._store.directory}: {why}"
             return against or _Against([{"reason": reason}], True), 0.0
-        self.decided = generation
+        before, self.decided = self.decided, generation
+        if before is not None and generation.version < before.version:
+            _log.warning(
+                "goes back from version %d to version %d, as the control plane wants",
+                before.version,
+                generation.version,
+            )
         return None, _ms_since(begun)
 
     def _base(self) -> ImageFile | None:

@@ -115,11 +115,15 @@ class Belief:
         with contextlib.suppress(FileNotFoundError):
             fresh.unlink()
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(fd, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(fresh, self._path)
+        try:
+            with open(fd, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(fresh, self._path)
+        except OSError:
+            fresh.unlink()  # the disk may be full: leave what room there is
+            raise
 
     def _read(self) -> list[Kept]:
         try:

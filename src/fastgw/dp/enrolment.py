@@ -6,17 +6,19 @@
 
 Contract. The key is made here and stays here. The token is sent only over a connection whose certificate
 comes from the authority that the token pins. Everything has a deadline, and each failure is one
-RemoteLinkError or CertificateError that says what to do.
+RemoteLinkError or CertificateError that says what to do. Of several control planes the first that answers
+will do (`at_any`): all of a cluster have the same authority.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import hmac
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -27,10 +29,11 @@ from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 
+from fastgw.dp.connecting import split_address
 from fastgw.errors import CertificateError, RemoteLinkError
 from fastgw.tls.authority import CONTROL_PLANE_NAME, NodeKey, public_key_der
 from fastgw.tls.cluster import LinkTls, check_chain, make_stranger_context
-from fastgw.tls.handshake import explain_handshake_failure
+from fastgw.tls.handshake import check_dates, explain_handshake_failure
 from fastgw.tls.keypair import KeyPair
 from fastgw.wire import enrolment as e
 from fastgw.wire.pump import explain_refusal, make_client_connection
@@ -74,15 +77,37 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
         return LinkTls("pki", self.pair(), authorities, server_name or self.server_name)
 
 
-async def join(control_plane: str, token: e.Token, *, node_id: str, name: str) -> Identity:
+async def at_any(control_planes: Sequence[str], ask: Callable[[str], Awaitable[Identity]]) -> Identity:
+    """What the first of *control_planes* answers that answers at all, asked one after the other.
+
+    Raises:
+        RemoteLinkError, CertificateError: none does; of several, with what each one said.
+    """
+    reasons: list[str] = []
+    for address in control_planes:
+        try:
+            return await ask(address)
+        except (RemoteLinkError, CertificateError) as exc:
+            if len(control_planes) == 1:
+                raise
+            reason = str(exc)
+            reasons.append(reason if address in reason else f"{address}: {reason}")
+    raise RemoteLinkError("; ".join(reasons))
+
+
+async def join(
+    control_plane: str, token: e.Token, *, node_id: str, name: str, key: NodeKey | None = None
+) -> Identity:
     """Join the cluster that *token* is for.
 
     Args:
         control_plane: `host:port` of a cluster port.
+        key: of the tries before, for a token is good for one: an answer may have been lost. None: a new one.
 
     Raises:
         RemoteLinkError: no connection, or the control plane declines; it says why.
-        CertificateError: it is not of the cluster that the token is for.
+        CertificateError: it is not of the cluster that the token is for, or the certificate that it issues is
+            not valid by the clock here.
     """
     async with _deadline(control_plane):
         first = await _exchange(
@@ -96,7 +121,7 @@ async def join(control_plane: str, token: e.Token, *, node_id: str, name: str) -
                 f"{control_plane} is no control plane of the cluster that the token is for: its authority is "
                 "another one, and the token was not sent to it"
             )
-        key = NodeKey()
+        key = key or NodeKey()
         question = e.Join(
             token_id=token.id, token_secret=token.secret, request=key.request(), node_id=node_id, name=name
         )
@@ -117,7 +142,11 @@ async def renew(control_plane: str, tls: LinkTls, believed: Sequence[bytes] = ()
         key = NodeKey()
         question = e.Renew(request=key.request())
         answer = await _exchange(
-            control_plane, tls.client_context, tls.server_name, question, tls.check_control_plane
+            control_plane,
+            tls.client_context,
+            tls.name_at(split_address(control_plane)[0]),
+            question,
+            tls.check_control_plane,
         )
     return _identity(answer, key, believed)
 
@@ -130,10 +159,10 @@ async def _exchange(
     check: Callable[[ssl.SSLObject], object],
 ) -> e.FromOffice:
     """One question, one answer."""
-    host, _, port = control_plane.rpartition(":")
+    host, port = split_address(control_plane)
     try:
         reader, writer = await asyncio.open_connection(
-            host.strip("[]"), int(port), ssl=context, server_hostname=server_name, limit=e.ENROL_LIMIT_BYTES
+            host, port, ssl=context, server_hostname=server_name, limit=e.ENROL_LIMIT_BYTES
         )
     except ssl.SSLError as exc:
         raise RemoteLinkError(f"{control_plane}: {explain_handshake_failure(exc, is_shared=False)}") from None
@@ -202,6 +231,8 @@ def _identity(answer: e.FromOffice, key: NodeKey, believed: Sequence[bytes] = ()
         raise RemoteLinkError("the control plane's answer holds a damaged certificate") from None
     if _public_key_of(certificate) != public_key_der(key.public_key):
         raise RemoteLinkError("the control plane issued a certificate for another key")
+    # One by a wrong clock would keep this node out once the clock is right.
+    check_dates(certificate, dt.datetime.now(dt.UTC), "the certificate that the control plane issued")
     return identity
 
 

@@ -24,6 +24,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from fastgw import __version__
+from fastgw.bounded_http import BoundedProtocol
 from fastgw.dp._metrics import read_segment
 from fastgw.dp.supervisor import Supervisor
 from fastgw.dp.sync import SyncStatus
@@ -151,6 +152,9 @@ class StatusApp:
             config_applied_total=applier.applied_total,
             config_refused_total=applier.refused_total,
             control_plane_connected=None if link is None else link.is_connected,
+            control_planes={}
+            if link is None
+            else {one: link.is_connected and one == link.control_plane for one in link.control_planes},
             certificate_expires_s=self._certificate_expires_s(),
         )
         return render(node, self._gather())
@@ -180,6 +184,7 @@ class StatusServer:
             log_config=None,
             access_log=False,
             lifespan="off",
+            http=BoundedProtocol,
             ws="none",
             server_header=False,
             limit_concurrency=CONNECTIONS_LIMIT,

@@ -1,7 +1,8 @@
 """The supervisor: owns the listening sockets, keeps the workers, and applies configurations through them.
 
 1. `start`: open all sockets (a taken port ends the start with one line), read the last decided generation
-   from disk, start the compile process.
+   from disk, start the compile process. With a declarative file, `apply` comes before it: no port is open
+   until the file is decided.
 2. `run`: keep a process in every worker's place, until `stop`.
 3. `apply`: one snapshot, from the link or from a declarative file, in two phases (`apply.py`).
 4. `stop`: end applies, drain all workers at once, let go of everything.
@@ -25,6 +26,7 @@ from fastgw.dp.apply import Applier, short_digest
 from fastgw.dp.belief import Belief
 from fastgw.dp.control import Drain, ListenerKind
 from fastgw.dp.generation import describe_counts
+from fastgw.dp.pledge import Pledge
 from fastgw.dp.server import ProxyOptions
 from fastgw.dp.spares import Spares
 from fastgw.dp.store import Store, StoredImage, StoredSnapshot
@@ -101,7 +103,10 @@ class Supervisor:
         self._store = store
         self._tls_file = SharedFile("fastgw-tls", b"")
         self.belief: Final = Belief(store.directory)
-        self.applier: Final = Applier(store, self._compiler, self._deadlines, self.belief)
+        self.pledge: Final = Pledge(store.directory)
+        self.applier: Final = Applier(
+            store, self._compiler, self._deadlines, belief=self.belief, pledge=self.pledge
+        )
 
     @property
     def is_serving(self) -> bool:
@@ -183,7 +188,14 @@ class Supervisor:
             raise failure
 
     async def apply(self, incoming: IncomingSnapshot) -> Applied | Refused:
-        """Bring *incoming* to all workers, whole or not at all."""
+        """Bring *incoming* to all workers, whole or not at all; before `start`, to those to come.
+
+        Raises:
+            OSError: before `start`, the compile process does not start.
+        """
+        if self._compiler_start is None:
+            self._compiler_start = asyncio.create_task(self._compiler.start(), name="compile process start")
+            await self._compiler_start
         return await self.applier.apply(incoming)
 
     def state(self) -> AppliedState:

@@ -91,6 +91,10 @@ class WorkerLate(WorkerFailed):
     """It did not answer in time, which may be the machine's fault."""
 
 
+class WorkerShort(WorkerFailed):
+    """It lacks memory or descriptors for the moment."""
+
+
 class WorkerDied(WorkerFailed):
     """Its process ended before it answered: what the question was about may not be the reason."""
 
@@ -429,7 +433,8 @@ class Worker:
                     if isinstance(reply, reply_type):
                         return reply
                     if isinstance(reply, control.Refused) and not isinstance(message, control.Abandon):
-                        raise WorkerFailed(f"refused: {reply.reason}")
+                        failure = WorkerShort if reply.is_passing else WorkerFailed
+                        raise failure(f"refused: {reply.reason}")
         except TimeoutError:
             raise WorkerLate(f"did not answer {type(message).__name__} in time") from None
         except control.ChannelClosed:

@@ -59,7 +59,8 @@ class FileCredentials:
         self._clock = clock
         self._stamps = self._seen = self._look()
         self._looked_at_s = clock()
-        self._tls = load_link_tls(settings)
+        # A data plane serves without a link; what its certificate lacks may be the clock's fault.
+        self._tls = load_link_tls(settings, must_be_current=settings.role == "control_plane")
         for warning in self._tls.pair.warnings:
             complain(warning)
 
@@ -95,21 +96,24 @@ class FileCredentials:
         return tuple(_stamp_of(value) for value in values)
 
 
-def load_link_tls(settings: Settings) -> LinkTls:
-    """Read and check what the settings name for this process's side of the link. Raises as above."""
+def load_link_tls(settings: Settings, *, must_be_current: bool = True) -> LinkTls:
+    """Read and check what the settings name for this process's side of the link. Raises as above.
+
+    Args:
+        must_be_current: whether a certificate that has expired, or is not valid yet, cannot serve.
+    """
     require_cluster_pair(settings)
-    pair = load_key_pair(settings.cluster_cert, settings.cluster_cert_key)
+    pair = load_key_pair(settings.cluster_cert, settings.cluster_cert_key, must_be_current=must_be_current)
     is_server = settings.role == "control_plane"
     if settings.cluster_mtls == "shared":
         tls = LinkTls.shared(pair)
     else:
         check_usage(x509.load_der_x509_certificate(pair.der), is_server=is_server, called="cluster_cert")
-        host = settings.cluster_control_plane.rpartition(":")[0].strip("[]")
         tls = LinkTls(
             "pki_check_cn" if settings.cluster_mtls == "pki_check_cn" else "pki",
             pair,
             load_authorities(settings.cluster_ca_cert),
-            SERVER_NAME if is_server else settings.cluster_server_name or host,
+            SERVER_NAME if is_server else settings.cluster_server_name,
             settings.cluster_allowed_common_names,
         )
     # What OpenSSL has against them is to be known now.

@@ -137,6 +137,7 @@ class Office:
         self._guesses = _Guesses()
         self._state: _State | None = None
         self._tls: LinkTls | None = None
+        self._own_begins = self._now()
         self.on_change: Callable[[], None] = lambda: None
         """Called when who is trusted or revoked has changed."""
         self.on_issued: Callable[[str, int], None] = lambda _node_id, _expiry_s: None
@@ -173,7 +174,9 @@ class Office:
                 is_away = False
             except FastgwError as exc:
                 if not is_away:
-                    log.error("the records of the authority cannot be read, and what was read stays: %s", exc)
+                    log.error(
+                        "the records of the authority are not followed, and what was read stays: %s", exc
+                    )
                 is_away = True
 
     async def look(self) -> None:
@@ -181,12 +184,15 @@ class Office:
         assert self._state is not None, "not opened"
         async with self._read() as connection:
             if await records.read_revision(connection) != self._state.revision:
-                before, self._state = self._state, await self._load(connection)
-                self._tls = self._make_tls(self._state)
-                self._tell(before, self._state)
+                before, after = self._state, await self._load(connection)
+                self._tls = self._make_tls(after)
+                self._state = after
+                self._tell(before, after)
                 self.on_change()
                 return
-        if self.current().pair.not_after - self._now() < _OWN_RENEWAL:
+        now = self._now()
+        # The clock may have been ahead when it was made, and then be set right.
+        if self.current().pair.not_after - now < _OWN_RENEWAL or now < self._own_begins:
             self._tls = self._make_tls(self._state)
 
     async def answer(self, question: bytes, certificate: x509.Certificate | None, peer: str) -> bytes:
@@ -333,6 +339,7 @@ class Office:
         issued = state.authority.issue_control_plane(
             key.public_key, names=(socket.gethostname(),), lifetime=OWN_LIFETIME, now=self._now()
         )
+        self._own_begins = issued.not_before
         mode: Mode = "pki_check_cn" if self._settings.cluster_mtls == "pki_check_cn" else "pki"
         return LinkTls(
             mode,
