@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 from fastgw.cp.admin import make_admin_app
 from fastgw.cp.admin.clustering import Capability
 from fastgw.cp.applied import Standing
+from fastgw.cp.identity import ControlPlaneIdentity
 from fastgw.cp.storage import Storage, make_storage
 from fastgw.cp.storage.contract import DataPlaneRow
 from fastgw.model.snapshot import Snapshot
@@ -39,9 +40,21 @@ class StoredDataPlanes:
         self.waited: list[tuple[int, float]] = []
         self.behind: list[DataPlaneRow] = []
 
+    @property
+    def identity(self) -> ControlPlaneIdentity:
+        return ControlPlaneIdentity(NODE_ID, "cp-1", "the-cluster")
+
     async def data_planes(self) -> list[dict[str, Any]]:
         rows, _ = await self._storage.list_data_planes(1000)
-        return [msgspec.structs.asdict(row) for row in rows]
+        return [
+            {
+                **msgspec.structs.asdict(row),
+                "control_plane": {"id": row.control_plane_id, "hostname": row.control_plane_hostname}
+                if row.control_plane_id
+                else None,
+            }
+            for row in rows
+        ]
 
     def open_image(self) -> LayeredImage | None:
         """What a publisher would have compiled."""
