@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -198,6 +199,7 @@ class Node:
         identity = identity or NodeIdentity(str(uuid.uuid4()), "dp-1")
         self.id = identity.id
         self.state = AppliedState(0, "")
+        self.answered: m.Answered | None = m.Answered(0, 0)
         self.snapshot: Snapshot | None = None
         self.seen: list[int] = []
         self.deltas = 0
@@ -213,7 +215,8 @@ class Node:
             applied=lambda: self.state,
             log=logs.get_logger("sync"),
             draw=draw,
-            **({"clock": clock} if clock is not None else {}),
+            answered=lambda: self.answered,
+            clock=clock or time.monotonic,
         )
 
     async def _apply(self, incoming: IncomingSnapshot) -> ApplyResult:

@@ -20,7 +20,7 @@ import os
 import random
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, ParamSpec, TypeVar
 
 from fastgw.cp.garbage import no_collection
@@ -81,6 +81,8 @@ class Publisher:
         sign: Callable[[int, str], Sequence[Signature]] = lambda _version, _digest: (),
     ) -> None:
         self._sign = sign
+        self.before_publishing: Callable[[], Awaitable[object]] | None = None
+        """Is called when a version is read, before data planes are offered it; it may raise StorageError."""
         self.current: Snapshot | None = None
         """What is published; None before the first that compiles."""
         self._storage = storage
@@ -117,6 +119,17 @@ class Publisher:
             "refused": self._refused,
         }
 
+    def refused_for_good(self) -> tuple[int, str] | None:
+        """The version that does not compile, and the reason, if the newest is one."""
+        if self._refused is None or self._retry_s is not None:
+            return None
+        faults = self._refused["faults"]
+        reason = f": {faults[0].get('reason', '')}" if faults else ""
+        return self._refused["version"], f"{self._refused['message']}{reason}"
+
+    def make_offering(self, snapshot: Snapshot) -> Offering:
+        return Offering(snapshot.version, snapshot.digest, snapshot.pack, steps=self._steps, sign=self._sign)
+
     def open_image(self) -> LayeredImage | None:
         """The image that a data plane makes of what is published, opened anew; None before the first.
 
@@ -148,8 +161,11 @@ class Publisher:
             stands = await self._storage.wait_version_above(self._head.version, wait_s)
             if stands == self._head.version and self._retry_s is None:
                 return
-        self._head = await self._read(self._head)
-        await self._publish(self._head)
+        head = await self._read(self._head)
+        if self.before_publishing is not None:
+            await self.before_publishing()
+        self._head = head
+        await self._publish(head)
 
     async def _read(self, head: Snapshot | None) -> Snapshot:
         """The newest snapshot, from *head* by the journal if that tells, or else whole."""
@@ -175,9 +191,7 @@ class Publisher:
 
     async def _publish(self, snapshot: Snapshot) -> None:
         started_at_s = time.monotonic()
-        offering = Offering(
-            snapshot.version, snapshot.digest, snapshot.pack, steps=self._steps, sign=self._sign
-        )
+        offering = self.make_offering(snapshot)
         before, since = self.current, self._since
         if before is None or snapshot.digest != before.digest:
             try:

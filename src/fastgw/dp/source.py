@@ -71,6 +71,7 @@ class Source:
             applied=supervisor.state,
             log=log,
             trust_told=self._membership.told if self._membership is not None else lambda _: None,
+            answered=supervisor.answered,
         )
 
     @property

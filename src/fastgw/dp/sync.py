@@ -38,8 +38,8 @@ from fastgw.obs.logs import Logger
 from fastgw.settings import Settings
 from fastgw.tls.cluster import Credentials, LinkTls
 from fastgw.tls.handshake import alert_of, explain_handshake_failure
-from fastgw.wire.link import Confirmed, DataEvent, DataLink, Ended, Received, TrustTold, Welcomed
-from fastgw.wire.messages import Ack, Hello, Welcome
+from fastgw.wire.link import Confirmed, DataEvent, DataLink, Ended, Paced, Received, TrustTold, Welcomed
+from fastgw.wire.messages import Ack, Answered, Hello, Welcome
 from fastgw.wire.pacing import CONNECT_TIMEOUT_S, HEALTHY_AFTER_S, next_delay
 from fastgw.wire.pump import Pump, make_client_connection
 from fastgw.wire.states import DataState
@@ -210,7 +210,7 @@ class _Connection(asyncio.Protocol):
         )
 
     def _upgraded(self) -> None:
-        self.link = DataLink(self._sync.clock(), self._sync.hello())
+        self.link = DataLink(self._sync.clock(), self._sync.hello(), answered=self._sync.answered)
         self._pump.link = self.link
         self._cancel_timer()
         self.tick()
@@ -223,9 +223,9 @@ class _Connection(asyncio.Protocol):
                     self._end(reason)
                 case Welcomed(welcome):
                     self._sync.welcomed(self.link, welcome)
-                    # The heartbeat that it brings may be due before the deadline of the greeting.
-                    self._cancel_timer()
-                    asyncio.get_running_loop().call_soon(self.tick)
+                    self._tick_soon()
+                case Paced():
+                    self._tick_soon()
                 case TrustTold(trust):
                     self._sync.trust_told(trust)
                 case Confirmed(version):
@@ -242,6 +242,11 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
             asyncio.get_running_loop().call_later(_CLOSE_TIMEOUT_S, self._transport.abort)
+
+    def _tick_soon(self) -> None:
+        """Look at the deadlines anew: one may be due before that of the timer."""
+        self._cancel_timer()
+        self._timer = asyncio.get_running_loop().call_later(0, self.tick)
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
@@ -267,6 +272,7 @@ class Sync:
         draw: a number from 0 up to 1 for each delay.
         clock: monotonic seconds, of which the link's deadlines are made.
         trust_told: is called with the state of the cluster's authorities whenever the control plane names it.
+        answered: gives what was answered since the start.
     """
 
     def __init__(
@@ -281,8 +287,10 @@ class Sync:
         draw: Callable[[], float] = random.random,
         clock: Callable[[], float] = time.monotonic,
         trust_told: Callable[[str], None] = lambda _: None,
+        answered: Callable[[], Answered | None] = lambda: None,
     ) -> None:
         self.trust_told = trust_told
+        self.answered = answered
         self.cluster_id = ""
         """As the last Welcome told it."""
         self.authority = settings.cluster_control_plane
