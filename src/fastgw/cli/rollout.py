@@ -1,4 +1,4 @@
-"""`fastgw rollout`: a version first on some data planes, and on the others once it has proved itself there."""
+"""`fastgw rollout`: a version first on some data planes, on the others once it has proved itself there."""
 
 from __future__ import annotations
 
@@ -26,33 +26,23 @@ _UNITS: Final = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 
 
-class Duration(click.ParamType):
+def _duration(context: click.Context, parameter: click.Parameter, value: str) -> float:
     """`90`, `90s`, `5m`, `1h`: seconds."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
-        match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(ms|s|m|h|d|)", str(value))
-        if match is None:
-            self.fail(f"{value!r} is no time, such as 90s, 5m or 1h", param, ctx)
-        return float(match[1]) * _UNITS[match[2]]
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(ms|s|m|h|d|)", value)
+    if match is None:
+        raise click.BadParameter(f"{value!r} is no time, such as 90s, 5m or 1h", context, parameter)
+    return float(match[1]) * _UNITS[match[2]]
 
 
-class Percentage(click.ParamType):
+def _part(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
     """`10%` or `0.1`: a number from 0 to 1."""
-
-    name = "percentage"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
-        match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)(%?)", str(value))
-        share = float(match[1]) / (100 if match[2] else 1) if match is not None else -1.0
-        if not 0 <= share <= 1:
-            self.fail(f"{value!r} is no part of a whole, such as 10% or 0.1", param, ctx)
-        return share
+    if value is None:
+        return None
+    match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)(%?)", value)
+    part = float(match[1]) / (100 if match[2] else 1) if match is not None else -1.0
+    if not 0 <= part <= 1:
+        raise click.BadParameter(f"{value!r} is no part of a whole, such as 10% or 0.1", context, parameter)
+    return part
 
 
 @click.group()
@@ -64,9 +54,9 @@ def rollout() -> None:
       fastgw rollout wait --timeout 15m && echo promoted
 
     The chosen data planes run the new version, all others stay with the one before. Once all chosen ones
-    run it, it has to hold. Then it is promoted to all by itself. If a chosen one refuses it, does not apply it,
-    is lost, or answers more requests with 5xx than it did and than the others do, the configuration goes
-    back by itself to what it was.
+    run it, it has to hold. Then it is promoted to all by itself. If a chosen one refuses it, does not apply
+    it, is lost, or answers more requests with 5xx than it did and than the others do, the configuration
+    goes back by itself to what it was.
 
     \b
       fastgw rollout status --watch    who runs what, and how they fare
@@ -83,19 +73,27 @@ def rollout() -> None:
 @click.option(
     "-l", "--label", "labels", multiple=True, metavar="KEY=VALUE", help="Choose by a label; all count."
 )
-@click.option("--share", type=Percentage(), metavar="PART", help="Choose a part: 10%. At least one.")
-@click.option("--hold", type=Duration(), default="5m", show_default=True, help="How long it has to hold.")
+@click.option("--share", callback=_part, metavar="PART", help="Choose a part: 10%. At least one.")
+@click.option(
+    "--hold",
+    callback=_duration,
+    metavar="TIME",
+    default="5m",
+    show_default=True,
+    help="How long it has to hold.",
+)
 @click.option(
     "--timeout",
     "timeout_s",
-    type=Duration(),
+    callback=_duration,
+    metavar="TIME",
     default="60s",
     show_default=True,
     help="How long a chosen data plane may take to apply it, or to come back.",
 )
 @click.option(
     "--max-5xx-rise",
-    type=Percentage(),
+    callback=_part,
     default="1%",
     show_default=True,
     metavar="PART",
@@ -191,7 +189,15 @@ def status(watch: bool, id_: str | None, as_json: bool, conf: Path | None, sets:
 
 
 @rollout.command()
-@click.option("--timeout", "timeout_s", type=Duration(), default="15m", show_default=True, help="How long.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    callback=_duration,
+    metavar="TIME",
+    default="15m",
+    show_default=True,
+    help="How long.",
+)
 @click.option("--id", "id_", help="Which one.  [default: the one that runs, or the last]")
 @_json_option
 @settings_options
@@ -298,7 +304,8 @@ def _show(shown: Mapping[str, Any]) -> None:
         counts = "" if one["counts"] else ", counts nothing: judged by what it refuses"
         error = f": {one['last_error']}" if one["last_error"] else ""
         click.echo(
-            f"  {one['hostname']} ({one['id'][:8]}) runs version {one['applied_version']}{link}{counts}{error}"
+            f"  {one['hostname']} ({one['id'][:8]}) runs version {one['applied_version']}"
+            f"{link}{counts}{error}"
         )
     if shown["state"] != "open":
         told = [

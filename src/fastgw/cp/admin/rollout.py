@@ -108,6 +108,7 @@ class _Rollouts:
             )
             contents = None
             if asked.config is not None:
+                await self._check(order)
                 contents = await self._contents(call, asked, asked.config.encode("utf-8", "surrogateescape"))
 
             def check(stands: int) -> None:
@@ -119,6 +120,13 @@ class _Rollouts:
             except RolloutError as error:
                 raise answers.message(409, str(error)) from None
         return json_response(await self._rollouts.shown(rollout), 201)
+
+    async def _check(self, order: Order) -> None:
+        """Refuse at once what needs no look at the document."""
+        try:
+            await self._rollouts.check(order)
+        except RolloutError as error:
+            raise answers.message(409, str(error)) from None
 
     async def promote(self, call: Call) -> Response:
         return await self._end(call, RolloutInput.PROMOTE)

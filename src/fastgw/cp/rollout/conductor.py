@@ -137,6 +137,16 @@ class Conductor:
             await self._move(rollout, verdict, f"{_HERE} {rollout.id}")
         return True
 
+    async def check(self, order: Order) -> None:
+        """See whether a rollout could be started now.
+
+        Raises:
+            RolloutError: another one runs, or nobody is chosen.
+        """
+        async with self._storage.read_records() as connection:
+            _insist_on_none(await records.fetch_running(connection))
+        make_selection("", order.labels, order.share, await self._rows())
+
     async def start(
         self,
         order: Order,
@@ -160,12 +170,7 @@ class Conductor:
             id_ = secrets.token_hex(4)
             selection = make_selection(id_, order.labels, order.share, connected)
             async with self._storage.write(f"{actor} ({_HERE} {id_})") as writer:
-                running = await records.fetch_running(writer.records)
-                if running is not None:
-                    raise RolloutError(
-                        f"rollout {running.id} is {running.state.value} since it was started by"
-                        f" {running.started_by}; one runs at a time: promote or abort it first"
-                    )
+                _insist_on_none(await records.fetch_running(writer.records))
                 stands = writer.version - 1
                 check(stands)
                 if stands != base.version:
@@ -314,19 +319,43 @@ class Conductor:
 
     async def _restore(self, writer: Writer, stored: Rollout) -> None:
         """Make what was written since the base what it was there, but for rows whose time is over."""
+        rows = await writer.touched_since(stored.base_version)
+        if rows is None:
+            # The journal knows of some row only that it was there before.
+            base = await self._base(writer, stored)
+            changed = await records.changed_since(writer.records, stored.base_version)
+            rows = {
+                kind: {id_: _in_order(kind, base.rows(kind).get(id_)) for id_ in ids}
+                for kind, ids in changed.items()
+            }
+        wanted = {
+            kind: {id_: _unless_over(kind, row, writer.at) for id_, row in of_kind.items()}
+            for kind, of_kind in rows.items()
+        }
+        with no_collection():
+            await writer.restore_rows(wanted)
+
+    async def _base(self, writer: Writer, stored: Rollout) -> Snapshot:
         pin = self._hub.pin
         if pin is not None and pin.rollout.id == stored.id:
-            base = pin.snapshot
-        else:
-            packed = await records.load_base(writer.records, stored.id)
-            base = await asyncio.to_thread(Snapshot.unpack, stored.base_version, packed, stored.base_digest)
-        changed = await records.changed_since(writer.records, stored.base_version)
-        rows: dict[str, dict[str, Row | None]] = {}
-        for kind, ids in changed.items():
-            known = base.rows(kind)
-            rows[kind] = {id_: _unless_over(kind, known.get(id_), writer.at) for id_ in ids}
-        with no_collection():
-            await writer.restore_rows(rows)
+            return pin.snapshot
+        packed = await records.load_base(writer.records, stored.id)
+        return await asyncio.to_thread(Snapshot.unpack, stored.base_version, packed, stored.base_digest)
+
+
+def _insist_on_none(running: Rollout | None) -> None:
+    if running is not None:
+        raise RolloutError(
+            f"rollout {running.id}, started by {running.started_by}, is {running.state.value};"
+            " one runs at a time: promote or abort it first"
+        )
+
+
+def _in_order(kind: str, row: Row | None) -> Row | None:
+    """A row of a snapshot with its fields in the order of rows that are stored."""
+    if row is None:
+        return None
+    return {name: row[name] for name in dict.fromkeys([*ENTITIES[kind].fields, *row]) if name in row}
 
 
 def _unless_over(kind: str, row: Row | None, now_s: float) -> Row | None:
