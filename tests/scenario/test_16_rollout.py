@@ -36,8 +36,16 @@ class Cluster:
         for data_plane in (self.canary, *self.others):
             data_plane.wait_answer("/tried")
 
-    def _data_plane(self, stage: Stage, pair: Pair, name: str, zone: str, **more: str) -> DataPlane:
-        return stage.data_plane(pair, self.control_plane, name=name, cluster_dp_labels=f"zone:{zone}", **more)
+    def _data_plane(
+        self, stage: Stage, pair: Pair, name: str, zone: str, router_flavor: str = "traditional_compatible"
+    ) -> DataPlane:
+        return stage.data_plane(
+            pair,
+            self.control_plane,
+            name=name,
+            cluster_dp_labels=f"zone:{zone}",
+            router_flavor=router_flavor,
+        )
 
     def document(self, path: str, **route: Any) -> dict[str, Any]:
         """A configuration whose route /tried leads to *path* of the upstream."""
@@ -256,7 +264,7 @@ def test_a_canary_that_dies_takes_its_version_with_it(cluster: Cluster) -> None:
     cluster.wait_state("holding")
     cluster.canary.kill()
     reason = cluster.wait_over("reverted")["reason"]
-    assert reason.endswith("has run a version of this rollout, and is not connected for 1 s")
+    assert reason.endswith("has run it and is not connected for 1 s")
     assert cluster.says(cluster.others[0]) == "old"
     cluster.canary.start()
     cluster.canary.wait_ready()

@@ -249,7 +249,6 @@ class ControlLink:
         """Want a Ping at once and every *ping_s* seconds; 0: by the heartbeat again."""
         if not self.is_closed and ping_s != self._ping_s:
             self._ping_s = ping_s
-            # In the greeting the Welcome comes first.
             self._pong_due = True
 
     def close(self, reason: str) -> None:
@@ -265,7 +264,7 @@ class ControlLink:
         if self._welcome_due:
             self._welcome_due = False
             return encode(self._welcome)
-        if self._pong_due:
+        if self._pong_due and self.state is not ControlState.GREETING:
             self._pong_due = False
             return encode(Pong(trust=self._trust(), ping_s=self._ping_s))
         if self._same_due is not None:

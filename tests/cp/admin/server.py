@@ -41,6 +41,7 @@ class StoredDataPlanes:
         self._storage_loop = asyncio.get_running_loop()
         self.waited: list[tuple[int, float]] = []
         self.behind: list[DataPlaneRow] = []
+        self.capable: list[Capability] = []
 
     async def data_planes(self) -> list[dict[str, Any]]:
         rows, _ = await self._storage.list_data_planes(1000)
@@ -64,7 +65,7 @@ class StoredDataPlanes:
         return Standing(version, True, None, 2, self.behind)
 
     def capabilities(self) -> list[Capability]:
-        return []
+        return self.capable
 
     def last_read(self) -> Snapshot | None:
         return None

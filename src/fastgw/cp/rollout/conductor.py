@@ -163,6 +163,7 @@ class Conductor:
             RolloutError: another one runs, nobody is chosen, nothing would change, or the configuration does
                 not stand still.
         """
+        await self.check(order)
         for _ in range(_TRIES):
             base = await self._settled()
             packed = await asyncio.to_thread(base.pack)

@@ -168,15 +168,15 @@ class Judge:
             return RolloutInput.LATE, f"{_name(row)} does not run it after {timeout_s:g} s{why}"
         connected = {row.id for row in chosen}
         missing: dict[str, str] = {
-            id_: f"data plane {mark.hostname} ({id_}) has run a version of this rollout"
+            id_: f"data plane {mark.hostname} ({id_}) has run it and is not connected"
             for id_, mark in rollout.marks.items()
             if id_ not in connected
         }
         if not chosen:
-            missing[""] = "none that is chosen"
+            missing[""] = "no data plane that is chosen is connected"
         lost = self._since(self._missing, missing, timeout_s)
         if lost:
-            return RolloutInput.LOST, f"{lost[0]}, and is not connected for {timeout_s:g} s"
+            return RolloutInput.LOST, f"{lost[0]} for {timeout_s:g} s"
         return None
 
     def _find_for(
