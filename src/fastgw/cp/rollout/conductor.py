@@ -12,6 +12,7 @@ nothing is promoted while there is one; a person's word counts for all that is w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +29,7 @@ from fastgw.cp.rollout.selection import make_selection
 from fastgw.cp.rollout.states import RolloutInput, RolloutState, next_state
 from fastgw.cp.storage.base import SqlStorage
 from fastgw.cp.storage.contract import DataPlaneRow, Row, Writer
-from fastgw.errors import RolloutError, StorageError
+from fastgw.errors import FastgwError, RolloutError, StorageError
 from fastgw.model.entities import ENTITIES
 from fastgw.model.snapshot import Snapshot
 from fastgw.obs.logs import get_logger
@@ -116,7 +117,7 @@ class Conductor:
                 runs = await self.look()
                 pause_s = LOOK_S if runs else _IDLE_S
                 is_away = False
-            except StorageError as error:
+            except FastgwError as error:
                 if not is_away:
                     log.error("nothing is decided about rollouts: %s", error)
                 is_away, pause_s = True, _AWAY_S
@@ -203,8 +204,7 @@ class Conductor:
                 "what is written next" if contents is None else f"version {rollout.version}",
                 selection.describe(),
             )
-            await self._pinning.refresh()
-            self._woken.set()
+            await self._after_move()
             return rollout
         raise RolloutError("others write all the time: try again when the configuration stands still")
 
@@ -215,7 +215,8 @@ class Conductor:
             RolloutError: there is none.
         """
         for _ in range(_TRIES):
-            rollout = await self._pinning.refresh()
+            async with self._storage.read_records() as connection:
+                rollout = await records.fetch_running(connection)
             if rollout is None or id_ not in (None, rollout.id):
                 raise RolloutError("no rollout runs" if id_ is None else f"rollout {id_} does not run")
             verdict = Verdict(signal, f"by {actor}", rollout.version, rollout.marks)
@@ -291,9 +292,14 @@ class Conductor:
             await records.replace(writer.records, moved)
         if verdict.signal is not None:
             _tell(moved, verdict)
-        await self._pinning.refresh()
-        self._woken.set()
+        await self._after_move()
         return moved
+
+    async def _after_move(self) -> None:
+        """Go by what is committed; if the database is away just now, the next look does."""
+        self._woken.set()
+        with contextlib.suppress(StorageError):
+            await self._pinning.refresh()
 
     async def _moved(self, writer: Writer, stored: Rollout, verdict: Verdict) -> Rollout:
         """What follows on *stored*; of a way back, the rows are restored."""
