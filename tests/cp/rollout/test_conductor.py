@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from fastgw.routing.compile_process import CompileProcess
 from fastgw.wire.link import Rejected
 from fastgw.wire.messages import Ack, Answered, Nack
 from fastgw.wire.offering import Offering
-from tests.cp.cluster_nodes import Clock, eventually
+from tests.cp.cluster_nodes import Clock, Log, eventually
 from tests.cp.rollout.parts import node_id
 from tests.cp.storage.conftest import Database
 from tests.cp.storage.rows import make_route, make_service
@@ -32,6 +33,11 @@ pytestmark = pytest.mark.anyio
 
 CANARY = Order({"zone": "canary"}, None, Limits(hold_s=0, timeout_s=30, min_requests=10))
 LONG = CANARY._replace(limits=Limits(hold_s=3600, timeout_s=30, min_requests=10))
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Log:
+    return Log(tmp_path)
 
 
 class LinkedNode:
@@ -313,3 +319,52 @@ async def test_what_cannot_be(database: Database) -> None:
         assert over is not None
         assert (over.state, over.reason) == (RolloutState.PROMOTED, "by somebody")
         assert await side.storage.version() == 1
+
+
+async def test_a_damaged_base_holds_everything_and_can_still_be_aborted(database: Database, log: Log) -> None:
+    async with control_planes(database) as (side,):
+        await side.write("one")
+        LinkedNode(side.hub, 1, "canary")
+        rollout = await side.start(LONG, "two")
+        async with side.storage.write_records() as connection:
+            await connection.execute("UPDATE rollout_bases SET data = $1", b"damaged")
+        compile_process = CompileProcess()
+        await compile_process.start()
+        second = Side(side.storage, compile_process)
+        publishing = asyncio.create_task(second.publisher.run())
+        try:
+            node = LinkedNode(second.hub, 2, "main")
+            await log.shows(f"the base of rollout {rollout.id} is damaged")
+            assert (second.publisher.current, node.offered) == (None, [])
+            ended = await second.conductor.end(RolloutInput.ABORT, "somebody")
+            await second.published(ended.final_version or 0)
+            assert node.offered[-1].digest == rollout.base_digest
+        finally:
+            publishing.cancel()
+            await asyncio.gather(publishing, return_exceptions=True)
+            await compile_process.close()
+
+
+async def test_nothing_is_promoted_by_time_while_a_version_has_not_been_looked_at(
+    database: Database,
+) -> None:
+    async with control_planes(database) as (side,):
+        await side.write("one")
+        canary = LinkedNode(side.hub, 1, "canary")
+        canary.apply()
+        rollout = await side.start(CANARY, "two")
+        canary.apply()
+        await side.conductor.look()
+        holding = await side.running()
+        assert holding.state is RolloutState.HOLDING
+        async with side.storage.write("test") as writer:
+            await writer.insert("services", make_service("three"))
+        await side.conductor.look()  # published or not: version three has not been applied
+        assert not (await side.running()).is_over
+        await side.published(rollout.version + 1)
+        await side.conductor.look()
+        canary.apply()
+        await side.conductor.look()
+        await side.conductor.look()
+        ended = await side.running()
+        assert (ended.state, ended.version) == (RolloutState.PROMOTED, rollout.version + 1)

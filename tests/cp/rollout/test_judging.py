@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fastgw.cp.rollout.judging import Judge, Published, Verdict
 from fastgw.cp.rollout.lately import Lately, difference
-from fastgw.cp.rollout.record import Rollout
+from fastgw.cp.rollout.record import Limits, Rollout
 from fastgw.cp.rollout.selection import Selection
 from fastgw.cp.rollout.states import RolloutInput, RolloutState
 from fastgw.cp.storage.contract import DataPlaneRow
@@ -146,6 +146,17 @@ def test_who_is_lost_may_come_back_for_a_while() -> None:
     assert verdict is not None
     assert verdict.signal is RolloutInput.LOST
     assert node_id(2) in verdict.reason
+
+
+def test_after_its_start_a_control_plane_gives_data_planes_time_to_dial_again() -> None:
+    case = Case()
+    case.marked(a_canary(1, TRIED))
+    case.rollout = a_rollout(**HOLDING, marks=case.rollout.marks, limits=Limits(hold_s=100, timeout_s=1))
+    case.look()
+    case.later(14)
+    assert case.look() is None
+    case.later(1)
+    assert signal_of(case.look()) is RolloutInput.LOST
 
 
 def test_without_any_chosen_one_it_goes_back() -> None:

@@ -8,6 +8,7 @@ from fastgw.cp.rollout.judging import Judge, Published
 from fastgw.cp.rollout.pinning import Pin
 from fastgw.cp.rollout.states import RolloutInput, RolloutState
 from fastgw.model.snapshot import Snapshot
+from fastgw.wire.kong_v1.link import PUSH_SPACING_S
 from tests.cp.cluster_nodes import Clock, Log, eventually, run
 from tests.cp.kong_data_plane import CLOSE, NODE_ID, PONG
 from tests.cp.rollout.parts import a_rollout
@@ -18,7 +19,8 @@ def test_one_that_is_held_back_is_pushed_nothing_and_the_new_version_in_the_end(
     log = Log(tmp_path)
 
     async def scenario() -> None:
-        async with kong_port(tmp_path) as port:
+        spacing = Clock()
+        async with kong_port(tmp_path, clock=spacing) as port:
             base = routes(7, "/old")
             port.hub.publish(base)
             node = await connected(port, labels={"zone": "main"})
@@ -31,6 +33,7 @@ def test_one_that_is_held_back_is_pushed_nothing_and_the_new_version_in_the_end(
             shown = await port.shown(NODE_ID)
             assert (shown["wanted_version"], shown["rollout"]) == (7, "held back")
             promoted = a_rollout(base_digest=base.digest, state=RolloutState.PROMOTED, final_version=8)
+            spacing.now_s += PUSH_SPACING_S
             port.hub.set_pin(Pin(promoted, base, snapshot))
             assert (await node.push())["config_table"]["routes"][0]["paths"] == ["/new"]
             node.send(CLOSE)

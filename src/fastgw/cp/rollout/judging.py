@@ -26,6 +26,8 @@ from fastgw.cp.rollout.states import RolloutInput, RolloutState
 from fastgw.cp.storage.contract import DataPlaneRow
 from fastgw.wire.messages import Answered
 
+RECONNECT_S: Final = 15.0
+"""So long after the start of a control plane nobody counts as lost: data planes dial again meanwhile."""
 _NONE: Final = Answered(0, 0)
 
 
@@ -72,6 +74,7 @@ class Judge:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._began_s = clock()
         self._subject = ("", 0)
         """The rollout and version that the rest is about."""
         self._behind: dict[str, float] = {}
@@ -175,7 +178,7 @@ class Judge:
         if not chosen:
             missing[""] = "no data plane that is chosen is connected"
         lost = self._since(self._missing, missing, timeout_s)
-        if lost:
+        if lost and self._clock() - self._began_s >= RECONNECT_S:
             return RolloutInput.LOST, f"{lost[0]} for {timeout_s:g} s"
         return None
 

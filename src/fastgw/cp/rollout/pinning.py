@@ -18,6 +18,7 @@ from typing import Protocol
 from fastgw.cp.rollout import records
 from fastgw.cp.rollout.record import Rollout
 from fastgw.cp.storage.base import SqlStorage
+from fastgw.errors import SnapshotError, StorageError
 from fastgw.model.snapshot import Snapshot
 from fastgw.obs.logs import get_logger
 from fastgw.wire.offering import Offering
@@ -83,7 +84,7 @@ class Pinning:
         """Read which rollout runs, have the hub go by it, and return it.
 
         Raises:
-            StorageUnavailable: it cannot be told; the pin stays as it is.
+            StorageError: it cannot be told; the pin stays as it is.
         """
         # One at a time: what was read earlier must not be set later.
         async with self._turn:
@@ -120,5 +121,10 @@ class Pinning:
             packed = await records.load_base(connection, rollout.id)
         if not packed:
             return None  # it has just ended: the next look tells
-        snapshot = await asyncio.to_thread(Snapshot.unpack, rollout.base_version, packed, rollout.base_digest)
+        try:
+            snapshot = await asyncio.to_thread(
+                Snapshot.unpack, rollout.base_version, packed, rollout.base_digest
+            )
+        except SnapshotError as error:
+            raise StorageError(f"the base of rollout {rollout.id} is damaged: {error}; abort it") from error
         return Pin(rollout, self._publisher.make_offering(snapshot), snapshot)
