@@ -130,8 +130,8 @@ def read_segment(buffer):
 def read_answered(buffer):
     """Sum a worker's answers: how many there were, and how many of them with 5xx.
 
-    Answers to what found no route count as well. Nothing but sums is made, so it costs some
-    milliseconds at 100,000 routes.
+    Answers to what found no route count as well. Nothing but sums is made: it costs what reading a
+    cache line of each route that carries traffic costs, 2 to 30 ms for 100,000 of them.
     """
     cdef Py_buffer view
     cdef uint64_t answers = 0, server_errors = 0

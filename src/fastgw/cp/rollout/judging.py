@@ -101,10 +101,13 @@ class Judge:
                 return None
             reason = f"nothing was written within {OPEN_LIMIT_S / 60:g} minutes"
             return Verdict(RolloutInput.EXPIRED, reason, rollout.version, rollout.marks)
-        chosen = [row for row in rows if rollout.is_chosen(row.id, row.labels)]
+        chosen: list[DataPlaneRow] = []
+        others: list[DataPlaneRow] = []
+        for row in rows:
+            (chosen if rollout.is_chosen(row.id, row.labels) else others).append(row)
         marks = _mark(rollout, chosen)
         marked = msgspec.structs.replace(rollout, marks=marks)
-        self._look_at_others(marked, rows)
+        self._look_at_others(marked, others)
         found = self._find_against(marked, chosen, rows) or self._find_for(marked, rows, now_s)
         if found is None:
             return None if marks == rollout.marks else Verdict(None, "", rollout.version, marks)
@@ -144,11 +147,11 @@ class Judge:
             return Verdict(RolloutInput.REFUSED, refused[1], rollout.version, rollout.marks)
         return None
 
-    def _look_at_others(self, rollout: Rollout, rows: Sequence[DataPlaneRow]) -> None:
+    def _look_at_others(self, rollout: Rollout, others: Sequence[DataPlaneRow]) -> None:
         if not any(mark.version == rollout.version for mark in rollout.marks.values()):
             return
-        for row in rows:
-            if row.answered is not None and not rollout.is_chosen(row.id, row.labels):
+        for row in others:
+            if row.answered is not None:
                 self._others.setdefault(row.id, row.answered)
 
     def _find_against(
