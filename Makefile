@@ -5,7 +5,7 @@ PYTHON_VENV := .venv/bin/python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev test fuzz check bench docs wheels image-test chart-test clean
+.PHONY: help run dev test fuzz faults check bench docs wheels image-test chart-test clean
 
 help: ## Say what can be made
 	@echo "fastgw: make WHAT [ARGS=…]"
@@ -36,6 +36,10 @@ check: dev ## Formatting, lint, types, stubs, spelling, layers
 fuzz: dev ## Mutate messages for a minute, then a million routings; twins must agree (ARGS, ROUTES_ARGS: see --help)
 	$(PYTHON_VENV) -m tests.fuzz.driver $(ARGS)
 	$(PYTHON_VENV) -m tests.fuzz_router $(ROUTES_ARGS)
+
+faults: ## Try every fault of a cluster at full length, some 15 minutes (ARGS go to pytest)
+	@tools/bootstrap.sh test
+	$(PYTHON_VENV) -m pytest -q -n 2 --dist worksteal --long tests/scenario/faults $(ARGS)
 
 bench: dev ## Compare with nginx and HAProxy, the short form (ARGS go to bench.load.run)
 	$(PYTHON_VENV) -m bench.load.run --short $(ARGS)

@@ -22,10 +22,19 @@ if (Path(__file__).parent / "postgres.py").exists():
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "starts_first: waits long and works little, so others run beside it")
+    config.addinivalue_line("markers", "long: the long form of a test, for `make faults`; only with --long")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run the long forms of tests, too (make faults)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Let tests that mostly wait begin before all others: with several processes they cost nothing then."""
+    if not config.getoption("long"):
+        left_out = [item for item in items if item.get_closest_marker("long") is not None]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     items.sort(key=lambda item: item.get_closest_marker("starts_first") is None)
 
 

@@ -36,6 +36,7 @@ RANKS: Final = {
     "_regex": 1,
     "_overlay": 1,
     "_uri": 1,
+    "bounded_http": 2,
     "listening": 2,
     "model": 2,
     "wire": 3,

@@ -169,6 +169,8 @@ def test_a_secret_comes_from_a_file(prefix: str, tmp_path: Path) -> None:
     both = fault(**{f"{prefix}_PG_PASSWORD_FILE": str(secret), f"{prefix}_PG_PASSWORD": "x"})
     assert f"{prefix}_PG_PASSWORD is set as well" in both
     assert "cannot read /nowhere" in fault(**{f"{prefix}_PG_PASSWORD_FILE": "/nowhere"})
+    secret.write_text(" \n")
+    assert f"{secret} is empty" in fault(**{f"{prefix}_PG_PASSWORD_FILE": str(secret)})
 
 
 def test_a_file_variable_of_ours_silences_kongs(tmp_path: Path) -> None:

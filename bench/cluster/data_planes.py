@@ -69,7 +69,7 @@ class _WholeOnly(Sync):
         return msgspec.structs.replace(super().hello(), minor=0)
 
 
-class _DataPlane:
+class DataPlane:
     """What a link needs of the data plane behind it."""
 
     def __init__(self, fleet: Fleet, number: int) -> None:
@@ -84,6 +84,11 @@ class _DataPlane:
             applied=lambda: self._applied,
             log=log,
         )
+
+    @property
+    def digest(self) -> str:
+        """Of what it runs; empty before the first."""
+        return self._applied.digest
 
     async def _apply(self, incoming: IncomingSnapshot) -> ApplyResult:
         self._fleet.snapshots.read(incoming)
@@ -133,7 +138,7 @@ class Fleet:
 
     async def _dial(self, links: list[asyncio.Task[None]], first: int, per_second: float) -> None:
         for number in range(self._count):
-            links.append(asyncio.create_task(_DataPlane(self, first + number).sync.run()))
+            links.append(asyncio.create_task(DataPlane(self, first + number).sync.run()))
             await asyncio.sleep(1 / per_second)
 
 
@@ -156,6 +161,23 @@ def _tell(fact: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
+def link_settings(control_plane: str, pair: Path, prefix: str) -> tuple[Settings, Credentials]:
+    """What the links of a process need; *pair* is the directory of cluster.crt and cluster.key."""
+    certificate, key = str(pair / "cluster.crt"), str(pair / "cluster.key")
+    settings = load_settings(
+        "data_plane",
+        environ={},
+        flags={
+            "prefix": str(pair / prefix),
+            "cluster_control_plane": control_plane,
+            "cluster_cert": certificate,
+            "cluster_cert_key": key,
+            "cluster_max_payload": str(_MAX_PAYLOAD_BYTES),
+        },
+    )
+    return settings, FixedCredentials(LinkTls.shared(load_key_pair(certificate, key)))
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--control-plane", required=True, help="HOST:PORT of the cluster port.")
 @click.option("--pair", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True,
@@ -167,19 +189,7 @@ def _tell(fact: dict[str, Any]) -> None:
 def main(control_plane: str, pair: Path, count: int, first: int, per_second: float, whole: bool) -> None:
     """Run simulated data planes until the end of stdin; see the module's docstring for what is told."""
     logs.setup("warn", "/dev/stderr", process="simulated")
-    certificate, key = str(pair / "cluster.crt"), str(pair / "cluster.key")
-    settings = load_settings(
-        "data_plane",
-        environ={},
-        flags={
-            "prefix": str(pair / f"simulated-{first}"),
-            "cluster_control_plane": control_plane,
-            "cluster_cert": certificate,
-            "cluster_cert_key": key,
-            "cluster_max_payload": str(_MAX_PAYLOAD_BYTES),
-        },
-    )
-    credentials = FixedCredentials(LinkTls.shared(load_key_pair(certificate, key)))
+    settings, credentials = link_settings(control_plane, pair, f"simulated-{first}")
     fleet = Fleet(settings, credentials, count, whole_only=whole)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(fleet.run(first, per_second))

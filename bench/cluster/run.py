@@ -149,17 +149,15 @@ def main(data_planes: int, processes: int, routes: int, changes: int, whole: boo
             Processes(Path(name)) as running,
         ):
             gateway = start_gateway(running, workers=1, routes=routes)
-            with (
-                gateway.admin() as admin,
-                gateway.proxy() as proxy,
-                _fleet(gateway, Path(name), data_planes, processes, whole=whole) as fleet,
-            ):
+            with _fleet(gateway, Path(name), data_planes, processes, whole=whole) as fleet:
                 with console.status(f"{data_planes} data planes connect"):
                     fleet.gather("linked", _LINK_DEADLINE_S)
-                report = _measure(
-                    console, machine, gateway, admin, proxy, fleet, changes,
-                    data_planes=data_planes, routes=routes, whole=whole,
-                )  # fmt: skip
+                # Only now: connections that wait for so long would be closed for being idle.
+                with gateway.admin() as admin, gateway.proxy() as proxy:
+                    report = _measure(
+                        console, machine, gateway, admin, proxy, fleet, changes,
+                        data_planes=data_planes, routes=routes, whole=whole,
+                    )  # fmt: skip
     except BenchError as error:
         raise click.ClickException(str(error)) from None
     _print(console, report)

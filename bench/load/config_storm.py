@@ -2,9 +2,9 @@
 
 Each change points one route at another service, whose answers carry that service's number. The route is
 asked until the new number comes; only then the next change is made, so no configuration is skipped. A
-generator loads another route all the while: wrk as fast as it is answered, or, with --rate, h2load by the
-clock, and then for as long without a change. Any answer but 200, in either place, and any number that is
-neither the old nor the new one, is a failure.
+generator loads another route all the while: wrk as fast as it is answered, or, with --rate or --share, h2load
+by the clock, and then for as long without a change. Any answer but 200, in either place, and any number that
+is neither the old nor the new one, is a failure.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from bench.load.processes import Processes
 from bench.load.report import describe_machine, doubts, write_json
 
 _LIMIT_S: Final = 600
+_PEAK_S: Final = 4.0
 
 
 class StormReport(msgspec.Struct, frozen=True):
@@ -41,7 +42,11 @@ class StormReport(msgspec.Struct, frozen=True):
     load: LoadResult
     """What the generator counted meanwhile."""
     quiet: LoadResult | None
-    """The same load for as long without changes; None without --rate."""
+    """The same load for as long without changes; None without a rate."""
+    peak: float | None
+    """Requests per second that wrk had answered before, without changes; None without --share."""
+    rate: float | None
+    """Requests per second of the load; None: as many as are answered."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -52,6 +57,8 @@ class StormReport(msgspec.Struct, frozen=True):
               help="Time from one change to the next, at least.")  # fmt: skip
 @click.option("--rate", type=click.IntRange(1), default=None,
               help="Requests per second of the load, instead of as many as are answered.")  # fmt: skip
+@click.option("--share", type=click.IntRange(1, 100), default=None,
+              help="The same in percent of the peak, which wrk finds first.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1, 64), default=2, help="Workers of the data plane.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path),
               default=Path("build/bench/config_storm.json"), help="Where the result goes.")  # fmt: skip
@@ -61,6 +68,7 @@ def main(
     routes: int,
     every_ms: int,
     rate: int | None,
+    share: int | None,
     workers: int,
     json_path: Path,
 ) -> None:
@@ -69,9 +77,11 @@ def main(
     Starts a control plane (SQLite), a data plane and wrk on loopback, in a temporary directory; all are gone
     at the end. Ends with status 1 when anything failed.
     """
+    if rate is not None and share is not None:
+        raise click.UsageError("--rate and --share exclude each other")
     console = Console()
     try:
-        tools = ["nginx", "wrk" if rate is None else "h2load"]
+        tools = ["nginx", *(["wrk"] if rate is None else []), *(["h2load"] if rate or share else [])]
         require_tools(tools)
         machine = describe(tools)
         console.print(describe_machine(machine), highlight=False, soft_wrap=True)
@@ -86,7 +96,7 @@ def main(
                 # A connection of h2load that is closed stays closed.
                 nginx_http_keepalive_requests=10_000_000,
             )
-            load = _Load(connections, rate, Path(directory) / "h2load.log")
+            load = _Load(connections, rate, share, Path(directory) / "h2load.log")
             report = _storm(console, machine, gateway, changes, load, every_ms / 1000)
     except BenchError as error:
         raise click.ClickException(str(error)) from None
@@ -96,7 +106,8 @@ def main(
         f" write to served: median {percentile(ordered, 50):.1f} ms, p99 {percentile(ordered, 99):.1f} ms\n"
         f"load meanwhile: {report.load.requests} requests in {report.load.duration_s:.1f} s,"
         f" p99 {report.load.p99_us / 1000:.2f} ms, {report.load.failed} failed"
-        + (f"; without changes p99 {report.quiet.p99_us / 1000:.2f} ms" if report.quiet is not None else ""),
+        + (f"; without changes p99 {report.quiet.p99_us / 1000:.2f} ms" if report.quiet is not None else "")
+        + (f"; peak {report.peak:.0f} requests per second" if report.peak is not None else ""),
         highlight=False,
         soft_wrap=True,
     )
@@ -112,8 +123,19 @@ class _Load(msgspec.Struct, frozen=True):
     """What asks meanwhile."""
 
     connections: int
-    rate: int | None
+    rate: float | None
+    share: int | None
+    """Percent of the peak, in place of a rate."""
     log: Path
+
+    def peak(self, url: str) -> float | None:
+        """How many requests per second are answered to as many connections; None where nobody asks."""
+        if self.share is None:
+            return None
+        with BackgroundWrk(url, connections=self.connections, limit_s=_LIMIT_S) as generator:
+            time.sleep(_PEAK_S)
+            found = generator.stop()
+        return found.requests / found.duration_s
 
     def start(self, url: str) -> BackgroundWrk | BackgroundH2load:
         if self.rate is None:
@@ -136,6 +158,9 @@ def _storm(
             ask_until(proxy, f"/{name}", lambda status, body: (status, body) == (200, b"0"))
         before = settled_version(admin)
         url = f"http://127.0.0.1:{gateway.proxy_port}/steady"
+        peak = load.peak(url)
+        if peak is not None and load.share is not None:
+            load = msgspec.structs.replace(load, rate=peak * load.share / 100)
         began = time.monotonic()
         with load.start(url) as generator:
             served_ms = []
@@ -150,7 +175,7 @@ def _storm(
             with load.start(url) as generator:
                 time.sleep(took_s)
                 quiet = generator.stop()
-    return StormReport(machine, changes, after - before, served_ms, under_changes, quiet)
+    return StormReport(machine, changes, after - before, served_ms, under_changes, quiet, peak, load.rate)
 
 
 def _add_service(admin: Admin, gateway: Gateway, number: int) -> str:

@@ -73,6 +73,7 @@ class Gateway(msgspec.Struct, frozen=True):
     cluster_port: int
     cp_pid: int
     dp_pid: int
+    dp_log: Path
 
     def admin(self) -> AbstractContextManager[Admin]:
         return closing(Admin(self.admin_port))
@@ -81,10 +82,18 @@ class Gateway(msgspec.Struct, frozen=True):
         return closing(Client(self.proxy_port))
 
 
-def start_gateway(processes: Processes, *, workers: int, routes: int = 0, **settings: object) -> Gateway:
+def start_gateway(
+    processes: Processes,
+    *,
+    workers: int,
+    routes: int = 0,
+    dp_environment: Mapping[str, str] | None = None,
+    **settings: object,
+) -> Gateway:
     """Start upstream, control plane and data plane; return when the data plane serves *routes* routes.
 
     Args:
+        dp_environment: what the data plane finds in its environment besides its properties.
         settings: further properties of the data plane.
     """
     directory = processes.directory
@@ -118,9 +127,18 @@ def start_gateway(processes: Processes, *, workers: int, routes: int = 0, **sett
         **pair,
         **settings,
     )
-    dp_pid = processes.start("dp", fastgw_command("dp"), env=env)
+    dp_pid = processes.start("dp", fastgw_command("dp"), env=env | dict(dp_environment or {}))
     processes.wait_until("dp", lambda: answers(status_port, "/status/ready"), deadline_s=_START_DEADLINE_S)
-    return Gateway(admin_port, proxy_port, tls_port, upstream_port, cluster_port, cp_pid, dp_pid)
+    return Gateway(
+        admin_port,
+        proxy_port,
+        tls_port,
+        upstream_port,
+        cluster_port,
+        cp_pid,
+        dp_pid,
+        processes.log_path("dp"),
+    )
 
 
 def settled_version(admin: Admin) -> int:

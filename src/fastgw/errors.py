@@ -28,7 +28,7 @@ FastgwError
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 
 class FastgwError(Exception):
@@ -155,8 +155,14 @@ class RolloutError(FastgwError):
     code = "rollout"
 
 
+TOLD_FAULTS: Final = 100
+"""So many a message of one line tells."""
+
+
 class DeclarativeError(FastgwError):
     """`faults` holds (path in the file, message) pairs; `fields` is the same as Kong's tree of messages.
+
+    As text it is one line, of the first `TOLD_FAULTS` of them.
 
     `flattened` is the same again entity by entity, as Kong's `flattened_errors`.
     """
@@ -174,8 +180,10 @@ class DeclarativeError(FastgwError):
         self.faults = list(faults)
         self.flattened = [dict(entry) for entry in flattened]
         self.fields = dict(fields) if fields is not None else {"error": "; ".join(text for _, text in faults)}
-        lines = "; ".join(f"{path}: {message}" for path, message in self.faults)
-        super().__init__(f"{source}: {lines}")
+        lines = [f"{path}: {message}" for path, message in self.faults[:TOLD_FAULTS]]
+        if len(self.faults) > TOLD_FAULTS:
+            lines.append(f"and {len(self.faults) - TOLD_FAULTS} more")
+        super().__init__(f"{source}: {'; '.join(lines)}")
 
 
 class LinkError(FastgwError):

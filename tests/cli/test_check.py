@@ -68,6 +68,14 @@ def test_a_missing_or_broken_pair_is_found(pair: dict[str, str], tmp_path: Path)
     assert "none.key" in done.stderr
 
 
+def test_tokens_that_are_none_are_found(pair: dict[str, str], tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text("alice:short\n")
+    done = fastgw_command("check", "--role", "control_plane", FASTGW_ADMIN_TOKEN_FILE=str(tokens), **pair)
+    assert done.returncode == 1
+    assert "tokens, line 1: expected name:token" in done.stderr
+
+
 def test_a_declarative_file_is_read_and_needs_no_pair(tmp_path: Path) -> None:
     path = tmp_path / "kong.yml"
     path.write_text("_format_version: '3.0'\nservices:\n- name: a\n  url: http://127.0.0.1:80\n")

@@ -19,6 +19,8 @@ from tests.cp.admin.server import AdminServer
 HERE = Path(__file__).parent
 BUILD_S = 600
 DECKS = (HERE / "deck", HERE / "deck-1.12")
+INSTALL_S = BUILD_S * len(DECKS) + 120
+"""What the first test of a session may take on a machine that has none of the clients yet."""
 
 
 def cache_directory() -> Path:

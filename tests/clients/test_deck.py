@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.clients.conftest import INSTALL_S
+
 Deck = Callable[..., str]
+
+pytestmark = pytest.mark.timeout(INSTALL_S)
 
 
 @pytest.fixture

@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.clients.conftest import INSTALL_S
+
 Run = Callable[..., str]
+
+pytestmark = pytest.mark.timeout(INSTALL_S)
 
 
 @pytest.fixture

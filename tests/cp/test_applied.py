@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 import uuid
 from pathlib import Path
@@ -73,6 +74,39 @@ def test_nobody_waits_for_who_has_refused_it_for_good(tmp_path: Path) -> None:
                 node.refusal = None
                 port.hub.publish(offering_of(2, ["b"]))
                 assert (await AppliedWatch(port.hub, Published(2)).wait(2, 10)).is_applied
+
+    run(scenario())
+
+
+def test_nobody_waits_for_who_cannot_be_sent_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with cluster_port(tmp_path) as port:
+            node = Node(tmp_path, port.address, cluster_max_payload=str(4 << 20))
+            async with node.running():
+                await eventually(lambda: len(port.hub) == 1, "the data plane")
+                port.hub.publish(offering_of(1, ["1", "2", "3"], os.urandom(1_600_000)))
+                standing = await AppliedWatch(port.hub, Published(1)).wait(1, 10)
+                assert (standing.is_settled, standing.is_applied) == (True, False)
+                (row,) = standing.shown()["not_applied"]
+                assert "cluster_max_payload" in row["last_error"]
+
+    run(scenario())
+
+
+def test_an_error_is_over_when_what_runs_is_wanted_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with cluster_port(tmp_path) as port:
+            node = Node(tmp_path, port.address)
+            async with node.running():
+                port.hub.publish(offering_of(1, ["a"]))
+                await eventually(lambda: node.state.version == 1, "version 1")
+                node.refusal = Refused(2, [{"reason": "too odd"}])
+                port.hub.publish(offering_of(2, ["b"]))
+                assert not (await AppliedWatch(port.hub, Published(2)).wait(2, 10)).is_applied
+                assert "too odd" in (await port.shown(node.id))["last_error"]
+                port.hub.publish(offering_of(3, ["a"]))
+                assert (await AppliedWatch(port.hub, Published(3)).wait(3, 10)).is_applied
+                assert (await port.shown(node.id))["last_error"] is None
 
     run(scenario())
 

@@ -124,6 +124,16 @@ def test_a_pair_that_cannot_serve_is_one_clear_line(tmp_path: Path) -> None:
     assert "hybrid gen-cert" in fails(tmp_path, cluster_cert="", cluster_cert_key="")
 
 
+def test_tokens_that_are_none_are_one_clear_line(tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text("alice:short\n")
+    line = fails(tmp_path, admin_token_file=str(tokens))
+    assert line.startswith(f"fastgw: admin_token_file: {tokens}, line 1: expected name:token")
+    missing = tmp_path / "missing"
+    line = fails(tmp_path, admin_token_file=str(missing))
+    assert line == f"fastgw: admin_token_file: cannot read {missing}: no such file or directory"
+
+
 def test_a_key_that_others_can_read_costs_one_warning(tmp_path: Path) -> None:
     key = tmp_path / "open.key"
     key.write_bytes(gen_cert_pair().key_pem)

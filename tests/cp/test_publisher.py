@@ -149,6 +149,36 @@ def test_data_planes_at_the_versions_before_need_the_changes_only(tmp_path: Path
     run(scenario())
 
 
+def test_a_restart_knows_the_changes_since_versions_before_it(tmp_path: Path, log: Log) -> None:
+    async def scenario() -> None:
+        one = service("s0")
+        async with publishing(tmp_path) as published:
+            snapshots = [await published.reaches(0)]
+            await published.insert(one)
+            snapshots.append(await published.reaches(1))
+            await published.insert(service("s1"), service("s2"))
+            snapshots.append(await published.reaches(2))
+            async with published.storage.write("test") as writer:
+                await writer.update("services", {**one, "host": "example.org"})
+                await writer.insert("services", service("s3"))
+            snapshots.append(await published.reaches(3))
+        storage = make_storage(settings_of("control_plane", tmp_path, gen_cert_pair()))
+        await storage.open()
+        async with storage.write("test, while nobody publishes") as writer:
+            await writer.delete("services", one["id"])
+        await storage.close()
+        async with publishing(tmp_path) as published:
+            newest = await published.reaches(4)
+            offering = published.listener.offered[-1]
+            for before in snapshots:
+                delta = offering.delta_from(before.digest)
+                assert delta is not None, before
+                changes = unpack_delta(msgspec.msgpack.decode(delta)["data"])
+                assert before.patch(changes, version=4) == newest
+
+    run(scenario())
+
+
 def test_bursts_collapse_to_the_newest(tmp_path: Path, log: Log) -> None:
     async def scenario() -> None:
         async with publishing(tmp_path) as published:

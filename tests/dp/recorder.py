@@ -12,7 +12,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastgw.dp.plugins.base import Plugin
@@ -40,6 +40,8 @@ class Message:
     fields: tuple[tuple[str, str], ...]
     body: bytes
     trailers: tuple[tuple[str, str], ...] = ()
+    #: Of a request: the number of the upstream's connection that it came on.
+    connection: int = 0
 
     def values(self, name: str) -> list[str]:
         return [value for key, value in self.fields if key.lower() == name.lower()]
@@ -110,12 +112,13 @@ class RecordingUpstream:
         assert task is not None
         self._tasks.add(task)
         self.accepted += 1
+        number = self.accepted
         self.open += 1
         taken = bytearray()
         try:
             while True:
                 taken.clear()
-                request = await self._read_request(reader, taken)
+                request = replace(await self._read_request(reader, taken), connection=number)
                 self.requests.append(request)
                 try:
                     for piece in self.answer(request):

@@ -104,6 +104,28 @@ def test_a_start_from_disk_takes_what_was_signed(tmp_path: Path) -> None:
     run(test())
 
 
+@pytest.mark.parametrize("believed", [KEY, OTHER])
+def test_a_configuration_outlives_the_key_that_signed_it_first(tmp_path: Path, believed: SigningKey) -> None:
+    """The control plane's newer signature may come before its key is believed."""
+
+    async def test() -> None:
+        async with running_node(tmp_path, workers=1, keys=KEYS) as node:
+            first = signed(1, "/one")
+            await node.apply(first)
+            for version, key in ((2, OTHER), (2, OTHER), (3, OTHER)):
+                again = signed(version, "/one", key)._replace(compressed=b"")
+                node.supervisor.applier.keep_signatures(again)
+                await node.supervisor.applier.finish()
+            node.supervisor.applier.keep_signatures(signed(4, "/another"))
+            await node.supervisor.applier.finish()
+            kept = json.loads((tmp_path / "dp" / SIGNATURES_FILE).read_text())
+            assert {one["digest"] for one in kept} == {first.digest}
+        async with running_node(tmp_path, workers=1, keys=TrustedKeys.of([believed.public])) as node:
+            assert await node.statuses("/one", 2) == {MATCHED}
+
+    run(test())
+
+
 def _drop(path: Path) -> None:
     path.unlink()
 

@@ -269,6 +269,26 @@ def test_the_newest_whole_state_is_used(
     store.close()
 
 
+@pytest.mark.parametrize("how", ["cut short", "gone", "everything gone"])
+def test_a_base_that_is_damaged_under_the_process_is_written_again(tmp_path: Path, how: str) -> None:
+    """Not before the next start, and not from what a control plane would have to send."""
+    store = Store(tmp_path)
+    image, overlay = pair(BASE, OVER)
+    store.save(image)
+    store.save(image, overlay)
+    for path in store.directory.glob("*.image" if how == "everything gone" else "base-*.image"):
+        if how == "cut short":
+            os.truncate(path, path.stat().st_size // 2)
+        else:
+            path.unlink()
+    store.save(image, overlay)
+    store.close()
+    store = Store(tmp_path)
+    assert loaded(store) == (OVER.version, True)
+    assert not list(store.directory.glob("*.damaged-*"))
+    store.close()
+
+
 def test_a_generation_of_another_format_gives_its_snapshot(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.save(*pair(BASE, OVER))

@@ -17,7 +17,7 @@ NAMES = st.sampled_from(
      b"Via", b"X-Forwarded-For", b"Expect", b"Upgrade", b"Authorization", b"If-Range", b"Keep-Alive", b"", b"A B", b"Na\x00me", b"\xc3\xa9"]
 )  # fmt: skip
 VALUES = st.sampled_from(
-    [b"a", b"example.com", b"Example.COM:80", b"a:99999", b"[::1]:8", b"[::", b"", b" ", b"5", b"05", b"+5", b"5,5",
+    [b"a", b"example.com", b"Example.COM:80", b"a:99999", b"[::1]:8", b"[dead]", b"[::1.2.3.4]", b"[::", b"", b" ", b"5", b"05", b"+5", b"5,5",
      b"99999999999999999999", b"chunked", b"Chunked", b"gzip, chunked", b"identity", b"close", b"keep-alive, X-A",
      b"upgrade", b"websocket", b"gzip, trailers;q=1", b"100-continue", b"trailers", b"a\tb", b"\xff", b"a\x01b", b"a\rb", b"a b ", b"h@x", b"a/b", b"a:"]
 )  # fmt: skip

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import resource
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
 from fastgw.dp.accepting import SPARE_DESCRIPTORS, connections_for
+from fastgw.dp.control import ListenerKind
 from tests.dp.rig import Peer, Proxy, Upstream, running
 from tests.waiting import wait_until
 
@@ -89,6 +92,49 @@ def test_a_crowd_comes_and_goes() -> None:
                 client.close()
         wait_until(lambda: proxy.totals()["connections_active"] == 0, 5, "the crowd to leave")
         exchange(proxy.client(), upstream)
+
+
+def test_a_limit_that_is_lowered_and_raised_again_while_connections_are_open() -> None:
+    """Idle connections above the new limit are closed, nobody new is refused."""
+    with running(connections=20) as (proxy, upstream):
+        server = None
+        for _ in range(10):
+            server = exchange(proxy.client(), upstream, server)
+        options = proxy.on_loop(lambda: proxy.server.options)
+        proxy.on_loop(lambda: proxy.server.adjust(msgspec.structs.replace(options, connections=4)))
+        exchange(proxy.client(), upstream, server)
+        assert proxy.totals()["connections_active"] <= 4
+        proxy.on_loop(lambda: proxy.server.adjust(msgspec.structs.replace(options, connections=20)))
+        for _ in range(10):
+            exchange(proxy.client(), upstream, server)
+        totals = proxy.totals()
+        assert totals["connections_active"] > 10
+        assert totals["connections_refused_total"] == 0
+
+
+def test_accepting_leaves_the_backlog_as_it_was_set() -> None:
+    """Also when it was paused for want of room: the event loop has a default of its own."""
+
+    def backlog() -> int:
+        # The kernel tells it of a listening socket as `tcpi_sacked`; see tcp_get_info.
+        facts = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64)
+        found: int = struct.unpack_from("=28xI", facts)[0]
+        return found
+
+    with running(connections=2) as (proxy, _):
+        listener = socket.create_server(("127.0.0.1", 0), backlog=77)
+        assert backlog() == 77
+        proxy.call(proxy.server.listen([(listener, ListenerKind())]))
+        assert backlog() == 77
+        crowd = [Peer(socket.create_connection(listener.getsockname())) for _ in range(2)]
+        wait_until(lambda: proxy.totals()["connections_active"] == 2, 5, "two connections")
+        for peer in crowd:
+            peer.close()
+        wait_until(lambda: proxy.totals()["connections_active"] == 0, 5, "their end")
+        with Peer(socket.create_connection(listener.getsockname())).sock as sock:
+            sock.sendall(b"GET /\r\n\r\n")
+            assert sock.recv(12) == b"HTTP/1.1 400"
+        assert backlog() == 77
 
 
 def test_the_limit_of_open_files_is_the_limit_of_connections() -> None:
@@ -174,6 +220,37 @@ def test_the_request_id_towards_the_upstream(sends: bool) -> None:
         assert b"mine" not in head
         server.send(OK)
         assert len(client.read_answer()[1]["x-kong-request-id"]) == 32
+
+
+def test_headers_says_what_an_answer_tells() -> None:
+    told = {
+        "via",
+        "x-kong-proxy-latency",
+        "x-kong-upstream-latency",
+        "x-kong-upstream-status",
+        "x-kong-request-id",
+    }
+    answer = (
+        b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nServer: up\r\nX-Kong-Upstream-Status: 999\r\n"
+        b"X-Kong-Proxy-Latency: 999\r\nX-Kong-Request-Id: theirs\r\n\r\n"
+    )
+    for headers in (
+        frozenset(),
+        frozenset({"x-kong-upstream-status"}),
+        frozenset(told - {"x-kong-request-id"}),
+    ):
+        with running(headers=headers) as (proxy, upstream):
+            client = proxy.client()
+            client.send(GET)
+            server = upstream.accept()
+            server.read_head()
+            server.send(answer)
+            _, fields, _ = client.read_answer()
+            # What an upstream says in these names is never passed on.
+            assert {name for name in fields if name in told} == headers
+            assert fields["server"] == "up"
+            assert fields.get("x-kong-upstream-status", "404") == "404"
+            assert fields.get("x-kong-proxy-latency") != "999"
 
 
 def test_the_longest_field() -> None:

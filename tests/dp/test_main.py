@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -18,6 +19,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.running import environment, fastgw_command
+from tests.dp.test_tls_node import CA
+from tests.dp.test_tls_node import write as write_pair
 from tests.waiting import free_port, is_listening, wait_until
 
 DEADLINE_S = 20.0
@@ -141,7 +144,29 @@ def test_a_declarative_file_is_served_read_again_and_kept_when_it_breaks(tmp_pat
         assert "[error] dp supervisor: worker" not in node.log()
 
 
-def test_requests_in_progress_end_before_the_data_plane_does(tmp_path: Path) -> None:
+def test_the_first_request_that_is_taken_meets_the_file(tmp_path: Path) -> None:
+    """On an empty prefix too, where nothing could be served before the file is."""
+    config = tmp_path / "kong.yml"
+    write_config(config, "/one")
+    node = DataPlane(tmp_path / "prefix", config, workers="2")
+
+    def first_answer() -> int:
+        assert node.process.poll() is None, node.process.communicate()[0]
+        try:
+            return node.ask("/one")[0]
+        except ConnectionError:
+            return 0
+
+    try:
+        assert wait_until(first_answer, DEADLINE_S, "an answer") == 502
+        node.wait_ready()
+    finally:
+        node.process.terminate()
+        assert node.wait_end() == (0, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+def test_requests_in_progress_end_before_the_data_plane_does(number: signal.Signals, tmp_path: Path) -> None:
     release = threading.Event()
     arrived = threading.Event()
 
@@ -162,7 +187,7 @@ def test_requests_in_progress_end_before_the_data_plane_does(tmp_path: Path) -> 
             client = threading.Thread(target=lambda: answers.append(node.ask("/slow")))
             client.start()
             assert arrived.wait(DEADLINE_S)
-            node.process.send_signal(signal.SIGTERM)
+            node.process.send_signal(number)
             wait_until(lambda: not is_listening(node.proxy_port), DEADLINE_S, "no more is accepted")
             assert ask(node.status_port, "/status/ready")[0] == 503
             assert node.process.poll() is None
@@ -222,6 +247,10 @@ def test_logs_are_opened_anew(tmp_path: Path) -> None:
         entry = json.loads((logs / "access.log").read_text())
         assert (entry["request"]["uri"], entry["response"]["status"]) == ("/one", 502)
         assert "/one" not in (logs / "access.log.1").read_text()
+        # What was rotated away is held by nobody, so that deleting it frees its space.
+        for pid in (node.process.pid, *node.children()):
+            held = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+            assert not [path for path in held if path.endswith(".log.1")], pid
 
 
 def test_a_second_data_plane_on_the_prefix_is_refused(tmp_path: Path) -> None:
@@ -294,6 +323,33 @@ def test_sighup_takes_settings_over_and_names_those_that_have_to_wait(tmp_path: 
         os.kill(worker_of(node), signal.SIGKILL)
         node.wait_log("is replaced by process")
         assert ask(node.proxy_port, "/one", body)[0] == 413
+
+
+def test_sighup_reads_certificates_anew_and_cuts_no_connection(tmp_path: Path) -> None:
+    first, second = CA.issue("gw.example"), CA.issue("gw.example")
+    files = write_pair(first, tmp_path)
+    port = free_port()
+    with data_plane(
+        tmp_path,
+        "/one",
+        proxy_listen=f"127.0.0.1:{port} ssl",
+        ssl_cert=files["ssl_cert"],
+        ssl_cert_key=files["ssl_cert_key"],
+    ) as node:
+        with connected(port) as before:
+            assert before.getpeercert(binary_form=True) == first.der
+            write_pair(second, tmp_path)
+            node.process.send_signal(signal.SIGHUP)
+            node.wait_log("certificates of the ssl listeners read anew")
+            with connected(port) as after:
+                assert after.getpeercert(binary_form=True) == second.der
+            before.sendall(b"GET /two HTTP/1.1\r\nHost: gw.example\r\n\r\n")
+            assert before.recv(65536).startswith(b"HTTP/1.1 404 ")
+
+
+def connected(port: int) -> ssl.SSLSocket:
+    sock = socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S)
+    return CA.trusting_context().wrap_socket(sock, server_hostname="gw.example")
 
 
 def worker_of(node: DataPlane) -> int:

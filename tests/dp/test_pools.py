@@ -103,6 +103,22 @@ def test_the_pool_of_a_service_that_is_gone_closes_what_is_idle() -> None:
         assert server.is_closed()
 
 
+def test_what_a_generation_decoded_goes_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastgw.dp.server._RELEASED_PER_TURN", 1)
+    with running(upstream_retire_ms=50) as (proxy, upstream):
+        hosts = ("127.0.0.1", "localhost")
+        services = [{"name": host, "host": host, "port": upstream.port} for host in hosts]
+        proxy.apply(image_of(services, [{"paths": [f"/{host}"], "service": host} for host in hosts]))
+        servers = []
+        client = proxy.client()
+        for host in hosts:
+            client.send(b"GET /%b HTTP/1.1\r\nHost: h\r\n\r\n" % host.encode())
+            servers.append(upstream.accept())
+            answer(servers[-1], client)
+        proxy.apply(image_of([], []))
+        assert all(server.is_closed() for server in servers)
+
+
 def test_a_pool_outlives_generations_that_have_its_service() -> None:
     with running(upstream_retire_ms=300) as (proxy, upstream):
         client = proxy.client()

@@ -5,13 +5,10 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from fastgw.obs.accesslog import AccessLog
-from tests.dp.rig import DEADLINE_S, Peer, image_of, running
+from tests.dp.rig import Peer, image_of, running
 from tests.waiting import wait_until
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -558,65 +555,6 @@ def test_drain_finishes_what_is_in_progress() -> None:
         assert busy.is_closed()
 
 
-def test_counts_and_log_lines(tmp_path: Path) -> None:
-    log = AccessLog(str(tmp_path / "access.log"))
-    with running(access_log=log) as (proxy, upstream):
-        client = proxy.client()
-        client.send(b"GET /x?y HTTP/1.1\r\nHost: a\r\nUser-Agent: t/1\r\n\r\n")
-        server = upstream.accept()
-        server.read_head()
-        server.send(OK)
-        answer_size = len(client.read_head()) + len(client.read_exactly(2))
-        (route,) = proxy.routes()
-        assert route["bytes_out"] == answer_size
-        assert (route["service"], route["route"]) == ("svc", "rt")
-        assert route["codes"] == {(200, 0): 1}
-        assert route["bytes_in"] == len(b"GET /x?y HTTP/1.1\r\nHost: a\r\nUser-Agent: t/1\r\n\r\n")
-    log.close()
-    line = (tmp_path / "access.log").read_text()
-    assert '"GET /x?y HTTP/1.1" 200 2 ' in line
-    assert '"t/1"' in line
-
-
-@pytest.mark.parametrize(
-    ("sent", "status", "line"),
-    [
-        (b"GET /a HTTP/1.1\r\nHost: a\nb: c\r\n\r\n", 400, "GET /a HTTP/1.1"),
-        (b"GET /" + b"x" * 9000, 414, "GET /" + "x" * 1019),
-        (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 101 + b"\r\n", 431, "GET / HTTP/1.1"),
-        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501, "POST / HTTP/1.1"),
-        (b'GET /" HTTP/3.0\r\n\r\n', 505, "GET /\\x22 HTTP/3.0"),
-        (b"GET /slow HTTP/1.1\r\nHo", 408, "GET /slow HTTP/1.1"),
-    ],
-)
-def test_refused_heads_are_counted_and_logged(tmp_path: Path, sent: bytes, status: int, line: str) -> None:
-    log = AccessLog(str(tmp_path / "access.log"))
-    with running(access_log=log, head_timeout_ms=100) as (proxy, _):
-        client = proxy.client()
-        client.send(sent)
-        answer = client.read_to_end()
-        assert answer.startswith(b"HTTP/1.1 %d " % status)
-        totals = proxy.totals()
-        assert (totals["requests_total"], totals[f"refused_{status}"]) == (1, 1)
-        identity = answer.partition(b"X-Kong-Request-Id: ")[2][:32].decode()
-    log.close()
-    (logged,) = (tmp_path / "access.log").read_text().splitlines()
-    size = len(answer.partition(b"\r\n\r\n")[2])
-    assert logged.startswith("127.0.0.1 - - [")
-    assert logged.endswith(f'"{line}" {status} {size} "-" "-" kong_request_id: "{identity}"')
-
-
-def test_lines_of_the_log_that_are_dropped_are_counted_beside_the_rest() -> None:
-    log = AccessLog("/dev/full")
-    with running(access_log=log) as (proxy, _):
-        client = proxy.client()
-        client.send(b"GET /\r\n\r\n")
-        client.read_to_end()
-        log.flush()
-        wait_until(lambda: proxy.totals()["log_lines_dropped_total"] == 1, DEADLINE_S, "the count")
-    log.close()
-
-
 def test_many_clients_do_not_mix() -> None:
     def serve(peer: Peer) -> None:
         try:
@@ -652,87 +590,3 @@ def test_many_clients_do_not_mix() -> None:
             thread.join()
         assert wrong == []
         upstream.listener.shutdown(socket.SHUT_RDWR)
-
-
-def test_routes_by_regex_and_header_strip_what_the_regex_took() -> None:
-    routes: list[dict[str, Any]] = [
-        {"paths": [r"~/users/\d+/profile"], "headers": {"X-Team": ["~*^blue"]}, "service": "svc"},
-        {"paths": [r"~/(?<kind>[a-z]+)s/"], "strip_path": False, "service": "svc"},
-    ]
-    with running(routes=routes) as (proxy, upstream):
-        client = proxy.client()
-        client.send(b"GET /users/123/profile/hello HTTP/1.1\r\nHost: a\r\nx-team: Bluebird\r\n\r\n")
-        server = upstream.accept()
-        head = server.read_head()
-        assert head.startswith(b"GET /hello HTTP/1.1\r\n")
-        assert b"\r\nX-Forwarded-Prefix: /users/123/profile\r\n" in head
-        server.send(OK)
-        assert client.read_answer()[0] == 200
-        client.send(b"GET /users/123/profile/hello HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert server.read_head().startswith(b"GET /users/123/profile/hello HTTP/1.1\r\n")
-        server.send(OK)
-        assert client.read_answer()[0] == 200
-        client.send(b"GET /123/ HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert client.read_answer()[0] == 404
-
-
-@pytest.mark.parametrize("status", [301, 302, 307, 308])
-def test_a_route_for_https_alone_redirects_http(status: int) -> None:
-    routes: list[dict[str, Any]] = [
-        {"paths": ["/"], "protocols": ["https"], "https_redirect_status_code": status, "service": "svc"}
-    ]
-    with running(routes=routes) as (proxy, _upstream):
-        client = proxy.client()
-        client.send(b"GET /a%20b?q=1 HTTP/1.1\r\nHost: Ex.com:8000\r\n\r\n")
-        found, fields, body = client.read_answer()
-        assert (found, body) == (status, b"")
-        assert fields["location"] == "https://ex.com/a%20b?q=1"
-        assert fields["connection"] == "keep-alive"
-
-
-def test_a_route_for_https_alone_asks_for_an_upgrade() -> None:
-    routes = [{"paths": ["/"], "protocols": ["https"], "service": "svc"}]
-    with running(routes=routes) as (proxy, _upstream):
-        client = proxy.client()
-        for _ in range(2):
-            client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-            status, fields, body = client.read_answer()
-            assert status == 426
-            assert b'"message":"Please use HTTPS protocol"' in body
-            assert fields["upgrade"] == "TLS/1.2, HTTP/1.1"
-            assert fields["connection"] == "Upgrade"
-
-
-def test_debug_fields_name_route_and_service_where_allowed() -> None:
-    routes: list[dict[str, Any]] = [
-        {"name": "rté", "paths": ["/"], "service": "svc"},
-        {"name": "bare", "paths": ["/bare"]},
-    ]
-    with running(routes=routes, debug_fields=True) as (proxy, upstream):
-        client = proxy.client()
-        client.send(GET)
-        server = upstream.accept()
-        server.read_head()
-        server.send(OK)
-        assert not any(name.startswith("kong-") for name in client.read_answer()[1])
-        client.send(b"GET / HTTP/1.1\r\nHost: a\r\nkong-debug: 1\r\n\r\n")
-        server.read_head()
-        server.send(OK)
-        fields = client.read_answer()[1]
-        assert fields["kong-route-name"] == "rt%C3%A9"
-        assert fields["kong-service-name"] == "svc"
-        assert len(fields["kong-route-id"]) == len(fields["kong-service-id"]) == 36
-        client.send(b"GET /bare HTTP/1.1\r\nHost: a\r\nKong-Debug: 1\r\n\r\n")
-        status, fields, _ = client.read_answer()
-        assert (status, fields["kong-route-name"]) == (503, "bare")
-        assert "kong-service-id" not in fields
-
-
-def test_debug_fields_are_off_unless_allowed() -> None:
-    with running() as (proxy, upstream):
-        client = proxy.client()
-        client.send(b"GET / HTTP/1.1\r\nHost: a\r\nKong-Debug: 1\r\n\r\n")
-        server = upstream.accept()
-        server.read_head()
-        server.send(OK)
-        assert "kong-route-id" not in client.read_answer()[1]

@@ -118,7 +118,7 @@ CHUNKING: list[Refused | Passed] = [
            chunks(b"0\r\nX-Sum: 1\r\n\r\n", b"Connection: X-Sum\r\n"), "POST / HTTP/1.1", b""),
     Passed("trailers that only the gateway says end here: RFC 9110 §6.5.1, proxying reference §5.5", chunks(
            b"0\r\nX-Forwarded-For: 1\r\nX-Real-IP: 1\r\nX-Consumer-ID: 1\r\nX-Credential-Identifier: 1\r\n"
-           b"X-Anonymous-Consumer: 1\r\nX-Kong-Any: 1\r\nX_Sum: 1\r\nCookie: a\r\nVia: 1\r\n\r\n"),
+           b"X-Anonymous-Consumer: 1\r\nX-Authenticated-Groups: 1\r\nX-Kong-Any: 1\r\nX_Sum: 1\r\nCookie: a\r\nVia: 1\r\n\r\n"),
            "POST / HTTP/1.1", b""),
     Passed("trailers that frame or authenticate end here: RFC 9110 §6.5.1", chunks(b"1\r\nx\r\n0\r\nHost: evil\r\nContent-Length: 9\r\nAuthorization: x\r\n\r\n"),
            "POST / HTTP/1.1", b"x", absent=("Authorization", "Content-Length")),
@@ -166,7 +166,7 @@ HOSTS: list[Refused | Passed] = [
     Refused("an empty Host: RFC 9110 §7.2", get(host=b"Host:\r\n")),
     *(Refused(f"Host {value!r}: RFC 3986 §3.2", get(host=b"Host: " + value + b"\r\n"))
       for value in (b"a b", b"a/b", b"u@a", b"a,b", b'a"', b"<a>", b"a%00", b"a\xff", b"a:99999", b"a:80:80", b"a:x",
-                    b"[::1", b"::1", b"[::1]x", b"[]", b"[g]", b":80", b"a\\b", b"a#b", b"a?b", b"a|b", b"a^b", b"a:-1",
+                    b"[::1", b"[dead]", b"[1.2.3.4]", b"[:::]", b"[1:2:3:4:5:6:7:8:9]", b"[fe80::1%25lo]", b"[v1.a]", b"::1", b"[::1]x", b"[]", b"[g]", b":80", b"a\\b", b"a#b", b"a?b", b"a|b", b"a^b", b"a:-1",
                     b"[::1]:x", b"a" * 513)),
     Refused("a bad Host behind an absolute target: RFC 9112 §3.2", get(target=b"http://a/", host=b"Host: b/c\r\n")),
     Passed("HTTP/1.0 needs none: RFC 9112 §3.2", b"GET / HTTP/1.0\r\n\r\n"),
@@ -176,6 +176,8 @@ HOSTS: list[Refused | Passed] = [
            present=(("X-Forwarded-Host", "example.com"),)),
     Passed("an address in brackets: RFC 3986 §3.2.2", get(host=b"Host: [2001:DB8::1]:8443\r\n"),
            present=(("X-Forwarded-Host", "[2001:db8::1]"),)),
+    Passed("an address that ends as one of version 4: RFC 3986 §3.2.2", get(host=b"Host: [::FFFF:192.0.2.1]\r\n"),
+           present=(("X-Forwarded-Host", "[::ffff:192.0.2.1]"),)),
     Passed("white space behind it: RFC 9110 §5.5", get(host=b"Host: a \t\r\n"), present=(("X-Forwarded-Host", "a"),)),
 ]  # fmt: skip
 

@@ -86,6 +86,27 @@ def test_replaced_certificates_serve_new_handshakes_on_every_worker(tmp_path: Pa
     run(test())
 
 
+def test_a_worker_that_starts_meanwhile_presents_what_was_replaced(tmp_path: Path) -> None:
+    first, second = CA.issue("gw.example"), CA.issue("gw.example")
+
+    async def test() -> None:
+        flags = write(first, tmp_path)
+        async with running_node(tmp_path, workers=1, flags=LISTEN | flags) as node:
+            (worker,) = node.workers
+            pid = worker.pid
+            node.signal(0, signal.SIGKILL)
+            await until(lambda: worker.pid not in (pid, None), "another process")
+            # It has been told the certificates of this moment, and does not run yet.
+            node.signal(0, signal.SIGSTOP)
+            write(second, tmp_path)
+            await node.supervisor.read_certificates()
+            node.signal(0, signal.SIGCONT)
+            await node.all_running()
+            assert (await presented(node, CA.trusting_context()))[0] == second.der
+
+    run(test())
+
+
 def test_a_certificate_that_cannot_serve_ends_the_start(tmp_path: Path) -> None:
     async def test() -> None:
         flags = write(CA.issue("gw.example"), tmp_path)

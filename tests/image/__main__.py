@@ -52,10 +52,10 @@ def main() -> int:
             _walk(arguments.inside)
         else:
             _install()
-            base.open_store()
-            _build()
-            if not arguments.build_only:
-                _walk_apart()
+            with base.open_store():
+                _build()
+                if not arguments.build_only:
+                    _walk_apart()
     except (ImageTestFailed, AssertionError) as error:
         print(f"image test: {error}", file=sys.stderr)
         return 1
@@ -93,7 +93,8 @@ def _build() -> None:
     _tell(begun, "an image of PostgreSQL")
     said = _run_once(image)
     _tell(begun, f"buildah runs it: {said}")
-    base.prune()
+    begun = time.monotonic()
+    _tell(begun, f"layers of earlier images: {base.prune()}")
 
 
 def _run_once(image: Image) -> str:

@@ -6,12 +6,14 @@ what has changed, and images of the machine's owner are not touched. The machine
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -72,9 +74,26 @@ def run(*command: str | Path, deadline_s: float = 120.0, **extra: str) -> str:
     return done.stdout
 
 
-def open_store() -> None:
-    """Have buildah keep everything in the cache directory; for this process and its children."""
+@contextlib.contextmanager
+def open_store() -> Iterator[None]:
+    """Have buildah keep everything in the cache directory; for this process and its children, one at a time.
+
+    What an interrupted run has left is removed: its containers would hold on to images for ever.
+    """
     CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ImageTestFailed(
+                f"another image test is at work in {CACHE}: wait until it has ended"
+            ) from None
+        _choose_driver()
+        _remove_containers()
+        yield
+
+
+def _choose_driver() -> None:
     conf = CACHE / "storage.conf"
     os.environ["CONTAINERS_STORAGE_CONF"] = str(conf)
     for driver in ("overlay", "vfs"):
@@ -129,9 +148,18 @@ def build(name: str, dockerfile: Path, context: Path, *, target: str | None = No
     return inspect(name)
 
 
-def prune() -> None:
-    """Forget layers that no image with a name is made of."""
-    run("buildah", "rmi", "--prune")
+def prune() -> str:
+    """Forget layers that no image with a name is made of; says how that went, since nothing hangs on it."""
+    done = subprocess.run(
+        ["buildah", "rmi", "--prune"], capture_output=True, text=True, timeout=120, check=False
+    )
+    return "forgotten" if done.returncode == 0 else f"kept: {' '.join(done.stderr.split())}"
+
+
+def _remove_containers() -> None:
+    for container in json.loads(run("buildah", "containers", "--all", "--json")) or ():
+        for verb in ("umount", "rm"):
+            subprocess.run(["buildah", verb, container["id"]], capture_output=True, check=False)
 
 
 def inspect(name: str) -> Image:

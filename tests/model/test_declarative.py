@@ -172,6 +172,14 @@ _workspace: default
     )
 
 
+def test_as_one_line_the_first_hundred_faults_are_told() -> None:
+    text = '_format_version: "3.0"\nservices:\n' + "- {host: 1}\n" * 150
+    with pytest.raises(DeclarativeError) as caught:
+        parse_declarative(text.encode(), source="kong.yml")
+    assert len(caught.value.faults) == 150
+    assert str(caught.value).endswith("services[99].host (line 102): expected a string; and 50 more")
+
+
 def test_ids_that_stand_twice_are_refused() -> None:
     node = "3e1c7a34-6d41-4d0c-b3d0-0b6a2b6f3f10"
     text = with_version(f"services: [{{id: {node}, host: a.example}}, {{id: {node}, host: b.example}}]")
@@ -207,7 +215,7 @@ def test_other_format_versions_are_refused_clearly(version: str, reason: str) ->
         ("- 1", "the file", "expected a mapping"),
         ("", "the file", "expected a mapping"),
         ("a: !!python/object/apply:os.system [ls]", "line 1, column 4", "not YAML: could not determine"),
-        ("a: 2024-13-45", "the file", "month must be in 1..12"),
+        ("a: !!timestamp 2024-13-45", "the file", "not YAML: month must be in 1..12"),
     ],
 )
 def test_what_is_no_yaml_says_where(text: str | bytes, where: str, reason: str) -> None:
@@ -221,11 +229,12 @@ def test_what_is_no_yaml_says_where(text: str | bytes, where: str, reason: str) 
     [
         ('{"a": tru}', "line 1, column 7", "not JSON: "),
         ('{"a": 1, "a": 2}', "the file", "not JSON: the key 'a' stands twice"),
+        (b'{"a": "\xff"}', "the file", "not JSON: 'utf-8' codec can't decode"),
         ('{"a":' * 100_000, "the file", "nested too deeply"),
     ],
 )
-def test_what_is_no_json_says_where(tmp_path: Path, text: str, where: str, reason: str) -> None:
-    (tmp_path / "kong.json").write_text(text)
+def test_what_is_no_json_says_where(tmp_path: Path, text: str | bytes, where: str, reason: str) -> None:
+    (tmp_path / "kong.json").write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(DeclarativeError) as caught:
         load_declarative(tmp_path / "kong.json")
     ((path, message),) = caught.value.faults

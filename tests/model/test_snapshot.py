@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 import tracemalloc
 import zlib
@@ -217,6 +218,20 @@ def test_lines_are_found_by_key_and_by_what_they_hold() -> None:
     assert snapshot.line(b"services " + IDS[2].encode()[:-1]) is None
     assert [found.split()[0] for found in snapshot.lines()] == [b"routes"] + [b"services"] * 6
     assert snapshot.lines() == sorted(snapshot.lines())
+
+
+@given(
+    st.dictionaries(
+        st.tuples(st.sampled_from(["a", "ab", "b"]), st.text("09-~", min_size=1, max_size=3)), contents
+    )
+)
+def test_every_line_is_found_by_its_key_and_by_no_other(store: Store) -> None:
+    snapshot = snapshot_of(1, store)
+    kinds, ids = {kind for kind, _ in store}, {id_ for _, id_ in store}
+    for kind, id_ in itertools.product(kinds | {"a", "abc"}, ids | {"0", "~~~~"}):
+        entity = canonical(store, (kind, id_))
+        key = f"{kind} {id_}".encode()
+        assert snapshot.line(key) == (None if entity is None else b"%b %b" % (key, entity))
 
 
 TWO_LINES = Snapshot.from_rows(1, {"services": [{"id": "a"}, {"id": "b"}]}).encode().split(b"\n")[:2]

@@ -5,6 +5,7 @@ Source: RFC 9112 §2-§6, RFC 9110 §5-§7, RFC 3986 §3.2, and the gateway's ow
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Any
 
@@ -141,6 +142,11 @@ def read_request_head(
 
 def is_host(value: bytes) -> bool:
     match = HOST.fullmatch(value)
+    if match is not None and match[1].startswith(b"["):
+        try:
+            ipaddress.IPv6Address(match[1][1:-1].decode())
+        except ValueError:
+            return False
     return len(value) <= 512 and match is not None and not (match[2] and int(match[2]) > 65535)
 
 

@@ -99,9 +99,14 @@ class Stage(Place):
         storage: Mapping[str, str] | None = None,
         *,
         name: str = "cp",
+        wrapper: Sequence[str] = (),
         **settings: str,
     ) -> ControlPlane:
-        """Start a control plane and wait until it is ready; *storage* are its settings, SQLite by default."""
+        """Start a control plane and wait until it is ready; *storage* are its settings, SQLite by default.
+
+        Args:
+            wrapper: a command that runs the control plane.
+        """
         admin_port, cluster_port = free_port(), free_port()
         chosen = {
             "prefix": str(self.directory / name),
@@ -114,7 +119,11 @@ class Stage(Place):
             **settings,
         }
         control_plane = ControlPlane(
-            self, name, fastgw("cp", chosen), admin_port=admin_port, cluster_port=cluster_port
+            self,
+            name,
+            [*wrapper, *fastgw("cp", chosen)],
+            admin_port=admin_port,
+            cluster_port=cluster_port,
         )
         self._started(control_plane).wait_ready()
         return control_plane

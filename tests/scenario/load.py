@@ -1,4 +1,4 @@
-"""Requests without a pause beside a test, each of which must be answered well.
+"""Requests beside a test, without a pause or at a pace, each of which must be answered well.
 
 with Load(port, "/steady", expect=b"...") as load:
     ...                                  # changes, crashes of other processes
@@ -7,12 +7,15 @@ load.assert_nothing_failed()
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import threading
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Final, Self
 
 from tests.scenario.process import HOST
+from tests.waiting import wait_until
 
 _TIMEOUT_S: Final = 10.0
 _STOP_S: Final = 15.0
@@ -22,14 +25,21 @@ _SHOWN: Final = 10
 class Load:
     """Some keep-alive connections that ask one path again and again."""
 
-    def __init__(self, port: int, path: str, *, expect: bytes, connections: int = 2) -> None:
+    def __init__(
+        self, port: int, path: str, *, expect: bytes, connections: int = 2, every_s: float = 0.0
+    ) -> None:
         """Prepare it.
 
         Args:
             expect: every answer must be 200 with this body.
+            every_s: each connection pauses so long between two requests.
         """
         self.answered_total = 0
         self.failures: list[str] = []
+        self.unserved_total = 0
+        """Requests that failed while no answer could be expected."""
+        self._is_away = False
+        self._every_s = every_s
         self._port = port
         self._path = path
         self._expect = expect
@@ -55,20 +65,40 @@ class Load:
         assert not self.failures, f"{len(self.failures)} failed: {self.failures[:_SHOWN]}"
         assert self.answered_total >= at_least
 
+    def wait_answers(self, count: int, deadline_s: float = 15.0) -> None:
+        """Wait for so many more answers."""
+        enough = self.answered_total + count
+        wait_until(lambda: self.answered_total >= enough, deadline_s, f"{count} answers")
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """In here, whoever answers is ended and started again: only 200 with another body is a failure."""
+        with self._lock:
+            self._is_away = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._is_away = False
+
     def _ask_on(self) -> None:
         connection = http.client.HTTPConnection(HOST, self._port, timeout=_TIMEOUT_S)
         try:
-            while not self._stopping.is_set():
+            while not self._stopping.wait(self._every_s):
+                was_away = self._is_away
                 failure = self._ask(connection)
                 with self._lock:
-                    self.answered_total += not failure
-                    if failure:
+                    if failure is None:
+                        self.answered_total += 1
+                    elif not failure.startswith("200 ") and (was_away or self._is_away):
+                        self.unserved_total += 1
+                    else:
                         self.failures.append(failure)
         finally:
             connection.close()
 
-    def _ask(self, connection: http.client.HTTPConnection) -> str:
-        """Ask once; returns what was wrong, or nothing."""
+    def _ask(self, connection: http.client.HTTPConnection) -> str | None:
+        """Ask once; returns what was wrong with the answer, or why there was none."""
         try:
             connection.request("GET", self._path)
             answer = connection.getresponse()
@@ -78,4 +108,4 @@ class Load:
             return repr(error)
         if (answer.status, body) != (200, self._expect):
             return f"{answer.status} {body[:200]!r}"
-        return ""
+        return None

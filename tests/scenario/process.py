@@ -143,6 +143,11 @@ class Process:
         return _read_from(self._log_path, self._since[1])
 
     @property
+    def all_logs(self) -> str:
+        """The same since its first start."""
+        return _read_from(self._log_path, 0)
+
+    @property
     def output(self) -> str:
         """What it wrote to standard output since the last start."""
         return _read_from(self._out_path, self._since[0])

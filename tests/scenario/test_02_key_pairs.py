@@ -88,13 +88,34 @@ def stored(directory: Path, name: str, made: GeneratedPair) -> Pair:
     return pair
 
 
+def test_an_expired_one_ends_the_start_of_a_control_plane(stage: Stage) -> None:
+    pair = stored(stage.directory, "old", make_pair(from_days=-2, until_days=-1))
+    line = refusal(stage, "cp", pair)
+    assert f"cluster_cert {pair.certificate}: the certificate expired on " in line
+
+
+def test_an_expired_one_keeps_a_data_plane_from_its_link_and_not_from_serving(
+    stage: Stage, pair: Pair, upstream: str
+) -> None:
+    control_plane = stage.control_plane(pair)
+    control_plane.add_service("steady", upstream)
+    control_plane.add_route("steady", "/steady")
+    own = Pair(stage.directory / "own.crt", stage.directory / "own.key")
+    shutil.copy(pair.certificate, own.certificate)
+    shutil.copy(pair.key, own.key)
+    data_plane = stage.data_plane(own, control_plane)
+    data_plane.wait_answer("/steady/get")
+    data_plane.stop()
+    stored(stage.directory, "own", make_pair(from_days=-2, until_days=-1))
+    data_plane.start()
+    data_plane.wait_ready()
+    assert data_plane.proxy.get("/steady/get").status_code == 200
+    assert any(f"cluster_cert {own.certificate}: the certificate expired on " in warning
+               for warning in data_plane.warnings)  # fmt: skip
+
+
 @pytest.mark.parametrize("command", ["cp", "dp"])
 class TestPairsThatCannotServe:
-    def test_expired(self, command: str, stage: Stage) -> None:
-        pair = stored(stage.directory, "old", make_pair(from_days=-2, until_days=-1))
-        line = refusal(stage, command, pair)
-        assert f"cluster_cert {pair.certificate}: the certificate expired on " in line
-
     def test_mismatched(self, command: str, stage: Stage) -> None:
         one = stored(stage.directory, "one", make_pair())
         other = stored(stage.directory, "other", make_pair())

@@ -10,6 +10,15 @@ from tests.scenario.test_06_survival import with_route
 from tests.scenario.upstream import say
 
 
+def test_the_empty_configuration_is_applied_as_any_other(stage: Stage, pair: Pair) -> None:
+    control_plane = stage.control_plane(pair)
+    stage.data_plane(pair, control_plane).wait_connected()
+    admin = ("--set", f"admin_listen=127.0.0.1:{control_plane.admin_port}")
+    assert fastgw_command("cluster", "wait", "--version", "0", "--timeout", "20", *admin).returncode == 0
+    (line,) = fastgw_command("cluster", "status", *admin).stdout.splitlines()[2:]
+    assert line.split()[3:6] == ["up", "0", "0"]
+
+
 def test_a_write_that_waits_serves_when_it_is_answered(stage: Stage, pair: Pair, upstream: str) -> None:
     control_plane, data_plane = with_route(stage, pair, upstream)
     admin = ("--set", f"admin_listen=127.0.0.1:{control_plane.admin_port}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import stat
 
 from tests.scenario.harness import Stage
 from tests.scenario.nodes import ControlPlane, DataPlane
-from tests.scenario.process import HOST
+from tests.scenario.process import HOST, SERVED_S
 
 
 def pki(stage: Stage, command: str, *args: str, prefix: str = "cp", **environ: str) -> str:
@@ -24,11 +25,11 @@ def control_plane_of(stage: Stage) -> ControlPlane:
 
 
 def joined(stage: Stage, control_plane: ControlPlane, name: str) -> DataPlane:
-    token = pki(stage, "token")
+    token = stage.directory / f"{name}.token"
+    token.write_text(pki(stage, "token"))
     address = f"{HOST}:{control_plane.cluster_port}"
-    said = pki(
-        stage, "join", "--control-plane", address, "--name", name, prefix=name, FASTGW_CLUSTER_TOKEN=token
-    )
+    wanted = ("--control-plane", address, "--name", name)
+    said = pki(stage, "join", *wanted, prefix=name, FASTGW_CLUSTER_TOKEN_FILE=str(token))
     assert said.startswith("joined the cluster ")
     identity = stage.directory / name / "pki/identity.json"
     assert stat.S_IMODE(identity.stat().st_mode) == 0o600
@@ -87,23 +88,29 @@ def test_only_signed_configurations_are_served_and_keys_change(stage: Stage) -> 
     assert "signs no longer" in pki(stage, "signing rotate", "--finish")
     newer = said.partition(" ")[0]
     control_plane.wait_line(f"configurations are signed by {newer}$")
-    control_plane.add_route("echo", "/two")
-    data_plane.wait_answer("/two/get")
+    data_plane.send(signal.SIGHUP)
+    kept = data_plane.prefix / "dp/signatures.json"
+    # The configuration has not changed; what the disk holds must outlive the key that signed it first.
+    data_plane.wait_for(
+        lambda: [one["key_id"] for one in json.loads(kept.read_text())[0]["signatures"]] == [newer],
+        SERVED_S,
+        "the signature by the newer key alone",
+    )
 
     data_plane.stop()
     control_plane.stop()
     data_plane.start()
     data_plane.wait_ready()
-    data_plane.wait_answer("/two/get")
-    assert "starts from disk with version 3" in data_plane.log
+    data_plane.wait_answer("/one/get")
+    assert "starts from disk with version 2" in data_plane.log
 
     data_plane.stop()
-    kept = data_plane.prefix / "dp/signatures.json"
     kept.write_text("[]")
     data_plane.start()
     data_plane.wait_line("current.image cannot be used: its signature is not kept")
     control_plane.start()
     data_plane.wait_ready()
+    control_plane.add_route("echo", "/two")
     data_plane.wait_answer("/two/get")
 
 
@@ -133,6 +140,11 @@ def test_what_cannot_serve_is_one_line(stage: Stage) -> None:
                                      "proxy_error_log": "/dev/stderr"})  # fmt: skip
     assert no_identity.exit_code() == 1
     assert "join with 'fastgw pki join', set cluster_token, or name cluster_cert" in no_identity.log
+    no_token = stage.ended(
+        "pki join", {"prefix": str(stage.directory / "dp")}, "--control-plane", "localhost:1"
+    )
+    assert no_token.exit_code() == 2
+    assert "a token is needed" in no_token.log
 
 
 def test_issued_files_serve_where_joining_is_not_possible(stage: Stage) -> None:

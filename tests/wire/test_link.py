@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +22,8 @@ from fastgw.wire.link import (
     Welcomed,
     Withheld,
 )
+from fastgw.wire.offering import Offering
+from fastgw.wire.signature import SigningKey
 from fastgw.wire.states import ControlState, DataState
 from tests.wire.ends import (
     NOTHING,
@@ -69,6 +72,31 @@ def test_an_equal_digest_is_told_so_and_costs_no_bytes() -> None:
     control.offer(offering(12, ONE))
     control.offer(offering(12, ONE))
     assert exchange(control, data)[1] == [Confirmed(12, ONE)]
+
+
+def test_what_runs_is_told_anew_when_other_keys_sign_it() -> None:
+    keys = [SigningKey(Ed25519PrivateKey.from_private_bytes(bytes([n]) * 32)) for n in (1, 2, 3)]
+    signing = keys[:1]
+    made = Offering(
+        1,
+        ONE,
+        lambda: b"packed",
+        sign=lambda version, digest: [key.sign("cluster", version, digest) for key in signing],
+    )
+    made.make_whole()
+    control, data = control_link(), DataLink(0.0, hello())
+    control.offer(made)
+    exchange(control, data)
+    data.accept(ack(1, ONE))
+    assert exchange(control, data)[1] == []  # it came with its signature
+    for signing in (keys[:2], keys[1:2]):
+        made.sign_again()
+        control.offer(made)
+        (told,) = exchange(control, data)[1]
+        assert isinstance(told, Confirmed)
+        assert [one.key_id for one in told.signatures] == [key.id for key in signing]
+        control.offer(made)
+        assert exchange(control, data)[1] == []
 
 
 def test_large_snapshots_come_in_bounded_messages() -> None:

@@ -25,7 +25,7 @@ from fastgw.settings import (
 @click.option("--list", "list_only", is_flag=True, help="Print all properties as a file to start from.")
 @settings_options
 def check(role: Role | None, list_only: bool, conf: Path | None, sets: Mapping[str, str]) -> None:
-    """Check settings, the cluster key pair and a declarative file, without starting anything.
+    """Check settings and the files that they name (key pair, tokens, declarative file); start nothing.
 
     The role is the one that the settings name, unless --role does.
     """
@@ -47,6 +47,10 @@ def _check_files(settings: Settings) -> None:
 
         load_declarative(settings.declarative_config, flavor=settings.router_flavor)
         return  # no control plane is dialled, so no key pair is needed
+    if settings.role == "control_plane" and settings.admin_token_file is not None:
+        from fastgw.cp.admin.callers import Tokens
+
+        Tokens(settings.admin_token_file)
     from fastgw.tls.cluster_files import load_link_tls, uses_files
 
     if not uses_files(settings):

@@ -22,7 +22,8 @@ _REFRESH_S: Final = 1.0
 _LONGEST_QUESTION_S: Final = 20.0
 """A wait is asked in parts, so that no answer is late for whatever stands between."""
 _PAGE: Final = 1000
-_SOON_DAYS: Final = 30
+_SOON_DAYS: Final = 7
+"""Nodes of the built-in authority renew long before."""
 
 
 @click.group()
@@ -37,7 +38,7 @@ def cluster() -> None:
     In a pipeline, change something and wait for it:
 
     \b
-      fastgw config import kong.yaml && fastgw cluster wait --timeout 60
+      deck gateway sync kong.yaml && fastgw cluster wait --timeout 60
 
     A running control plane is asked, at the admin_listen of these settings.
     """
@@ -194,13 +195,18 @@ def _table(api: AdminApi) -> Any:
                 for text in (row["hostname"], row["id"][:8], row["ip"], "up" if row["connected"] else "down")
             ),
             f"{wanted}{part}",
-            Text(str(row["applied_version"] or "-"), style="" if is_current else "yellow"),
+            Text(_applied(row), style="" if is_current else "yellow"),
             _since(row["applied_at"]),
             _certificate(row["cert_details"]),
             Text(labels),
             Text(row["last_error"] or "", style="red"),
         )
     return table
+
+
+def _applied(row: Mapping[str, Any]) -> str:
+    # Version 0 is the empty configuration; nobody has applied anything without a time of it.
+    return "-" if row["applied_at"] is None else str(row["applied_version"])
 
 
 def _since(at_s: int | None) -> str:

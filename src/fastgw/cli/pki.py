@@ -38,8 +38,8 @@ def pki() -> None:
 
     \b
     For each data plane:
-      fastgw pki token                     where the control plane runs: prints a token, good once
-      fastgw pki join --control-plane HOST:8005 --token TOKEN
+      fastgw pki token > token             where the control plane runs: a token, good once
+      fastgw pki join --control-plane HOST:8005 --token - < token
       fastgw dp --set cluster_mtls=pki --set cluster_control_plane=HOST:8005
 
     Data planes renew their certificates by themselves. A token carries the fingerprint of the authority, so
@@ -118,16 +118,17 @@ def token(conf: Path | None, sets: Mapping[str, str], name: str | None, valid: s
 @click.option(
     "--token",
     "token_text",
-    envvar="FASTGW_CLUSTER_TOKEN",
-    required=True,
-    help="What 'fastgw pki token' printed; '-' reads it from standard input.",
+    help="What 'fastgw pki token' printed; '-' reads it from standard input, which keeps it out of the list "
+    "of processes.  [default: cluster_token]",
 )
 @click.option("--name", help="What to call this data plane (default: the name of the host).")
 @settings_options
 def join(
-    conf: Path | None, sets: Mapping[str, str], control_plane: str, token_text: str, name: str | None
+    conf: Path | None, sets: Mapping[str, str], control_plane: str, token_text: str | None, name: str | None
 ) -> None:
     """Join a cluster as a data plane.
+
+    The token may also stand in FASTGW_CLUSTER_TOKEN, or in the file that FASTGW_CLUSTER_TOKEN_FILE names.
 
     Makes a key, which stays here, and gets a certificate for it, into PREFIX/pki. 'fastgw dp' with
     cluster_token does the same at its first start.
@@ -145,7 +146,9 @@ def join(
     if token_text == "-":
         token_text = sys.stdin.readline()
     settings = load("data_plane", conf, sets)
-    parsed = Token.parse(token_text)
+    if not (token_text or settings.cluster_token):
+        raise click.UsageError("a token is needed: --token - reads it from standard input")
+    parsed = Token.parse(token_text or settings.cluster_token)
     try:
         settings.prefix.mkdir(parents=True, exist_ok=True)
     except OSError as error:

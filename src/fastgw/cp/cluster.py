@@ -41,7 +41,7 @@ from fastgw.settings import Listen
 from fastgw.tls.authority import node_id_of, serial_of
 from fastgw.tls.cluster import Credentials, LinkTls
 from fastgw.tls.handshake import alert_of, explain_handshake_failure
-from fastgw.wire.enrolment import ENROL_PATH
+from fastgw.wire.enrolment import ENROL_LIMIT_BYTES, ENROL_PATH
 from fastgw.wire.kong_v1.messages import OUTLET_PATH
 from fastgw.wire.link import (
     HEARTBEAT_S,
@@ -68,6 +68,8 @@ CLOSE_TIMEOUT_S: Final = 5.0
 HANDSHAKES_LIMIT: Final = 64
 """So many TLS handshakes are in progress at once at most."""
 ADMISSION_BURST: Final = 50
+STRANGER_LIMIT_BYTES: Final = ENROL_LIMIT_BYTES + 16 * 1024
+"""Who has no certificate may send so much: a question and what is around it."""
 TICK_S: Final = 1.0
 _ACCEPT_PAUSE_S: Final = 1.0
 _WRITE_HIGH_BYTES: Final = 2 * CHUNK_BYTES
@@ -111,6 +113,7 @@ class _Session(asyncio.Protocol):
         self._certificate: x509.Certificate | None = None
         self._is_asking = False
         """Whether this is a node that wants a certificate, not a link."""
+        self._received_bytes = 0
         self._peer = peer
         self._ip = ip
         self._transport: asyncio.Transport | None = None
@@ -140,6 +143,10 @@ class _Session(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._is_closing:
+            return
+        self._received_bytes += len(data)
+        if self._certificate is None and self._received_bytes > STRANGER_LIMIT_BYTES:
+            self._refuse(f"more than {STRANGER_LIMIT_BYTES} bytes without a certificate")
             return
         try:
             for item in self._pump.feed(data):

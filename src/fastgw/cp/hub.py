@@ -64,7 +64,7 @@ class DataPlane:
         self.apply_ms: dict[str, float] | None = None
         """What the last apply took, as its Ack said, step by step."""
         self.refused_version: int | None = None
-        """The newest version that it refused for good; None once it runs what is wanted."""
+        """The newest that it refused for good, or cannot be sent; None once it runs what is wanted."""
         self.last_error: str | None = None
         self.sync_status = "normal"
         """Kong's word for whether it may be sent anything."""
@@ -176,10 +176,11 @@ class Hub:
             self._note(data_plane)
 
     def sign_again(self) -> None:
-        """Other keys sign now: have what is published bear their signatures too."""
+        """Other keys sign now: have what is published, and what runs already, bear their signatures too."""
         for offering in {self.newest, self.pin.base if self.pin is not None else None}:
             if offering is not None:
                 offering.sign_again()
+        self.offer_all()
 
     def offer_all(self) -> None:
         """Offer every data plane what is wanted of it now."""
@@ -268,6 +269,7 @@ class Hub:
 
     def unapplied(self, data_plane: DataPlane, version: int, reason: str) -> None:
         """Keep that a data plane that sends no verdicts does not run what it was sent."""
+        data_plane.refused_version = version
         data_plane.last_error = f"version {version} is not applied: {reason}"
         log.error(
             "%s stays with version %d: %s", data_plane, data_plane.applied_version, data_plane.last_error
@@ -293,6 +295,7 @@ class Hub:
 
     def withheld(self, data_plane: DataPlane, version: int, reason: str) -> None:
         """Keep that what is wanted of a data plane cannot be sent to it."""
+        data_plane.refused_version = version
         data_plane.last_error = f"version {version} is not sent: {reason}"
         log.error(
             "%s stays with version %d: %s", data_plane, data_plane.applied_version, data_plane.last_error
@@ -427,9 +430,12 @@ class Hub:
     def _applied(self, data_plane: DataPlane, version: int, digest: str) -> None:
         """Keep what is applied. The digest decides: who runs what is wanted runs that version."""
         wanted = self.wanted(data_plane)
-        data_plane.applied_version = (
-            wanted.version if wanted is not None and wanted.digest == digest else version
-        )
+        if wanted is not None and wanted.digest == digest:
+            # What spoke against others speaks no more.
+            data_plane.applied_version, data_plane.last_error = wanted.version, None
+            data_plane.refused_version = None
+        else:
+            data_plane.applied_version = version
         if digest and (data_plane.applied_digest != digest or not data_plane.applied_at_s):
             data_plane.applied_at_s = int(self._wall_clock())
         data_plane.applied_digest = digest

@@ -43,7 +43,6 @@ from fastgw.routing.compile_process import CompileProcess
 from fastgw.routing.layered import LayeredImage
 from fastgw.settings import Settings
 from fastgw.tls.cluster_files import FileCredentials, uses_files
-from fastgw.wire.link import HEARTBEAT_S
 
 log = logs.get_logger("cp")
 
@@ -84,12 +83,12 @@ class ControlPlane:
     """One control plane.
 
     Args:
-        heartbeat_s: what data planes are told; one and a half of it without a message is silence.
+        heartbeat_s: in place of cluster_heartbeat, for tests that want less than a second.
     """
 
-    def __init__(self, settings: Settings, *, heartbeat_s: float = HEARTBEAT_S) -> None:
+    def __init__(self, settings: Settings, *, heartbeat_s: float | None = None) -> None:
         self._settings = settings
-        self._heartbeat_s = heartbeat_s
+        self._heartbeat_s = heartbeat_s or settings.cluster_heartbeat
         self._cleanup = contextlib.AsyncExitStack()
         self._background: list[asyncio.Task[Any]] = []
         self._is_closing = False

@@ -25,6 +25,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from fastgw.cp.garbage import no_collection
 from fastgw.cp.hub import Hub
+from fastgw.cp.recent import recent_steps
 from fastgw.cp.storage.contract import Storage
 from fastgw.errors import CompileError, DeltaError, FastgwError, StorageError
 from fastgw.model.snapshot import Delta, Snapshot, make_delta, pack_delta
@@ -161,7 +162,11 @@ class Publisher:
             stands = await self._storage.wait_version_above(self._head.version, wait_s)
             if stands == self._head.version and self._retry_s is None:
                 return
+        is_first = self._head is None
         head = await self._read(self._head)
+        if is_first:
+            # Data planes that were linked before a restart may be a few versions behind.
+            self._steps = await recent_steps(self._storage, head)
         if self.before_publishing is not None:
             await self.before_publishing()
         self._head = head

@@ -14,6 +14,7 @@ import uvicorn
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from fastgw.bounded_http import BoundedProtocol
 from fastgw.listening import address_of, open_listeners
 from fastgw.settings import Listen
 
@@ -41,7 +42,7 @@ class StatusDoor:
             uvicorn.Config(
                 self._answer,
                 interface="asgi3",  # a bound method is taken for the older interface otherwise
-                http="httptools",
+                http=BoundedProtocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -80,6 +80,7 @@ cdef class ProxyCore:
         bytes via_10
         bytes via_11
 
+    cdef int judge_room(self) except -1
     cdef void write_request_id(self, uint8_t* out) noexcept
     cdef Span date_line(self)
 

@@ -95,6 +95,8 @@ cdef class ProxyCore:
         self.keepalive_requests = options.keepalive_requests
         self.connections_limit = connections_for(options.connections)
         self.connections_resumed = self.connections_limit - max(1, self.connections_limit // 32)
+        if self.on_full is not None:
+            self.judge_room()
         headers = options.headers
         self.with_latencies = "x-kong-proxy-latency" in headers
         self.with_upstream_status = "x-kong-upstream-status" in headers
@@ -102,6 +104,16 @@ cdef class ProxyCore:
         self.with_via = "via" in headers
         self.with_upstream_request_id = options.upstream_request_id
         self.with_debug_fields = options.debug_fields
+
+    cdef int judge_room(self) except -1:
+        """Stop or take up accepting, by the number of connections and the limit; from a turn of the loop."""
+        if not self.is_full and self.totals.connections_active >= <uint64_t>self.connections_limit:
+            self.is_full = True
+            self.loop.call_soon(self.on_full)
+        elif self.is_full and self.totals.connections_active <= <uint64_t>self.connections_resumed:
+            self.is_full = False
+            self.loop.call_soon(self.on_room)
+        return 0
 
     cdef void write_request_id(self, uint8_t* out) noexcept:
         """Write 32 lower-case hex digits: unique in practice, not a secret (xorshift128+)."""

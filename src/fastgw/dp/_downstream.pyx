@@ -84,14 +84,12 @@ cdef class Downstream(Responder):
         if core.forwarding is not None:
             self.is_trusted = core.forwarding.trusts(self.peer.decode())
         core.downstreams.add(self)
+        core.judge_room()
         if core.totals.connections_active > <uint64_t>core.connections_limit:
             core.totals.connections_refused_total += 1
             self._set_state(DS_DEAD)
             self.abort()
             return
-        if core.totals.connections_active == <uint64_t>core.connections_limit and not core.is_full:
-            core.is_full = True
-            core.loop.call_soon(core.on_full)
         # The layers' handshakes and the first byte of the first head share one deadline.
         core.wheel.arm(self, monotonic_ms() + core.head_timeout_ms)
 
@@ -145,11 +143,7 @@ cdef class Downstream(Responder):
         self.is_closed = True
         self.core.totals.connections_active -= 1
         self.core.downstreams.discard(self)
-        if self.core.is_full and (
-            self.core.totals.connections_active <= <uint64_t>self.core.connections_resumed
-        ):
-            self.core.is_full = False
-            self.core.loop.call_soon(self.core.on_room)
+        self.core.judge_room()
         if self.core.is_draining and not self.core.downstreams:
             self.core.on_drained()
         try:

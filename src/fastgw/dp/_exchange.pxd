@@ -147,7 +147,8 @@ cdef class Exchange:
         Py_ssize_t head_capacity
         Body request_body             # how the client frames it
         bint is_request_chunked       # how it goes out
-        bint is_head_request
+        bint is_head_request          # the client asked by HEAD: its answer ends with the head
+        bint asks_by_head             # and so is the upstream asked; the same unless a plugin changes the method
         bint is_replayable            # idempotent and without a body
         bint is_http_10
         bint wants_continue           # and no 100 has been passed on

@@ -180,7 +180,7 @@ cdef class Exchange:
         self.bytes_in = request.size
         self.bytes_out = 0
         self.head_bytes_out = 0
-        self.is_head_request = request.is_head
+        self.is_head_request = self.asks_by_head = request.is_head
         self.is_http_10 = request.framing.minor == 0
         self.wants_continue = request.expects_continue
         self.wants_websocket = request.wants_websocket
@@ -229,6 +229,9 @@ cdef class Exchange:
         if self.upstream is None:
             return 0
         if not self.is_head_sent:
+            if self.held_body is not None:
+                # What a plugin has put in place of a body that is none.
+                return self.go_on()
             return self._send_head(body, size)
         if size or self.request_body.is_complete:
             self.upstream.write_request(NULL, 0, body, size, self.request_body.is_complete)

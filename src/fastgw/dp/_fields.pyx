@@ -231,7 +231,8 @@ cdef frozenset NO_TRAILERS = frozenset(
 
 
 # Whoever merges trailers into fields must not find there what only we say: X-Consumer-ID and its like.
-cdef tuple VOUCHED = (b"x-consumer-", b"x-credential-", b"x-anonymous-", b"x-kong-", b"x-forwarded")
+cdef tuple VOUCHED = (
+    b"x-consumer-", b"x-credential-", b"x-anonymous-", b"x-authenticated-", b"x-kong-", b"x-forwarded")
 
 
 cdef bytes select_trailers(const uint8_t* data, Py_ssize_t size, bint is_request):

@@ -1,5 +1,17 @@
 """Host, and the authority of a target (see `_host.pxd`). Source: RFC 3986 §3.2; RFC 9112 §3.2."""
 
+from libc.string cimport memcpy
+
+cdef extern from "arpa/inet.h" nogil:
+    int inet_pton(int family, const char* text, void* address)
+
+cdef extern from "sys/socket.h" nogil:
+    enum:
+        AF_INET6
+
+cdef enum:
+    MAX_ADDRESS = 46          # INET6_ADDRSTRLEN: the longest text of an IPv6 address, and its NUL
+
 cdef uint8_t HOST_CHAR[256]   # reg-name and IPv4 of RFC 3986 §3.2.2, percent-encoding left out on purpose
 
 
@@ -19,6 +31,8 @@ cdef Py_ssize_t read_host(Span value, uint8_t* out, Py_ssize_t* port_start) noex
     cdef Py_ssize_t at = 0, digits = 0
     cdef int port = 0
     cdef uint8_t char
+    cdef char[MAX_ADDRESS] literal
+    cdef uint8_t[16] address
     if value.size == 0:
         port_start[0] = 0
         return 0
@@ -32,6 +46,13 @@ cdef Py_ssize_t read_host(Span value, uint8_t* out, Py_ssize_t* port_start) noex
             out[at] = char | 0x20 if c'A' <= char <= c'Z' else char
             at += 1
         if at == value.size or at < 3:
+            return -1
+        # Digits and colons are not yet an address: RFC 3986 §3.2.2.
+        if at > MAX_ADDRESS:
+            return -1
+        memcpy(literal, out + 1, at - 1)
+        literal[at - 1] = 0
+        if inet_pton(AF_INET6, literal, address) != 1:
             return -1
         out[at] = c']'
         at += 1

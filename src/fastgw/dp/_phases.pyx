@@ -20,6 +20,7 @@ from fastgw.dp._head cimport (
     MAX_FIELDS, MAX_HOST, HeadLimits, check_request, check_response, parse_request_head, parse_response_head,
     read_request_host
 )
+from fastgw.dp._rewrite cimport drop_nominated
 
 from fastgw.dp.answers import BODILESS
 from fastgw.dp.plugins.chain import (
@@ -67,9 +68,11 @@ cdef class Phases(PhaseRunner):
         hooks.request.route = Target(exchange.route.id, exchange.route.name)
         if exchange.route.service is not None:
             hooks.request.service = Target(exchange.route.service.id, exchange.route.service.own_name)
-        if exchange.request_body.is_complete or not chain.reads_body or exchange.wants_websocket:
-            if not exchange.request_body.is_complete:
-                hooks.request.take_body(None)
+        # Behind a rewrite that waited, a part of the body or all of it may have come.
+        if exchange.request_body.is_complete and exchange.held_body is None:
+            return hooks._run_access()
+        if not chain.reads_body or exchange.wants_websocket:
+            hooks.request.take_body(None)
             return hooks._run_access()
         hooks.wants_body = True
         if exchange.wants_continue:
@@ -86,7 +89,12 @@ cdef class Phases(PhaseRunner):
         hooks.core = self.core
         hooks.exchange = exchange
         hooks.listener_port = listener_port
-        hooks.head = PyBytes_FromStringAndSize(<const char*>data, request.size)
+        if request.framing.nominated_count:
+            # They go before plugins come: Connection must not name what a plugin adds.
+            hooks.head = drop_nominated(
+                data, request.size, request.fields, request.field_count, &request.framing)
+        else:
+            hooks.head = PyBytes_FromStringAndSize(<const char*>data, request.size)
         client = exchange.client_address
         if client is None:
             client = PyBytes_FromStringAndSize(<const char*>peer.data, peer.size)
@@ -142,7 +150,11 @@ cdef class PluginHooks(Hooks):
             if found is not None:
                 exchange.answer_with(found)
             elif self._go_on(is_access):
-                exchange.go_on()
+                if self.wants_body:
+                    # What came while rewrite waited is held, and the client is not read.
+                    exchange.request_bytes(NULL, 0)
+                else:
+                    exchange.go_on()
         except Exception:
             self.core.log.exception("going on behind plugins failed")
             if self.exchange is not None:
@@ -161,6 +173,10 @@ cdef class PluginHooks(Hooks):
             self.core.log.error("request %s: what plugins made of it is no valid request", self.request.id)
             exchange.refuse(500, "An unexpected error occurred", True)
             return False
+        exchange.is_replayable = request_head.is_idempotent and exchange.request_body.kind == BODY_NONE \
+            and not self.request.is_body_changed
+        exchange.asks_by_head = request_head.is_head
+        exchange.wants_websocket = request_head.wants_websocket and not self.request.is_body_changed
         if not is_access:
             return find_route(exchange, data, &request_head, host, port_at, self.listener_port)
         if self.request.is_body_changed:
@@ -172,10 +188,6 @@ cdef class PluginHooks(Hooks):
             exchange.upstream_path = self.request.upstream_path.encode("ascii")
         if self.request.upstream_host is not None:
             exchange.upstream_host = self.request.upstream_host.encode("ascii")
-        exchange.is_replayable = request_head.is_idempotent and exchange.request_body.kind == BODY_NONE \
-            and not self.request.is_body_changed
-        exchange.is_head_request = request_head.is_head
-        exchange.wants_websocket = request_head.wants_websocket
         return forward(exchange, data, &request_head, host, port_at, self.path_size)
 
     cdef bint _parse(self, RequestHead* request, bytes data, Span* host, Py_ssize_t* port_at) except -1:
@@ -236,7 +248,12 @@ cdef class PluginHooks(Hooks):
         self, Exchange exchange, const uint8_t* head, ResponseHead* response, const uint8_t* body,
         Py_ssize_t size, bint is_last
     ) except -1:
-        cdef bytes data = PyBytes_FromStringAndSize(<const char*>head, response.size)
+        cdef bytes data
+        if response.framing.nominated_count:
+            data = drop_nominated(
+                head, response.size, response.fields, response.field_count, &response.framing)
+        else:
+            data = PyBytes_FromStringAndSize(<const char*>head, response.size)
         self.response = Response(data, response.status, "service")
         if self.collected.responses and response.status != 101:
             self.is_gathering = True
@@ -263,7 +280,11 @@ cdef class PluginHooks(Hooks):
         if self.response.is_changed:
             data = self.response.to_bytes()
             head = <const uint8_t*><char*>data
-            if parse_response_head(head, len(data), &response_head) != 0 or not check_response(head, len(data)):
+            if (
+                len(data) > 2 * self.core.head_bytes_limit
+                or parse_response_head(head, len(data), &response_head) != 0
+                or not check_response(head, len(data))
+            ):
                 self.core.log.error("request %s: what plugins made of its answer is none", self.request.id)
                 self.is_broken = True
                 return exchange.refuse(500, "An unexpected error occurred", True)

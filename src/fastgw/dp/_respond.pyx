@@ -40,8 +40,9 @@ cdef class Responder(ClientSide):
             self.out_kind = BODY_NONE
             if response.status != 204:
                 out.content_length = response.framing.content_length
-        elif response.status == 205:
-            # No content, whatever the upstream sends (RFC 9110 §15.3.6).
+        elif response.status == 205 or exchange.asks_by_head:
+            # No content, whatever the upstream sends (RFC 9110 §15.3.6); or there is none, since it was asked
+            # by HEAD, and the client was not told to expect that.
             self.out_kind = BODY_NONE
             out.content_length = 0
         elif response.status == 101:

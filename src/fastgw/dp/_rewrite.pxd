@@ -4,10 +4,10 @@ Nothing here owns or checks memory: the caller's buffer holds the head that came
 `HEAD_OVERHEAD` bytes.
 """
 
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 
-from fastgw.dp._fields cimport Span
+from fastgw.dp._fields cimport Field, Framing, Span
 from fastgw.dp._head cimport RequestHead, ResponseHead
 
 cdef struct RequestOut:
@@ -42,12 +42,14 @@ cdef struct ResponseOut:
     bint keep_alive
     bint websocket            # 101: the connection becomes a tunnel
     bint trailers             # Trailer goes on
-    bint minor_zero           # the client speaks HTTP/1.0: keep-alive must be said
 
 cdef Py_ssize_t write_response_head(
     uint8_t* out, const uint8_t* head, ResponseHead* response, ResponseOut* to
 ) noexcept nogil
 cdef Py_ssize_t write_interim_head(uint8_t* out, const uint8_t* head, ResponseHead* response) noexcept nogil
+# The head without the fields that its Connection names, which then names none; for who adds fields to it.
+cdef bytes drop_nominated(
+    const uint8_t* head, Py_ssize_t size, Field* fields, uint32_t count, Framing* framing)
 cdef Py_ssize_t write_status_line(uint8_t* out, int status) noexcept nogil
 cdef Py_ssize_t write_decimal(uint8_t* out, int64_t value) noexcept nogil
 

@@ -8,11 +8,12 @@ Source: RFC 9110 §7.6; proxying reference §2.2, §2.3.
 
 from http import HTTPStatus
 
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint32_t
-from libc.string cimport memcpy
+from libc.string cimport memchr, memcpy
 
 from fastgw.dp._fields cimport (
-    KN_ACCEPT, KN_EXPECT, KN_HOST, KN_OTHER, KN_PROXY, KN_TE, KN_TRAILER, KN_VIA, KN_X_FORWARDED_FOR,
+    KN_ACCEPT, KN_CONNECTION, KN_EXPECT, KN_HOST, KN_OTHER, KN_PROXY, KN_TE, KN_TRAILER, KN_VIA, KN_X_FORWARDED_FOR,
     KN_X_FORWARDED_SET, KN_X_REAL_IP, Field, Framing
 )
 from fastgw.dp._head cimport MAX_FIELDS, HeadLimits, parse_request_head
@@ -56,6 +57,34 @@ cdef bint _is_nominated(Framing* framing, const uint8_t* name, Py_ssize_t size) 
         else:
             return True
     return False
+
+
+cdef bytes drop_nominated(
+    const uint8_t* head, Py_ssize_t size, Field* fields, uint32_t count, Framing* framing
+):
+    cdef uint32_t place
+    cdef const uint8_t* line_end = <const uint8_t*>memchr(head, c'\n', size)
+    cdef list kept = [PyBytes_FromStringAndSize(<const char*>head, line_end + 1 - head)]
+    cdef list options = []
+    if framing.close:
+        options.append(b"close")
+    if framing.keep_alive:
+        options.append(b"keep-alive")
+    if framing.upgrade:
+        options.append(b"upgrade")
+    if options:
+        kept.append(b"Connection: " + b", ".join(options) + b"\r\n")
+    for place in range(count):
+        if fields[place].known == KN_CONNECTION:
+            continue
+        if fields[place].known == KN_OTHER and _is_nominated(
+            framing, head + fields[place].start, fields[place].name_size
+        ):
+            continue
+        kept.append(PyBytes_FromStringAndSize(
+            <const char*>head + fields[place].start, fields[place].end - fields[place].start))
+    kept.append(b"\r\n")
+    return b"".join(kept)
 
 
 cdef Py_ssize_t write_decimal(uint8_t* out, int64_t value) noexcept nogil:

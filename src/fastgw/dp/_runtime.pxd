@@ -8,6 +8,7 @@ a retired one, its overlay is unmapped, and with the last generation on it the b
 back, so nothing waits for the garbage collector.
 """
 
+from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from fastgw._overlay cimport LayeredTable
@@ -60,6 +61,18 @@ cdef class RouteEntry:
         RouteSlot* slot
 
 
+cdef class Entries:
+    """What has been decoded of a base. Apart from it, so that it can go step by step once the base is gone."""
+
+    cdef:
+        PyObject** entries            # RouteEntry by number, then ServiceEntry by number; NULL: not asked for
+        Py_ssize_t route_count
+        Py_ssize_t count              # of both
+        Py_ssize_t released           # so many from the front are gone
+
+    cdef void release_some(self, Py_ssize_t limit) noexcept
+
+
 cdef class BaseRuntime:
     cdef:
         object __weakref__
@@ -69,8 +82,7 @@ cdef class BaseRuntime:
         readonly object plugins       # plugins.registry.Plugins
         readonly object chain         # of the plugins for everything; None: there are none
         object certificates           # routing.certificates.CertificateSet, of the base alone
-        list routes                   # RouteEntry or None
-        dict services                 # number -> ServiceEntry
+        readonly Entries entries
 
     cdef RouteEntry entry(self, uint32_t route)
     cdef ServiceEntry service(self, int64_t number)

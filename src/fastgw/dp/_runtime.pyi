@@ -4,7 +4,14 @@ from fastgw.routing.certificates import CertificateSet
 from fastgw.routing.image import Image
 from fastgw.tls.pair import KeyPair
 
+class Entries:
+    def __init__(self, routes: int, services: int) -> None: ...
+    def release(self, limit: int) -> bool:
+        """Let go of at most *limit* entries; return whether none is left. Only once their base is gone."""
+
 class BaseRuntime:
+    @property
+    def entries(self) -> Entries: ...
     @property
     def image(self) -> Image: ...
     @property

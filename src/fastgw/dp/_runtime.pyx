@@ -3,7 +3,9 @@
 cimport cython
 
 from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.ref cimport PyObject, Py_CLEAR, Py_INCREF
 from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdlib cimport calloc, free
 
 import uuid
 
@@ -24,7 +26,7 @@ cdef class Used:
     pass
 
 
-@cython.no_gc_clear  # __dealloc__ counts in `pool`
+@cython.no_gc  # neither it nor its pool leads back to it, and a walk over 100,000 would hold the loop
 cdef class ServiceEntry:
     def __dealloc__(self):
         if self.pool is not None:
@@ -62,8 +64,34 @@ cdef class ServiceEntry:
         self.is_upstream_name = record.is_upstream_name
 
 
+@cython.no_gc  # as its service's
 cdef class RouteEntry:
     pass
+
+
+cdef class Entries:
+    def __cinit__(self, Py_ssize_t routes, Py_ssize_t services):
+        self.route_count = routes
+        self.count = routes + services
+        self.released = 0
+        self.entries = <PyObject**>calloc(max(self.count, 1), sizeof(PyObject*))
+        if self.entries == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        self.release_some(self.count)
+        free(self.entries)
+
+    cdef void release_some(self, Py_ssize_t limit) noexcept:
+        while self.released < self.count and limit > 0:
+            if self.entries[self.released] != NULL:
+                Py_CLEAR(self.entries[self.released])
+                limit -= 1
+            self.released += 1
+
+    def release(self, Py_ssize_t limit):
+        self.release_some(limit)
+        return self.released == self.count
 
 
 cdef RouteEntry make_entry(record, ServiceEntry service, BaseRuntime base):
@@ -124,27 +152,33 @@ cdef class BaseRuntime:
             # It is a step of every route, too: none is served without it.
             _log.error("all routes answer 503: %s", error)
         self.certificates = CertificateSet(self.image.certificates)
-        self.routes = [None] * self.image.route_count
-        self.services = {}
+        self.entries = Entries(self.image.route_count, self.image.service_count)
 
-    @cython.boundscheck(False)  # the table was checked against the image when it was opened
     cdef RouteEntry entry(self, uint32_t route):
         """Return the entry of route number *route*, decoded on first use."""
-        cached = self.routes[route]
-        if cached is None:
+        # The table was checked against the image when it was opened: there is such a place.
+        cdef PyObject** place = self.entries.entries + route
+        cdef RouteEntry made
+        if place[0] == NULL:
             record = self.image.route(route)
-            cached = make_entry(record, self.service(record.service), self)
-            self.routes[route] = cached
-        return <RouteEntry>cached
+            made = make_entry(record, self.service(record.service), self)
+            Py_INCREF(made)
+            place[0] = <PyObject*>made
+        return <RouteEntry>place[0]
 
     cdef ServiceEntry service(self, int64_t number):
+        cdef PyObject** place
+        cdef ServiceEntry made
         if number < 0:
             return None
-        cached = self.services.get(number)
-        if cached is None:
-            cached = self.services[number] = ServiceEntry(
-                self.image.service(number), self.certificates)
-        return <ServiceEntry>cached
+        if number >= self.entries.count - self.entries.route_count:
+            raise ImageError(f"a route names the service {number}, which does not exist")
+        place = self.entries.entries + self.entries.route_count + number
+        if place[0] == NULL:
+            made = ServiceEntry(self.image.service(number), self.certificates)
+            Py_INCREF(made)
+            place[0] = <PyObject*>made
+        return <ServiceEntry>place[0]
 
 
 @cython.no_gc_clear  # __dealloc__ counts in the segment that `metrics` keeps mapped

@@ -164,7 +164,8 @@ cdef class UpstreamConnection(UpstreamSide):
         elif self.state == UP_BODY and self.body.kind == BODY_UNTIL_CLOSE and not self.is_cut:
             self.keeps_alive = False
             self.exchange.response_bytes(NULL, 0, True)
-            self._complete(0)
+            if self.state == UP_BODY:  # a plugin may have broken the answer's end
+                self._complete(0)
         else:
             self._fail(FAIL_CLOSED)
         return False
@@ -288,8 +289,11 @@ cdef class UpstreamConnection(UpstreamSide):
         cdef Py_ssize_t taken = 0, joined = 0
         self.keeps_alive = response.framing.minor == 1 and not response.framing.close
         self.keeps_trailers = self.exchange.accepts_trailers and response.framing.nominated_count == 0
-        if self.exchange.is_head_request or response.status == 204 or response.status == 304:
+        if self.exchange.asks_by_head or response.status == 204 or response.status == 304:
             begin_body(&self.body, BODY_NONE, 0)
+            if response.status == 204 and (response.framing.content_length > 0 or response.framing.chunked):
+                # Who announces a body that cannot be may send it yet, and it would answer the next request.
+                self.keeps_alive = False
         elif response.framing.chunked:
             begin_body(&self.body, BODY_CHUNKED, 0)
         elif response.framing.content_length >= 0:

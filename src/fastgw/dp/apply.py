@@ -15,6 +15,7 @@ disk and workers ahead of need, beside whatever is applied meanwhile: the next g
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
@@ -24,7 +25,15 @@ from fastgw.dp.belief import Belief
 from fastgw.dp.generation import Generation, ImageFile, describe_counts
 from fastgw.dp.store import Store, StoredImage, StoredSnapshot
 from fastgw.dp.sync import Applied, AppliedState, IncomingSnapshot, Refused
-from fastgw.dp.workers import Deadlines, Worker, WorkerDied, WorkerFailed, WorkerLate, WorkerState
+from fastgw.dp.workers import (
+    Deadlines,
+    Worker,
+    WorkerDied,
+    WorkerFailed,
+    WorkerLate,
+    WorkerShort,
+    WorkerState,
+)
 from fastgw.errors import CompileError, DeltaError, FastgwError, SignatureError
 from fastgw.obs import logs
 from fastgw.routing.compile_process import CompileProcess, CompileResult
@@ -54,7 +63,7 @@ class Applier:
     def __init__(self, store: Store, compiler: CompileProcess, deadlines: Deadlines, belief: Belief) -> None:
         self.decided: Generation | None = None
         self.workers: Sequence[Worker] = ()
-        """Set once, before the first apply: workers ask for `decided` themselves when they start."""
+        """Set once, none before: workers ask for `decided` themselves when they start."""
         self.applied_at: float | None = None
         """Wall time at which `decided` was applied; for /status."""
         self.refused_total = 0
@@ -105,6 +114,21 @@ class Applier:
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
+
+    def keep_signatures(self, incoming: IncomingSnapshot) -> None:
+        """Keep other signatures of what runs, for the next start: keys change while configurations stay."""
+        self._in_background(self._keep_signatures(incoming))
+
+    async def _keep_signatures(self, incoming: IncomingSnapshot) -> None:
+        async with self._one_at_a_time:
+            if self.decided is None or self.decided.digest != incoming.digest:
+                return
+            try:
+                await asyncio.to_thread(self._belief.keep_more, incoming)
+            except OSError as error:
+                _log.error(
+                    "the signatures of version %d cannot be kept: %s", incoming.version, error.strerror
+                )
 
     async def finish(self) -> None:
         """Wait for the end of what has begun."""
@@ -199,6 +223,8 @@ class Applier:
 
     async def _prepare(self, generation: Generation) -> tuple[list[Worker], _Against | None, float]:
         """Prepare on every worker that runs; those that start just now are waited for, and the first one."""
+        if not self.workers:  # whatever starts later begins with what is decided
+            return [], None, 0.0
         await _all(worker.wait_started(self._deadlines.prepare_s) for worker in self.workers)
         participants = self._running_workers()
         if not participants:
@@ -221,7 +247,7 @@ class Applier:
         faults = [
             {"worker": worker.index, "reason": f"worker {worker.index} {failed[worker]}"} for worker in failed
         ]
-        is_passing = all(isinstance(error, WorkerLate) for error in failed.values())
+        is_passing = all(isinstance(error, WorkerLate | WorkerShort) for error in failed.values())
         return participants, _Against(faults, is_passing), _ms_since(begun)
 
     async def _decide(
@@ -241,6 +267,8 @@ class Applier:
             await asyncio.to_thread(self._belief.keep, incoming)
             await asyncio.to_thread(self._store.decide)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(self._store.discard)
             reason = f"cannot store the configuration in {self._store.directory}: {error.strerror}"
             return against or _Against([{"reason": reason}], True), 0.0
         self.decided = generation

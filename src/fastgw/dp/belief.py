@@ -3,7 +3,9 @@
 Contract. Where signing keys are known (from cluster_signing_keys, or told when the node joined), nothing is
 applied, and nothing served from disk, but what one of them signed; where none are, nothing is checked. What
 was verified is written to PREFIX/dp/signatures.json before the generation is decided, a few of the newest,
-and is looked up by digest: so the images need no room for it, and none is ever decided without.
+and is looked up by digest: so the images need no room for it, and none is ever decided without. Keys change
+while a configuration stays; so the control plane sends its new signatures along, and those are kept as well,
+even before their key is believed: whatever stands in the file is verified when it is used.
 
 The one complication: a signature is of the configuration, not of the image that was compiled of it, and who
 can write the one file can write the other. So a data plane that checks signatures compiles anew at its start
@@ -71,10 +73,16 @@ class Belief:
         keys = self.keys()
         if not keys:
             return
-        kept = next((one for one in self._read() if one.digest == digest), None)
-        if kept is None:
-            raise SignatureError("its signature is not kept, and this data plane takes only signed ones")
-        keys.verify(kept.cluster_id, kept.version, kept.digest, kept.signatures)
+        error = SignatureError("its signature is not kept, and this data plane takes only signed ones")
+        for kept in self._read():
+            if kept.digest == digest:
+                try:
+                    _verify(keys, kept)
+                except SignatureError as failed:
+                    error = failed
+                else:
+                    return
+        raise error
 
     def keep(self, incoming: IncomingSnapshot) -> None:
         """Keep the signature of what is about to be decided; blocks.
@@ -82,20 +90,40 @@ class Belief:
         Raises:
             OSError: it could not be written.
         """
-        if not incoming.signatures:
+        if incoming.signatures:
+            mine = _kept_of(incoming)
+            self._write([mine, *(one for one in self._read() if one.digest != mine.digest)])
+
+    def keep_more(self, incoming: IncomingSnapshot) -> None:
+        """Keep other signatures of what is served already; blocks. Raises as `keep` does."""
+        mine, kept = _kept_of(incoming), self._read()
+        if mine in kept:
             return
-        mine = Kept(incoming.cluster_id, incoming.version, incoming.digest, list(incoming.signatures))
-        others = [one for one in self._read() if one.digest != incoming.digest]
-        content = msgspec.json.encode([mine, *others][:KEPT])
+        try:
+            _verify(self.keys(), mine)
+        except SignatureError:
+            # By keys that are not believed yet, as it seems: what is believed now has to stay until they are.
+            same = [one for one in kept if one.digest == mine.digest]
+            others = [one for one in kept if one.digest != mine.digest]
+            self._write([*same[:1], mine, *others])
+        else:
+            self.keep(incoming)
+
+    def _write(self, kept: list[Kept]) -> None:
+        content = msgspec.json.encode(kept[:KEPT])
         fresh = self._path.with_name(f"{self._path.name}.new")
         with contextlib.suppress(FileNotFoundError):
             fresh.unlink()
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(fd, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(fresh, self._path)
+        try:
+            with open(fd, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(fresh, self._path)
+        except OSError:
+            fresh.unlink()  # the disk may be full: leave what room there is
+            raise
 
     def _read(self) -> list[Kept]:
         try:
@@ -103,6 +131,14 @@ class Belief:
                 return _decode(file.read(_LIMIT_BYTES))
         except (FileNotFoundError, msgspec.DecodeError):
             return []
+
+
+def _kept_of(incoming: IncomingSnapshot) -> Kept:
+    return Kept(incoming.cluster_id, incoming.version, incoming.digest, list(incoming.signatures))
+
+
+def _verify(keys: TrustedKeys, kept: Kept) -> None:
+    keys.verify(kept.cluster_id, kept.version, kept.digest, kept.signatures)
 
 
 def keys_of_settings(settings: Settings) -> TrustedKeys:

@@ -139,6 +139,8 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
     generation: int
     """0 where the question was about none."""
     reason: str
+    is_passing: bool = False
+    """This worker lacks something for the moment, which says nothing of the generation."""
 
 
 class Abandoned(msgspec.Struct, frozen=True, tag=True):
@@ -196,6 +198,16 @@ class ChannelClosed(ChannelError):
     """The other end is gone."""
 
 
+class DescriptorsLost(ChannelError):
+    """A message has come, and no room for its descriptors: this process has all that it may open."""
+
+    def __init__(self, message: object) -> None:
+        super().__init__(
+            f"no room for the descriptors of {type(message).__name__}: as many are open as may be"
+        )
+        self.message: Final = message
+
+
 class Received(NamedTuple, Generic[_In]):
     message: _In
     fds: tuple[int, ...]
@@ -245,6 +257,7 @@ class Channel(Generic[_In, _Out]):
         Raises:
             ChannelClosed: the other end is gone.
             ChannelError: what came is no message, or too large.
+            DescriptorsLost: it is one, and the channel goes on.
             TimeoutError: nothing came within *deadline_s*.
         """
         async with asyncio.timeout(deadline_s):
@@ -277,12 +290,14 @@ class Channel(Generic[_In, _Out]):
         try:
             if not data:
                 raise ChannelClosed("the control channel is closed: the other end is gone")
-            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-                raise ChannelError(f"a control message is larger than {MESSAGE_LIMIT_BYTES} bytes")
+            if flags & socket.MSG_TRUNC:
+                raise _too_large()
             try:
                 message: _In = self._decoder.decode(data)
             except msgspec.MsgspecError as error:
                 raise ChannelError(f"not a control message: {error}") from None
+            if flags & socket.MSG_CTRUNC:
+                raise DescriptorsLost(message) if len(fds) < _count_fds(message) else _too_large()
             if len(fds) != _count_fds(message):
                 raise ChannelError(f"{type(message).__name__} came with {len(fds)} descriptors")
         except ChannelError:
@@ -303,6 +318,10 @@ class Channel(Generic[_In, _Out]):
             await ready
         finally:
             remove(fd)
+
+
+def _too_large() -> ChannelError:
+    return ChannelError(f"a control message is larger than {MESSAGE_LIMIT_BYTES} bytes")
 
 
 def _count_fds(message: object) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import hmac
 import os
 import ssl
@@ -30,7 +31,7 @@ from websockets.http11 import Response
 from fastgw.errors import CertificateError, RemoteLinkError
 from fastgw.tls.authority import CONTROL_PLANE_NAME, NodeKey, public_key_der
 from fastgw.tls.cluster import LinkTls, check_chain, make_stranger_context
-from fastgw.tls.handshake import explain_handshake_failure
+from fastgw.tls.handshake import check_dates, explain_handshake_failure
 from fastgw.tls.keypair import KeyPair
 from fastgw.wire import enrolment as e
 from fastgw.wire.pump import explain_refusal, make_client_connection
@@ -74,15 +75,19 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
         return LinkTls("pki", self.pair(), authorities, server_name or self.server_name)
 
 
-async def join(control_plane: str, token: e.Token, *, node_id: str, name: str) -> Identity:
+async def join(
+    control_plane: str, token: e.Token, *, node_id: str, name: str, key: NodeKey | None = None
+) -> Identity:
     """Join the cluster that *token* is for.
 
     Args:
         control_plane: `host:port` of a cluster port.
+        key: of the node; who tries again with the same one may use the same token.
 
     Raises:
         RemoteLinkError: no connection, or the control plane declines; it says why.
-        CertificateError: it is not of the cluster that the token is for.
+        CertificateError: it is not of the cluster that the token is for, or the certificate that it issues is
+            not valid by the clock here.
     """
     async with _deadline(control_plane):
         first = await _exchange(
@@ -96,7 +101,7 @@ async def join(control_plane: str, token: e.Token, *, node_id: str, name: str) -
                 f"{control_plane} is no control plane of the cluster that the token is for: its authority is "
                 "another one, and the token was not sent to it"
             )
-        key = NodeKey()
+        key = key or NodeKey()
         question = e.Join(
             token_id=token.id, token_secret=token.secret, request=key.request(), node_id=node_id, name=name
         )
@@ -202,6 +207,8 @@ def _identity(answer: e.FromOffice, key: NodeKey, believed: Sequence[bytes] = ()
         raise RemoteLinkError("the control plane's answer holds a damaged certificate") from None
     if _public_key_of(certificate) != public_key_der(key.public_key):
         raise RemoteLinkError("the control plane issued a certificate for another key")
+    # One by a wrong clock would keep this node out once the clock is right.
+    check_dates(certificate, dt.datetime.now(dt.UTC), "the certificate that the control plane issued")
     return identity
 
 

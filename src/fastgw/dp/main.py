@@ -223,6 +223,8 @@ class DataPlane:
         self._source = Source(settings, self.supervisor)
         await self._source.read()
         self._cleanup.push_async_callback(self.supervisor.close)
+        if predecessor is None:
+            await self._source.begin()
         await self.supervisor.start(
             from_disk=predecessor is not None or not self._source.is_file, predecessor=predecessor
         )
@@ -243,8 +245,8 @@ class DataPlane:
         )
 
     async def _run_source(self) -> None:
-        await self._source.begin()
         if self._predecessor is not None:
+            await self._source.begin()
             await self._finish_takeover(self._predecessor)
             self._serving.set()
         try:

@@ -33,7 +33,7 @@ from fastgw.dp.enrolment import Identity, join, renew
 from fastgw.errors import CertificateError, FastgwError, SettingsError
 from fastgw.obs.logs import Logger
 from fastgw.settings import Settings
-from fastgw.tls.authority import CLOCK_TOLERANCE
+from fastgw.tls.authority import CLOCK_TOLERANCE, NodeKey
 from fastgw.tls.cluster import LinkTls
 from fastgw.wire.enrolment import Token
 from fastgw.wire.pacing import next_delay
@@ -118,10 +118,15 @@ class Membership:
             tell: takes why joining has not worked yet.
         """
         failures = 0
+        key = NodeKey()  # one for all tries: a token is good for one key
         while self._token is not None and self._needs_joining():
             try:
                 identity = await join(
-                    self._settings.cluster_control_plane, self._token, node_id=self._node_id, name=self._name
+                    self._settings.cluster_control_plane,
+                    self._token,
+                    node_id=self._node_id,
+                    name=self._name,
+                    key=key,
                 )
                 await asyncio.to_thread(store_identity_file, self._path, identity)
             except FastgwError as exc:

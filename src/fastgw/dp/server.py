@@ -24,7 +24,7 @@ from fastgw.dp._core import Listener, ProxyCore
 from fastgw.dp._downstream import Downstream
 from fastgw.dp._metrics import MetricsSegment
 from fastgw.dp._phases import Phases
-from fastgw.dp._runtime import BaseRuntime, Runtime
+from fastgw.dp._runtime import BaseRuntime, Entries, Runtime
 from fastgw.dp._upstream import Pool
 from fastgw.dp._wheel import TimerWheel
 from fastgw.dp.accepting import Acceptor
@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 
 #: Period of the timer wheel, in seconds: `TICK_MS` of `_wheel.pxd`.
 TICK_S: Final = 0.1
+
+#: Entries of a base that is gone: all 100,000 of a table at once would hold the loop for 20 ms.
+_RELEASED_PER_TURN: Final = 1000
 
 #: Where `struct tcp_info` has that field: eight bytes, then five 32-bit words, before it.
 _TCPI_SACKED: Final = struct.Struct("=28xI")
@@ -205,6 +208,12 @@ class ProxyServer:
         """The generation that new requests get."""
         return self._core.current
 
+    @property
+    def options(self) -> ProxyOptions:
+        """Those in force."""
+        options: ProxyOptions = self._core.options
+        return options
+
     def generations_live(self) -> int:
         """How many generations are mapped: the live, the prepared, and those that requests still hold."""
         return self._metrics.generations_live
@@ -264,12 +273,15 @@ class ProxyServer:
             if checksum and base.checksum != checksum:
                 raise ImageError(f"the base is {base.checksum}, not {checksum}")
             self._bases[base.checksum] = base
+            weakref.finalize(base, _take_over, self._loop, base.entries).atexit = False
         return base
 
     def _on_full(self) -> None:
         """Leave new clients in the backlog, and close what is idle to make room for them."""
         self._acceptor.pause()
-        shed, wanted = 0, max(1, self._core.connections_limit // 16)
+        # More than the limit are there where it was lowered.
+        beyond = len(self._core.downstreams) - self._core.connections_limit
+        shed, wanted = 0, beyond + max(1, self._core.connections_limit // 16)
         for connection in tuple(self._core.downstreams):
             shed += connection.shed()
             if shed == wanted:
@@ -293,6 +305,17 @@ class ProxyServer:
         if self._access_log is not None:
             self._metrics.log_lines_dropped = self._access_log.dropped_total
         self._tick_handle = self._loop.call_later(TICK_S, self._tick)
+
+
+def _take_over(loop: asyncio.AbstractEventLoop, entries: Entries) -> None:
+    """Let go of what a base has left, in whatever thread the last one to use it was."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(_release, loop, entries)
+
+
+def _release(loop: asyncio.AbstractEventLoop, entries: Entries) -> None:
+    if not entries.release(_RELEASED_PER_TURN):
+        loop.call_soon(_release, loop, entries)
 
 
 async def _came(event: asyncio.Event, deadline_s: float) -> bool:

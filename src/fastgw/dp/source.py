@@ -1,8 +1,9 @@
 """Where a data plane's configurations come from: the link to a control plane, or a declarative file.
 
-Contract. `begin` brings what must be served from the start (a file's content; nothing of a link), `run` what
-comes later. In between and at any time the source can be paused: nothing is applied then, the link is closed,
-and whoever takes over may have one of its own; `resume` takes it up where it was.
+Contract. `begin` brings what must be served from the start (a file's content; nothing of a link), before any
+port is open, or when another process serves meanwhile; `run` brings what comes later. In between and at any
+time the source can be paused: nothing is applied then, the link is closed, and whoever takes over may have
+one of its own; `resume` takes it up where it was.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ class Source:
             log=log,
             trust_told=self._membership.told if self._membership is not None else lambda _: None,
             answered=supervisor.answered,
+            signed_again=supervisor.applier.keep_signatures,
         )
 
     @property
@@ -92,6 +94,7 @@ class Source:
 
         Raises:
             DeclarativeError: it is refused: nothing could be served.
+            OSError: the compile process does not start.
         """
         if self._declared is not None and self._first is not None:
             await self._declared.begin(self._first)

@@ -24,6 +24,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from fastgw import __version__
+from fastgw.bounded_http import BoundedProtocol
 from fastgw.dp._metrics import read_segment
 from fastgw.dp.supervisor import Supervisor
 from fastgw.dp.sync import SyncStatus
@@ -180,6 +181,7 @@ class StatusServer:
             log_config=None,
             access_log=False,
             lifespan="off",
+            http=BoundedProtocol,
             ws="none",
             server_header=False,
             limit_concurrency=CONNECTIONS_LIMIT,

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from fastgw._router import Flavor
 from fastgw.dp.generation import ImageFile
@@ -76,6 +76,19 @@ class StoredSnapshot:
     packed: bytes
 
 
+class _Stamp(NamedTuple):
+    """What tells that a file was changed, or replaced."""
+
+    inode: int
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> _Stamp:
+        found = path.stat()
+        return cls(found.st_ino, found.st_size, found.st_mtime_ns)
+
+
 class Store:
     """The directory `PREFIX/dp`, held by one process. Methods block: call them in a thread."""
 
@@ -105,16 +118,18 @@ class Store:
         """Held while names change: a base may be written in one thread and a generation saved in another."""
         self._bases: list[str] = []
         """Those on disk, by their last use."""
-        self._whole: set[str] = set()
-        """Those that are whole, as this process knows: it wrote them, or read them."""
+        self._whole: dict[str, _Stamp] = {}
+        """Those that are whole, as this process knows: it wrote them, or read them, and they were so then."""
         self._staged: tuple[ImageFile, bool] | None = None
         """What waits for a decision: its base, and whether that is all."""
         self.look_again()
 
     def look_again(self) -> None:
         """Forget what this process knows of the files: another one may have written here."""
-        os.ftruncate(self.lock_fd, 0)
-        os.pwrite(self.lock_fd, f"{os.getpid()}\n".encode(), 0)
+        holder = f"{os.getpid()}\n".encode()
+        with contextlib.suppress(OSError):  # the disk may be full, and this is only for who comes second
+            os.pwrite(self.lock_fd, holder, 0)
+            os.ftruncate(self.lock_fd, len(holder))
         for path in self.directory.glob("*.new"):
             path.unlink()  # left behind by a process that was killed
         with self._in_order:
@@ -187,17 +202,29 @@ class Store:
 
     def _write_base(self, image: ImageFile) -> None:
         path = self._base_path(image.checksum)
-        if path.name not in self._whole:
+        if not self._is_whole(path):
             self._write(image, self._fresh(path.name))
+
+    def _trust(self, path: Path) -> None:
+        """Take the file of a base for whole, as long as it stays the same."""
+        self._whole[path.name] = _Stamp.of(path)
+
+    def _is_whole(self, path: Path) -> bool:
+        """Whether the file of a base is still the one that was found whole."""
+        try:
+            return self._whole.get(path.name) == _Stamp.of(path)
+        except FileNotFoundError:
+            return False
 
     def _name_base(self, image: ImageFile) -> Path:
         """Give its name to a base that was written; returns where it stands."""
         path = self._base_path(image.checksum)
         with self._in_order:
-            is_new = path.name not in self._whole
+            fresh = self._path_of_fresh(path.name)
+            is_new = fresh.exists()
             if is_new:
-                os.rename(self._path_of_fresh(path.name), path)
-                self._whole.add(path.name)
+                os.rename(fresh, path)
+                self._trust(path)
             self._bases = [*(name for name in self._bases if name != path.name), path.name]
         if is_new:
             self._sync_directory()
@@ -263,7 +290,7 @@ class Store:
             if path.name not in kept:
                 path.unlink()
         self._bases = kept
-        self._whole.intersection_update(kept)
+        self._whole = {name: stamp for name, stamp in self._whole.items() if name in kept}
 
     def _keep_previous(self) -> None:
         second = self._fresh(PREVIOUS)
@@ -288,12 +315,15 @@ class Store:
         if image.table().flavor != flavor:
             return self._read_snapshot(path)
         if not image.meta.base:
-            self._whole.add(self._base_path(image.checksum).name)
             base_file, overlay_file = file, None
+            with contextlib.suppress(FileNotFoundError):
+                if path.samefile(self._base_path(image.checksum)):
+                    self._trust(self._base_path(image.checksum))
         else:
             base_file, base = self._read_base(image.meta.base, self._open_copy)
             LayeredImage(base, image)
             overlay_file = file
+            self._trust(self._base_path(base.checksum))
         meta = image.meta
         return StoredImage(meta.version, meta.digest, dict(meta.counts), base_file, overlay_file)
 

@@ -1,7 +1,8 @@
 """The supervisor: owns the listening sockets, keeps the workers, and applies configurations through them.
 
 1. `start`: open all sockets (a taken port ends the start with one line), read the last decided generation
-   from disk, start the compile process.
+   from disk, start the compile process. With a declarative file, `apply` comes before it: no port is open
+   until the file is decided.
 2. `run`: keep a process in every worker's place, until `stop`.
 3. `apply`: one snapshot, from the link or from a declarative file, in two phases (`apply.py`).
 4. `stop`: end applies, drain all workers at once, let go of everything.
@@ -185,7 +186,14 @@ class Supervisor:
             raise failure
 
     async def apply(self, incoming: IncomingSnapshot) -> Applied | Refused:
-        """Bring *incoming* to all workers, whole or not at all."""
+        """Bring *incoming* to all workers, whole or not at all; before `start`, to those to come.
+
+        Raises:
+            OSError: before `start`, the compile process does not start.
+        """
+        if self._compiler_start is None:
+            self._compiler_start = asyncio.create_task(self._compiler.start(), name="compile process start")
+            await self._compiler_start
         return await self.applier.apply(incoming)
 
     def state(self) -> AppliedState:

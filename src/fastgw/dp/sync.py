@@ -228,8 +228,12 @@ class _Connection(asyncio.Protocol):
                     self._tick_soon()
                 case TrustTold(trust):
                     self._sync.trust_told(trust)
-                case Confirmed(version):
+                case Confirmed(version, digest, signatures):
                     self._sync.confirmed(version)
+                    if signatures:
+                        self._sync.signed_again(
+                            IncomingSnapshot(version, digest, b"", "", signatures, self._sync.cluster_id)
+                        )
                 case Received():
                     self._sync.received(self, IncomingSnapshot(*event, self._sync.cluster_id))
 
@@ -273,6 +277,7 @@ class Sync:
         clock: monotonic seconds, of which the link's deadlines are made.
         trust_told: is called with the state of the cluster's authorities whenever the control plane names it.
         answered: gives what was answered since the start.
+        signed_again: takes the signatures that what runs has now, without its content.
     """
 
     def __init__(
@@ -287,9 +292,11 @@ class Sync:
         draw: Callable[[], float] = random.random,
         clock: Callable[[], float] = time.monotonic,
         trust_told: Callable[[str], None] = lambda _: None,
+        signed_again: Callable[[IncomingSnapshot], None] = lambda _: None,
         answered: Callable[[], Answered | None] = lambda: None,
     ) -> None:
         self.trust_told = trust_told
+        self.signed_again = signed_again
         self.answered = answered
         self.cluster_id = ""
         """As the last Welcome told it."""

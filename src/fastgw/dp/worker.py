@@ -1,7 +1,7 @@
 """One worker process: `python -m fastgw.dp.worker --fd N`, started by the supervisor only.
 
 1. Read Configure from the control channel (descriptor N): options, listening sockets, metrics segment.
-2. Make the proxy, say Ready, and freeze what is in memory out of the garbage collector's sight.
+2. Make the proxy, freeze what is in memory out of the garbage collector's sight, say Ready.
 3. Answer the supervisor until Drain or until its end of the channel closes.
 
 It parses no configuration: a generation is an image that it maps. It decides nothing about its life: signals
@@ -47,7 +47,6 @@ class _Worker:
     def __init__(self, channel: _Channel, configure: control.Configure, fds: Sequence[int]) -> None:
         self._channel = channel
         *socket_fds, metrics_fd, tls_fd = fds
-        self._access_log = AccessLog(configure.access_log) if configure.access_log else None
         sockets = [socket.socket(fileno=fd) for fd in socket_fds]
         self._listeners = list(zip(sockets, configure.listeners, strict=True))
         options = msgspec.msgpack.decode(configure.options, type=ProxyOptions)
@@ -64,11 +63,15 @@ class _Worker:
 
     async def run(self) -> None:
         """Answer until drained."""
-        await self._channel.send(control.Ready())
-        gc.collect()
         gc.freeze()
+        await self._channel.send(control.Ready())
         while True:
-            message, fds = await self._channel.receive()
+            try:
+                message, fds = await self._channel.receive()
+            except control.DescriptorsLost as error:
+                generation = getattr(error.message, "generation", 0)
+                await self._channel.send(control.Refused(generation, str(error), is_passing=True))
+                continue
             await self._channel.send(await self._answer(message, fds))
             if isinstance(message, control.Drain):
                 return
@@ -112,8 +115,8 @@ class _Worker:
     async def _do_stage(self, message: control.Stage, base_fd: int) -> None:
         try:
             await asyncio.to_thread(self._server.stage, base_fd, message.base)
-        except ImageError as error:
-            # Whatever needs it will be refused for the same reason.
+        except (ImageError, OSError, MemoryError) as error:
+            # Whatever needs it maps it then, or is refused for the same reason.
             _log.error("a base that was to be mapped ahead: %s", error)
         finally:
             os.close(base_fd)
@@ -128,6 +131,10 @@ class _Worker:
             runtime = await asyncio.to_thread(self._server.prepare, *fds, checksum=message.base)
         except ImageError as error:
             return control.Refused(message.generation, str(error))
+        except (OSError, MemoryError) as error:
+            # What it has it can go on serving.
+            reason = getattr(error, "strerror", None) or "out of memory"
+            return control.Refused(message.generation, f"cannot map it: {reason}", is_passing=True)
         finally:
             for fd in fds:
                 os.close(fd)
@@ -211,6 +218,7 @@ def main(arguments: Sequence[str]) -> int:
     die_with_parent()
     raise_file_limit()
     sock = socket.socket(fileno=int(arguments[1]))
+    gc.collect()  # of what importing left; on the loop it would hold that for 10 ms
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(sock))
 

@@ -57,6 +57,8 @@ class SharedFile:
     def __init__(self, name: str, content: bytes) -> None:
         self._name = name
         self.fd = -1
+        self.revision = 0
+        """Grows with each content."""
         self.replace(content)
 
     def replace(self, content: bytes) -> None:
@@ -66,6 +68,7 @@ class SharedFile:
             file.write(content)
         self.close()
         self.fd = fd
+        self.revision += 1
 
     def close(self) -> None:
         if self.fd >= 0:
@@ -86,6 +89,10 @@ class WorkerFailed(Exception):
 
 class WorkerLate(WorkerFailed):
     """It did not answer in time, which may be the machine's fault."""
+
+
+class WorkerShort(WorkerFailed):
+    """It lacks memory or descriptors for the moment."""
 
 
 class WorkerDied(WorkerFailed):
@@ -381,7 +388,9 @@ class Worker:
             error_log=self._settings.error_log,
             access_log=self._settings.access_log,
         )
-        fds = [*(sock.fileno() for sock, _ in self._listeners), self.metrics_fd, self._settings.tls_file.fd]
+        tls_file = self._settings.tls_file
+        presented = tls_file.revision
+        fds = [*(sock.fileno() for sock, _ in self._listeners), self.metrics_fd, tls_file.fd]
         await self._ask(configure, control.Ready, fds)
         accepts = False
         while True:
@@ -391,8 +400,11 @@ class Worker:
             elif not accepts:
                 await self._ask(control.Listen(), control.Listening)
                 accepts = True
+            # Replaced while this process started: it was not among those that were told.
+            elif tls_file.revision != presented:
+                presented = tls_file.revision
+                await self.certify()
             elif self._settings.options is not configure.options:
-                # Replaced while this process started: it was not among those that were told.
                 await self.adjust()
                 return
             else:
@@ -421,7 +433,8 @@ class Worker:
                     if isinstance(reply, reply_type):
                         return reply
                     if isinstance(reply, control.Refused) and not isinstance(message, control.Abandon):
-                        raise WorkerFailed(f"refused: {reply.reason}")
+                        failure = WorkerShort if reply.is_passing else WorkerFailed
+                        raise failure(f"refused: {reply.reason}")
         except TimeoutError:
             raise WorkerLate(f"did not answer {type(message).__name__} in time") from None
         except control.ChannelClosed:

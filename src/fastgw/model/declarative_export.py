@@ -5,6 +5,7 @@ Source: `kong config db_export` of release 3.9.1.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from fastgw.model.entities import ENTITIES, Entity, Row
 from fastgw.model.fields import Field
 
 MASK: Final = "******"
+_USER_OF_URL: Final = re.compile(r"(?<=://)[^/?#]*@")
 
 
 def export_document(
@@ -47,7 +49,11 @@ def _flat(entity: Entity, row: Row, now_s: float) -> Row:
 
 
 def masked(entity: Entity, row: Row) -> Row:
-    """*row* with its secrets masked, those in a plugin's configuration too."""
+    """*row* with its secrets masked, those in a plugin's configuration too.
+
+    Beside the fields that are declared secrets these are names and passwords in URLs, and the values of maps
+    that a vault may hold: header fields that a plugin sends along, tokens among them.
+    """
     masked_row: Row = _masked(entity.fields_of(row), row)
     return masked_row
 
@@ -58,11 +64,20 @@ def _masked(fields: Mapping[str, Field], value: Mapping[str, Any]) -> dict[str, 
         held = value.get(name)
         if held is None:
             continue
-        if field.encrypted:
-            shown[name] = MASK
-        elif field.type == "record" and isinstance(held, Mapping):
-            shown[name] = _masked(field.fields, held)
+        shown[name] = _masked_value(field, held)
     return shown
+
+
+def _masked_value(field: Field, held: Any) -> Any:
+    if field.encrypted:
+        return MASK
+    if field.type == "record" and isinstance(held, Mapping):
+        return _masked(field.fields, held)
+    if field.type == "map" and field.values is not None and field.values.referenceable:
+        return dict.fromkeys(held, MASK)
+    if field.format == "url" and isinstance(held, str):
+        return _USER_OF_URL.sub(f"{MASK}@", held)
+    return held
 
 
 class _Dumper(yaml.CSafeDumper):

@@ -1,12 +1,17 @@
 """The text of declarative files: YAML or JSON into plain data, and the lines on which things stand.
 
-A key that stands twice in one mapping is a fault, not a silent choice. Lines are looked for only when there
-are faults to tell: the fast parser forgets them, and a second reading finds them.
+A key that stands twice in one mapping is a fault, not a silent choice. Dates are strings, as in Kong. Lines
+are looked for only when there are faults to tell: the fast parser forgets them, and a second reading finds
+them.
+
+The one complication: aliases of YAML cost nothing while they are read, and everything to whoever walks them
+or writes them out. So what they stand for is counted, and has a limit.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -17,8 +22,14 @@ from fastgw.errors import DeclarativeError
 Path = tuple[str | int, ...]
 """Where something stands: `("services", 0, "host")`."""
 
+_FILE: Final = "the file"
 _LINES_LIMIT_BYTES: Final = 8 * 1024 * 1024
 """Larger texts are not read a second time: faults in them are told without lines."""
+
+ADDED_LIMIT: Final = 500_000
+"""What aliases may stand for, beyond what is written: values, a long text counting as several."""
+_TEXT_OF_A_VALUE: Final = 100
+_ANCHOR: Final = re.compile(rb"(?:\A|[\s\[{,:?-])&[^\s&]")
 
 
 def shown(path: Path) -> str:
@@ -26,11 +37,16 @@ def shown(path: Path) -> str:
     text = ""
     for step in path:
         text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
-    return text or "the file"
+    return text or _FILE
 
 
 class _Loader(yaml.CSafeLoader):
-    """PyYAML's safe loader in C, for which a key that stands twice is an error."""
+    """PyYAML's safe loader in C, for which a key that stands twice is an error, and no string is a date."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as in the class above
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -50,20 +66,68 @@ def parse_text(content: bytes, source: str, is_json: bool) -> Any:
     try:
         if is_json:
             return json.loads(content, object_pairs_hook=_unique_pairs)
-        return yaml.load(content, _Loader)  # a subclass of the safe loader
+        document = yaml.load(content, _Loader)  # a subclass of the safe loader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark is not None else "the file"
-        raise DeclarativeError(source, [(where, f"not YAML: {error.problem}")]) from None
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark is not None else _FILE
+        raise _unreadable(source, where, f"not YAML: {error.problem}") from None
     except yaml.YAMLError as error:
-        raise DeclarativeError(source, [("the file", f"not YAML: {' '.join(str(error).split())}")]) from None
+        raise _unreadable(source, _FILE, f"not YAML: {' '.join(str(error).split())}") from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        raise DeclarativeError(source, [(where, f"not JSON: {error.msg}")]) from None
+        raise _unreadable(source, where, f"not JSON: {error.msg}") from None
     except RecursionError:
-        raise DeclarativeError(source, [("the file", "nested too deeply")]) from None
+        raise _unreadable(source, _FILE, "nested too deeply") from None
     except ValueError as error:  # bad UTF-8 in JSON, a number or date that cannot be, a key that stands twice
-        raise DeclarativeError(source, [("the file", str(error))]) from None
+        raise _unreadable(source, _FILE, f"not {'JSON' if is_json else 'YAML'}: {error}") from None
+    if _ANCHOR.search(content) and added_by_aliases(document, source) > ADDED_LIMIT:
+        fault = f"the aliases in it stand for more than {ADDED_LIMIT} values: write fewer of them"
+        raise _unreadable(source, _FILE, fault)
+    return document
+
+
+def _unreadable(source: str, where: str, fault: str) -> DeclarativeError:
+    told = fault if where == _FILE else f"{where}: {fault}"
+    return DeclarativeError(source, [(where, fault)], {"error": told})
+
+
+def added_by_aliases(document: Any, source: str = "") -> int:
+    """How much *document* would grow if each alias were written out, in values.
+
+    Raises:
+        DeclarativeError: an alias stands in what it names: there is no end to that.
+    """
+    sizes: dict[int, int] = {}  # by identity: what each list, mapping and long text comes to, written out
+    written = 0
+    waiting = [document]
+    around: set[int] = set()  # the lists and mappings that what is looked at stands in
+    while waiting:
+        value = waiting[-1]
+        if id(value) in sizes or not isinstance(value, list | dict):
+            waiting.pop()
+            continue
+        items = value if isinstance(value, list) else value.values()
+        if id(value) not in around:  # met for the first time: what is in it is measured before it
+            around.add(id(value))
+            for item in items:
+                if id(item) in around:
+                    raise _unreadable(source, _FILE, "an alias stands in what it names")
+                waiting.append(item)
+            continue
+        waiting.pop()
+        around.discard(id(value))
+        total = own = 1
+        for item in items:
+            size = sizes.get(id(item))
+            if size is None:
+                size = 1
+                if isinstance(item, str) and len(item) > _TEXT_OF_A_VALUE:
+                    size = sizes[id(item)] = len(item) // _TEXT_OF_A_VALUE
+                own += size
+            total += size
+        sizes[id(value)] = total
+        written += own
+    return sizes.get(id(document), written) - written
 
 
 def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -72,7 +136,7 @@ def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise ValueError(f"not JSON: the key '{key}' stands twice")
+                raise ValueError(f"the key '{key}' stands twice")
             seen.add(key)
     return mapping
 

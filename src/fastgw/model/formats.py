@@ -178,6 +178,29 @@ def _header_name(value: str) -> str | None:
     return f"bad header name '{value}', allowed characters are A-Z, a-z, 0-9, '_', and '-'"
 
 
+def _pair(value: str) -> str | None:
+    """A name and a value, as in `name:value`."""
+    name, _, rest = value.partition(":")
+    if name == "" or rest.lstrip(":") == "":
+        return f"key '{name}' has no value"
+    return None
+
+
+def _pair_of_header(value: str) -> str | None:
+    """The name of a header, and whatever behind a colon."""
+    name = value.partition(":")[0]
+    return None if _HEADER_NAME.fullmatch(name) else f"'{name}' is not a valid header"
+
+
+def _pair_of_headers(value: str) -> str | None:
+    """The names of two headers, as in `old:new`."""
+    name, _, other = value.partition(":")
+    for each in (name, other.lstrip(":")):
+        if not _HEADER_NAME.fullmatch(each):
+            return f"'{each}' is not a valid header"
+    return None
+
+
 def _expression(value: str) -> str | None:
     try:
         parse_expression(value)
@@ -268,6 +291,9 @@ FORMATS: Final[Mapping[str, Callable[[str], str | None]]] = {
     "route_path": _route_path,
     "tag": _tag,
     "header_name": _header_name,
+    "pair": _pair,
+    "pair_of_header": _pair_of_header,
+    "pair_of_headers": _pair_of_headers,
     "ip_or_cidr": _ip_or_cidr,
     "expression": _expression,
     "sni": _sni,

@@ -37,6 +37,8 @@ class Base:
         """What *image* was compiled of."""
         self._numbers: dict[bytes, int | None] = {}
         """Of those that were asked for before."""
+        self._held: dict[bytes, bool] = {}
+        """Whether the snapshot has an entity; of those that were asked for before."""
 
     def number(self, key: bytes) -> int | None:
         """The number of a route or service, by its key; None: the base has none, or left it out."""
@@ -48,16 +50,21 @@ class Base:
         """The same for a service, `LEFT_OUT` where it is disabled: for `compile_layer`."""
         key = f"services {id_}".encode()
         number = self.number(key)
-        return LEFT_OUT if number is None and self.snapshot.line(key) is not None else number
+        return LEFT_OUT if number is None and self._holds(key) else number
 
     def has_other_state(self, key: bytes, line: bytes | None) -> bool:
         """Whether a service of the base comes into force with its new line, ceases to be, or is gone.
 
         One that is new cannot have routes that did not change.
         """
-        if self.snapshot.line(key) is None:
+        if not self._holds(key):
             return False
         return line is None or _is_enabled(line) != (self.number(key) is not None)
+
+    def _holds(self, key: bytes) -> bool:
+        if key not in self._held:
+            self._held[key] = self.snapshot.line(key) is not None
+        return self._held[key]
 
     def _find(self, key: bytes) -> int | None:
         kind, _, id_bytes = key.partition(b" ")

@@ -136,7 +136,12 @@ def _variables(gathered: Gathered, environ: Mapping[str, str], prefix: str) -> I
             yield name, Given(value, source)
         elif environ.get(prefix + whole.upper(), "").strip():
             gathered.faults.append(f"{source}: {prefix}{whole.upper()} is set as well, give one of the two")
-        elif (content := _read(gathered, Path(value), source)) is not None:
+        elif (content := _read(gathered, Path(value), source)) is None:
+            continue
+        elif not content.strip():
+            # A secret that was not mounted must not look like one that is not wanted.
+            gathered.faults.append(f"{source}: {value} is empty")
+        else:
             yield whole, Given(content, source)
 
 

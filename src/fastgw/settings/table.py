@@ -161,6 +161,12 @@ class Settings:
         parsers.one_of("auto", "fastgw", "kong"),
         "auto: fastgw's own protocol, and Kong's with nodes of Kong; fastgw or kong: that one alone",
     )
+    cluster_heartbeat: int = _property(
+        "30",
+        parsers.integer(1, 30),
+        "seconds between two signs of life on the link, on which one and a half of that is silence",
+        CP,
+    )
     cluster_kong_version: str = _property(
         "3.9.1",
         parsers.kong_version,

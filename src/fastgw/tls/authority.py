@@ -40,6 +40,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fastgw.errors import CertificateError
+from fastgw.tls.handshake import check_dates
 from fastgw.tls.keypair import KeyPair
 
 CONTROL_PLANE_NAME: Final = "control-plane.fastgw.internal"
@@ -59,6 +60,10 @@ class Issued:
     @property
     def serial(self) -> str:
         return serial_of(self.certificate)
+
+    @property
+    def not_before(self) -> dt.datetime:
+        return self.certificate.not_valid_before_utc
 
     @property
     def not_after(self) -> dt.datetime:
@@ -169,6 +174,7 @@ class Authority:
         lifetime: dt.timedelta,
         now: dt.datetime,
     ) -> Issued:
+        check_dates(self.certificate, now, "the authority's certificate")
         until = min(now + lifetime, self.certificate.not_valid_after_utc)
         certificate = (
             x509.CertificateBuilder()

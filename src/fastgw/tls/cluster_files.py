@@ -59,7 +59,8 @@ class FileCredentials:
         self._clock = clock
         self._stamps = self._seen = self._look()
         self._looked_at_s = clock()
-        self._tls = load_link_tls(settings)
+        # A data plane serves without a link; what its certificate lacks may be the clock's fault.
+        self._tls = load_link_tls(settings, must_be_current=settings.role == "control_plane")
         for warning in self._tls.pair.warnings:
             complain(warning)
 
@@ -95,10 +96,14 @@ class FileCredentials:
         return tuple(_stamp_of(value) for value in values)
 
 
-def load_link_tls(settings: Settings) -> LinkTls:
-    """Read and check what the settings name for this process's side of the link. Raises as above."""
+def load_link_tls(settings: Settings, *, must_be_current: bool = True) -> LinkTls:
+    """Read and check what the settings name for this process's side of the link. Raises as above.
+
+    Args:
+        must_be_current: whether a certificate that has expired, or is not valid yet, cannot serve.
+    """
     require_cluster_pair(settings)
-    pair = load_key_pair(settings.cluster_cert, settings.cluster_cert_key)
+    pair = load_key_pair(settings.cluster_cert, settings.cluster_cert_key, must_be_current=must_be_current)
     is_server = settings.role == "control_plane"
     if settings.cluster_mtls == "shared":
         tls = LinkTls.shared(pair)

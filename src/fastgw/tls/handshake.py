@@ -73,7 +73,9 @@ def verified_chain(connection: ssl.SSLObject | ssl.SSLSocket) -> list[x509.Certi
     ]
 
 
-def check_dates(certificate: x509.Certificate, now: dt.datetime) -> None:
+def check_dates(
+    certificate: x509.Certificate, now: dt.datetime, called: str = "the peer's certificate"
+) -> None:
     """Insist that a certificate is valid now.
 
     Raises:
@@ -84,7 +86,7 @@ def check_dates(certificate: x509.Certificate, now: dt.datetime) -> None:
         return
     fault = "is not valid yet" if now < not_before else "has expired"
     raise CertificateError(
-        f"the peer's certificate ({_subject_of(certificate)}) {fault}: it is valid from "
+        f"{called} ({_subject_of(certificate)}) {fault}: it is valid from "
         f"{not_before:%Y-%m-%d %H:%M:%S} to {not_after:%Y-%m-%d %H:%M:%S} UTC, and the clock here says "
         f"{now:%Y-%m-%d %H:%M:%S} UTC; compare the clocks of both machines"
     )

@@ -108,6 +108,8 @@ class Confirmed(NamedTuple):
 
     version: int
     digest: str
+    signatures: Sequence[Signature] = ()
+    """Of both, by the keys that sign now; not checked."""
 
 
 class Received(NamedTuple):
@@ -183,6 +185,8 @@ class ControlLink:
         self._wanted: Offering | None = None
         self._settled_version: int | None = None
         """The last version told to be the same, or withheld: said once."""
+        self._settled_signatures: tuple[Signature, ...] = ()
+        """Those that the data plane has of it: other keys may come to sign the same."""
         self._rejected_digest: str | None = None
         self._distrusted_digest: str | None = None
         """A delta from this did not lead where it should: no more of them."""
@@ -195,6 +199,7 @@ class ControlLink:
         self._transfer_version = 0
         self._transfer_digest = ""
         self._transfer_base = ""
+        self._transfer_signatures: tuple[Signature, ...] = ()
         self._welcome_due = False
         self._pong_due = False
         self._ping_s = 0.0
@@ -300,6 +305,7 @@ class ControlLink:
                 self._distrusted_digest = None
                 self._failures = 0
                 self._settled_version = message.version
+                self._settled_signatures = self._transfer_signatures
                 return [Accepted(message), *self._settle()]
             case Nack():
                 self._move(ControlInput.NACK)
@@ -333,15 +339,18 @@ class ControlLink:
         if self.state is not ControlState.IDLE or wanted is None:
             return []
         if wanted.digest == self._applied[1]:
-            if wanted.version != self._settled_version:
-                self._settled_version = wanted.version
-                self._same_due = Same(version=wanted.version, digest=wanted.digest)
+            if (wanted.version, wanted.signatures) != (self._settled_version, self._settled_signatures):
+                self._settled_version, self._settled_signatures = wanted.version, wanted.signatures
+                self._same_due = Same(
+                    version=wanted.version, digest=wanted.digest, signatures=wanted.signatures
+                )
             return []
         if wanted.digest == self._rejected_digest or self._retry_at_s is not None:
             return []
         delta = self._delta_to(wanted)
         if delta is not None:
             self._begin(wanted.version, wanted.digest, (delta,), base=self._applied[1])
+            self._transfer_signatures = wanted.signatures
             return []
         whole = wanted.whole_for(self._applied[0] if self._applied[1] else -1)
         if whole is None or whole.digest == self._rejected_digest:
@@ -361,6 +370,7 @@ class ControlLink:
         size, limit = len(whole.compressed), self.hello.max_snapshot_bytes
         if size <= limit:
             self._begin(whole.version, whole.digest, whole.messages)
+            self._transfer_signatures = whole.signatures
             return []
         if wanted.version == self._settled_version:
             return []
@@ -538,7 +548,7 @@ class DataLink:
                 self._move(DataInput.SAME)
                 if message.digest != self._applied[1]:
                     raise RemoteLinkError(f"told that {message.digest} runs here, which does not")
-                return [Confirmed(message.version, message.digest)]
+                return [Confirmed(message.version, message.digest, message.signatures)]
             case SnapshotBegin():
                 self._move(DataInput.SNAPSHOT)
                 if message.size > self._max_snapshot_bytes:

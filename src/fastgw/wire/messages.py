@@ -84,6 +84,8 @@ class Same(Message, tag="same", frozen=True, kw_only=True):
 
     version: Count
     digest: Digest
+    signatures: Signatures = ()
+    """By the keys that sign now: those that came with what runs may be of keys that sign no longer."""
 
 
 class SnapshotBegin(Message, tag="snapshot", frozen=True, kw_only=True):

@@ -19,7 +19,7 @@ from fastgw.wire.steps import Steps
 class Whole:
     """A packed snapshot, and its messages in the order of sending. Immutable."""
 
-    __slots__ = ("compressed", "digest", "messages", "version")
+    __slots__ = ("compressed", "digest", "messages", "signatures", "version")
 
     def __init__(
         self, version: int, digest: str, compressed: bytes, signatures: Sequence[Signature] = ()
@@ -27,13 +27,14 @@ class Whole:
         self.version: Final = version
         self.digest: Final = digest
         self.compressed: Final = compressed
+        self.signatures: Final = tuple(signatures)
         view = memoryview(compressed)
         chunks = [
             SnapshotChunk(data=bytes(view[start : start + CHUNK_BYTES]))
             for start in range(0, len(view), CHUNK_BYTES)
         ]
         begin = SnapshotBegin(
-            version=version, digest=digest, size=len(compressed), signatures=tuple(signatures)
+            version=version, digest=digest, size=len(compressed), signatures=self.signatures
         )
         self.messages: Final = (encode(begin), *map(encode, chunks))
 
@@ -68,6 +69,11 @@ class Offering:
         self._sign = sign
         self._signatures = tuple(sign(version, digest))
         self._deltas: dict[str, bytes] = {}
+
+    @property
+    def signatures(self) -> tuple[Signature, ...]:
+        """Of this version, by the keys that there are now."""
+        return self._signatures
 
     @property
     def newest_whole(self) -> Whole | None:

@@ -354,3 +354,23 @@ def test_what_is_there(admin: httpx.Client) -> None:
     assert set(document["paths"]) == set(paths)
     assert "key-auth" in admin.get("/plugins/enabled").json()["enabled_plugins"]
     assert admin.get("/status/ready").json() == {"message": "ready"}
+
+
+def test_tokens_in_headers_and_addresses_of_plugins_are_masked_too(admin: httpx.Client) -> None:
+    headers = {"Authorization": "Bearer of-a-token"}
+    for plugin in (
+        {"name": "http-log", "config": {"http_endpoint": "http://logs.x/of-a-path", "headers": headers}},
+        {"name": "opentelemetry", "config": {"traces_endpoint": "http://me:of-me@x/v1", "headers": headers}},
+        {"name": "zipkin", "config": {"http_endpoint": "https://a-user@x:9411/api?a=1"}},
+    ):
+        assert admin.post("/plugins", json=plugin).status_code == 201, plugin
+    history = admin.get("/fastgw/history").text
+    version = admin.get("/fastgw/history/versions").json()["data"][0]["version"]
+    for told in (history, admin.get(f"/fastgw/history/{version}").text):
+        assert "of-a-token" not in told
+        assert "of-a-path" not in told
+        assert "of-me" not in told
+        assert "a-user" not in told
+        assert '"headers":{"Authorization":"******"}' in told
+        assert '"http://******@x/v1"' in told
+        assert '"https://******@x:9411/api?a=1"' in told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -23,6 +24,10 @@ def each_admin(each_admin_server: AdminServer) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=base, timeout=20, trust_env=False) as client:
         yield client
     each_admin_server.run(each_admin_server.empty())
+
+
+def client_of(server: AdminServer) -> httpx.Client:
+    return httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=20, trust_env=False)
 
 
 def version_of(admin: httpx.Client) -> int:
@@ -106,6 +111,29 @@ def test_a_long_diff_is_cut(each_admin: httpx.Client) -> None:
     assert (len(diff["changes"]), diff["left_out"]) == (20, 130)
     answer = each_admin.post(f"/fastgw/history/{first}/rollback").json()
     assert answer["deleted"] == 150
+
+
+def test_what_is_refused_by_now_does_not_come_back_by_a_rollback(tmp_path: Path) -> None:
+    with AdminServer(tmp_path) as before, client_of(before) as admin:
+        admin.post("/services", json={"name": "s", "host": "h"})
+        admin.post("/services/s/routes", json={"name": "r", "expression": 'http.path == "/a"'})
+        plugin = admin.post("/services/s/plugins", json={"name": "key-auth"}).json()["id"]
+        then = version_of(admin)
+        admin.delete("/routes/r")
+        admin.delete(f"/plugins/{plugin}")
+    with (
+        AdminServer(tmp_path, plugins="cors", router_flavor="traditional") as after,
+        client_of(after) as admin,
+    ):
+        stands = version_of(admin)
+        answer = admin.post(f"/fastgw/history/{then}/rollback")
+        assert answer.status_code == 400
+        message = answer.json()["message"]
+        assert message.startswith(f"version {then} cannot be restored: ")
+        assert f"plugins {plugin}: plugin 'key-auth' not enabled" in message
+        assert "expression: router_flavor 'traditional' has no expressions" in message
+        assert version_of(admin) == stands
+        assert admin.post(f"/fastgw/history/{then - 2}/rollback").json()["version"] == stands
 
 
 @settings(max_examples=8, deadline=None)

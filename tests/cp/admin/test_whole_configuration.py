@@ -138,6 +138,28 @@ def test_the_same_text_is_not_loaded_twice(admin: httpx.Client) -> None:
     assert admin.post("/config?check_hash=1", json={"config": FILE}).status_code == 201
 
 
+def test_a_text_is_taken_for_json_if_it_is_some_and_else_for_yaml(admin: httpx.Client) -> None:
+    for text in ('{"_format_version": "3.0"}', '{_format_version: "3.0"}', "{'_format_version': '3.0',}"):
+        for sent in (
+            admin.post("/config", content=text, headers={"Content-Type": "text/yaml"}),
+            admin.post("/config", json={"config": text}),
+            admin.post("/config", data={"config": text}),
+        ):
+            assert sent.status_code == 201, sent.text
+    broken = admin.post("/config", json={"config": '_format_version: "3.0"\nservices: [\n'})
+    fields = {"error": "line 3, column 1: not YAML: did not find expected node content"}
+    assert (broken.status_code, broken.json()["fields"]) == (400, fields)
+
+
+def test_aliases_cannot_make_the_control_plane_busy(admin: httpx.Client) -> None:
+    routes = "".join(f"  - {{name: r{number}, paths: [/a]}}\n" for number in range(700))
+    services = "".join(f"- {{host: a, name: s{number}, routes: *r}}\n" for number in range(700))
+    text = f'_format_version: "3.0"\nservices:\n- host: a\n  routes: &r\n{routes}{services}'
+    answer = admin.post("/config", content=text, headers={"Content-Type": "text/yaml"})
+    assert answer.status_code == 400
+    assert "the aliases in it stand for more than" in answer.json()["fields"]["error"]
+
+
 def test_names_may_change_hands_in_one_import(admin: httpx.Client) -> None:
     ids = ["7fca84d6-7d37-4a74-a7b0-93e576089a41", "8fca84d6-7d37-4a74-a7b0-93e576089a41"]
 

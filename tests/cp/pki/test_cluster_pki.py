@@ -35,6 +35,18 @@ def now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
 
 
+def join_with(token: e.Token) -> bytes:
+    return e.encode(
+        e.Join(
+            token_id=token.id,
+            token_secret=token.secret,
+            request=NodeKey().request(),
+            node_id=str(uuid.uuid4()),
+            name="dp-2",
+        )
+    )
+
+
 def serial_in_use(member: Member) -> str:
     return serial_of(x509.load_der_x509_certificate(member.membership.current().pair.der))
 
@@ -172,6 +184,24 @@ def test_a_guesser_is_slowed_down(tmp_path: Path, log: Log) -> None:
     run(scenario())
 
 
+def test_a_node_that_shows_its_used_token_again_and_again_holds_up_nobody(tmp_path: Path, log: Log) -> None:
+    async def scenario() -> None:
+        async with cluster(tmp_path) as one:
+            used = await one.token()
+            await join(one, used)
+            for _ in range(12):
+                answer = e.decode_from_office(await one.office.answer(join_with(used), None, "192.0.2.9:1"))
+                assert isinstance(answer, e.Declined)
+                assert "the token was used already" in answer.reason
+            behind_the_same_address = join_with(await one.token())
+            answer = e.decode_from_office(
+                await one.office.answer(behind_the_same_address, None, "192.0.2.9:2")
+            )
+            assert isinstance(answer, e.Issued)
+
+    run(scenario())
+
+
 def test_without_a_certificate_there_is_no_link(tmp_path: Path, log: Log) -> None:
     async def scenario() -> None:
         async with cluster(tmp_path) as one:
@@ -181,6 +211,19 @@ def test_without_a_certificate_there_is_no_link(tmp_path: Path, log: Log) -> Non
                 assert response.status_code == 403
                 assert words in response.headers["X-Fastgw-Reason"]
                 stranger.close()
+
+    run(scenario())
+
+
+def test_without_a_certificate_nobody_sends_much(tmp_path: Path, log: Log) -> None:
+    async def scenario() -> None:
+        async with cluster(tmp_path) as one:
+            stranger = await Stranger.connect(one.address, make_stranger_context(()))
+            assert (await stranger.upgrade(e.ENROL_PATH)).status_code == 101
+            stranger.websocket.send_binary(bytes(900_000))
+            stranger.flush()
+            await log.shows("more than 81920 bytes without a certificate")
+            stranger.close()
 
     run(scenario())
 

@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 from typing import Any
 
+import msgspec
 import pytest
 from cryptography import x509
 
@@ -14,7 +15,7 @@ from fastgw.cp.pki.office import Office
 from fastgw.cp.storage.base import SqlStorage
 from fastgw.errors import CertificateError, NeedsBootstrap
 from fastgw.settings import load_settings
-from fastgw.tls.authority import NodeKey
+from fastgw.tls.authority import NodeKey, serial_of
 from fastgw.wire import enrolment as e
 from tests.cp.storage.conftest import Database
 
@@ -110,6 +111,39 @@ async def test_what_one_control_plane_revokes_the_other_refuses(database: Databa
     for office in (one, other):
         await office.look()
         assert office.current().revoked
+
+
+async def issued_by(office: Office, storage: SqlStorage) -> x509.Certificate:
+    token = await manage(storage, management.make_token, "", name=None, valid_s=60, now=now())
+    answer = e.decode_from_office(await office.answer(join_with(token), None, "test"))
+    assert isinstance(answer, e.Issued)
+    return x509.load_der_x509_certificate(answer.certificate)
+
+
+async def test_no_renewal_slips_past_a_revocation_under_way(database: Database) -> None:
+    storage = await database.open()
+    await manage(storage, management.make_authority, "", now())
+    office = await office_of(storage)
+    certificate = await issued_by(office, storage)
+    renewal = e.encode(e.Renew(request=NodeKey().request()))
+    async with storage.beside() as connection:
+        await management.revoke(connection, NODE, now())
+        renewing = asyncio.create_task(office.answer(renewal, certificate, "test"))
+        await asyncio.wait({renewing}, timeout=0.3)
+    assert isinstance(e.decode_from_office(await renewing), e.Declined)
+
+
+async def test_a_revocation_finds_what_a_renewal_under_way_issues(database: Database) -> None:
+    storage = await database.open()
+    await manage(storage, management.make_authority, "", now())
+    certificate = await issued_by(await office_of(storage), storage)
+    async with storage.write_records() as connection:
+        await records.hold(connection)
+        (first,) = await records.list_certificates(connection, now().timestamp())
+        await records.put_certificate(connection, msgspec.structs.replace(first, serial="51"))
+        revoking = asyncio.create_task(manage(storage, management.revoke, NODE, now()))
+        await asyncio.wait({revoking}, timeout=0.3)
+    assert {one.serial for one in await revoking} == {serial_of(certificate), "51"}
 
 
 async def test_signing_keys_are_followed_and_encrypted(database: Database) -> None:

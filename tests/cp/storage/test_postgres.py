@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import random
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -144,6 +146,34 @@ async def test_a_crash_of_the_server(pg_own_server: PgServer) -> None:
         assert [change.after["name"] for change in changes if change.after] == ["before", "after"]
 
 
+@pytest.mark.parametrize("moment", ["in a statement", "at the commit"])
+async def test_a_connection_that_the_server_ends_is_an_outage_and_no_fault(
+    database: Database, moment: str
+) -> None:
+    """Whenever it ends it: what is raised is what whoever uses a storage is prepared for."""
+    place = place_of(database)
+    storage = await database.open()
+
+    async def end(pid: int) -> None:
+        await asyncio.to_thread(place.run, f"SELECT pg_terminate_backend({pid})")
+
+    async def use() -> None:
+        async with storage.read_records() as connection:
+            ((pid,),) = await connection.fetch("SELECT pg_backend_pid()")
+            if moment == "at the commit":
+                await end(pid)
+                return
+            async with asyncio.TaskGroup() as both:
+                both.create_task(end(pid))
+                with contextlib.suppress(StorageUnavailable):
+                    await connection.fetch("SELECT pg_sleep(20)")
+
+    for _ in range(5):
+        with pytest.raises(StorageUnavailable):
+            await use()
+        assert await storage.version() == 0
+
+
 async def test_a_lock_that_another_holds_has_a_deadline(database: Database) -> None:
     place = place_of(database)
     async with opened(make_server(place)) as holder, opened(make_server(place, timeout_s=1.0)) as storage:
@@ -206,10 +236,13 @@ async def test_a_user_who_may_not_create(pg_database: PgDatabase) -> None:
         pg_database.run(f"DROP ROLE {role}")
 
 
-async def test_a_value_that_it_cannot_hold_is_a_mistake_not_an_outage(database: Database) -> None:
+@pytest.mark.parametrize("value", [{"name": "a\0b"}, {"tags": [random.Random(1).randbytes(40_000).hex()]}])
+async def test_a_value_that_it_cannot_hold_is_a_mistake_not_an_outage(
+    database: Database, value: dict[str, Any]
+) -> None:
     storage = await database.open()
     with pytest.raises(StorageError) as caught:
-        await insert(storage, "services", {**make_service("a"), "name": "a\0b"})
+        await insert(storage, "services", make_service("a") | value)
     assert not isinstance(caught.value, StorageUnavailable)
     assert await storage.version() == 0
 

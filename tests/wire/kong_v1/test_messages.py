@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastgw.errors import RemoteLinkError
@@ -119,7 +119,7 @@ def test_the_recorded_pushes(frame: bytes, envelope: dict[str, Any]) -> None:
 ROWS = st.lists(st.dictionaries(st.sampled_from(["id", "name"]), st.none() | st.text(max_size=4)), max_size=4)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(["routes", "services", "_info"]), ROWS))
 def test_push_round_trip(table: dict[str, Any]) -> None:
     hashes = hash_c(table)

@@ -14,8 +14,12 @@ from typing import Final
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
 
+from fastgw.cp.admin import answers
 from fastgw.cp.admin.access_log import AdminAccessLog
+from fastgw.cp.admin.callers import Tokens
 from fastgw.cp.admin.cluster import WaitApplied, cluster_resources
 from fastgw.cp.admin.clustering import ClusterView, clustering_resources
 from fastgw.cp.admin.config import config_resources
@@ -62,9 +66,10 @@ def make_admin_app(
         node_id: the control plane's UUID, shown at `/`.
         started_at: Unix seconds.
     Raises:
-        SettingsError: the access log cannot be opened.
+        SettingsError: the file of tokens is wrong, or the access log cannot be opened.
     """
     requests = Requests()
+    tokens = None if settings.admin_token_file is None else Tokens(settings.admin_token_file)
     hooks = make_hooks(settings)
     access_log = AdminAccessLog(settings.log_destination(settings.admin_access_log))
     entities = [*entity_resources(storage, hooks), *special_resources(storage, hooks, node_id)]
@@ -91,7 +96,7 @@ def make_admin_app(
             *plan_resources(storage, settings, hooks, cluster_view),
             *rollout_resources(storage, settings, hooks, cluster_view, rollouts),
             *transaction_resources(storage, entities),
-            *history_resources(storage),
+            *history_resources(storage, hooks, settings.router_flavor),
             *description_resources(resources),
         ],
         last_known=last_known,
@@ -109,12 +114,17 @@ def make_admin_app(
             await last_known.close()
             access_log.close()
 
-    guard = Middleware(Guard, settings=settings, requests=requests, access_log=access_log)
-    app = Starlette(middleware=[guard], lifespan=lifespan)
+    guard = Middleware(Guard, settings=settings, requests=requests, access_log=access_log, tokens=tokens)
+    app = Starlette(middleware=[guard], lifespan=lifespan, exception_handlers={Exception: _unexpected})
     # Not a route: a route's pattern would turn some paths away (those with a line break) by itself.
     app.router.default = WaitApplied(dispatcher, storage, cluster_view)
     app.state.access_log = access_log
     return app
+
+
+async def _unexpected(_request: Request, _error: Exception) -> Response:
+    """The answer to a fault around the dispatcher, which answers its own; the server logs what it was."""
+    return answers.error_response(answers.unexpected())
 
 
 async def _tidy(storage: Storage) -> None:

@@ -89,7 +89,11 @@ class WaitApplied:
         if scope["type"] != "http" or scope["method"] not in _WRITES:
             await self._app(scope, receive, send)
             return
-        arguments = parse_urlencoded(scope["query_string"])
+        try:
+            arguments = parse_urlencoded(scope["query_string"])
+        except answers.Answer:
+            await self._app(scope, receive, send)  # which refuses it in its turn
+            return
         asked = [value for name, value in arguments if name == "wait"]
         prefer = _PREFER.search(",".join(Headers(scope=scope).getlist("prefer")))
         if not asked and prefer is None:

@@ -126,10 +126,21 @@ def sent_document(call: Call) -> tuple[bytes, bool, bool]:
         if isinstance(given, str) and given:
             text = given.encode("utf-8", "surrogateescape")
     if text is not None:
-        return text, text.lstrip()[:1] == b"{", True
+        return text, _is_json(text), True
     if body.json:
         return _encode(body.json), True, False
     raise answers.message(400, "expected a declarative configuration")
+
+
+def _is_json(text: bytes) -> bool:
+    """Whether a text is JSON; what only looks so is left to the reader of YAML."""
+    if text.lstrip()[:1] != b"{":
+        return False
+    try:
+        msgspec.json.decode(text, type=msgspec.Raw)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
 
 
 def refusal(error: DeclarativeError, call: Call) -> Answer:

@@ -45,14 +45,20 @@ class Guard:
     """The ASGI layer around the dispatcher."""
 
     def __init__(
-        self, app: ASGIApp, *, settings: Settings, requests: Requests, access_log: AdminAccessLog
+        self,
+        app: ASGIApp,
+        *,
+        settings: Settings,
+        requests: Requests,
+        access_log: AdminAccessLog,
+        tokens: Tokens | None,
     ) -> None:
         self._app = app
         self._settings = settings
         self._requests = requests
         self._access_log = access_log
         listened = {listen.host.lower() for listen in settings.admin_listen}
-        self._tokens = None if settings.admin_token_file is None else Tokens(settings.admin_token_file)
+        self._tokens = tokens
         self._rate_limit = RateLimit(settings.admin_rate_limit)
         self._own_names = {"localhost", socket.gethostname().lower()} | listened
 

@@ -2,7 +2,8 @@
 
 Everything comes from the journal, as far as it reaches back. Secrets are masked; a version with its secrets,
 which can be loaded again, is given for `?secrets=clear`. Going back to a version makes a new one: the rows
-that have changed since are made what they were, in one transaction.
+that have changed since are made what they were, in one transaction. What this control plane would refuse by
+now, such as a plugin that is not enabled any more, does not come back that way either.
 """
 
 from __future__ import annotations
@@ -10,21 +11,23 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from starlette.responses import Response
 
 from fastgw.cp.admin import answers
 from fastgw.cp.admin.answers import json_response
-from fastgw.cp.admin.config import version_tag
+from fastgw.cp.admin.config import refused_plugins, version_tag
 from fastgw.cp.admin.dispatch import Call, Resource
+from fastgw.cp.admin.hooks import Hooks
 from fastgw.cp.admin.paging import page_request
 from fastgw.cp.admin.rows import matches
 from fastgw.cp.garbage import no_collection
 from fastgw.cp.storage.contract import Change, Reader, Storage
 from fastgw.model.declarative_export import export_document, masked, to_yaml
 from fastgw.model.entities import ENTITIES, Row
+from fastgw.model.served import unserved_faults
 from fastgw.obs.logs import get_logger
 
 log = get_logger(__name__)
@@ -32,11 +35,14 @@ log = get_logger(__name__)
 _NUMBER: Final = re.compile("[0-9]{1,18}")
 _MOST_CHANGES: Final = 1000
 """In one answer."""
+_NAMED_REASONS: Final = 5
 
 
 class _History:
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, hooks: Mapping[str, Hooks], flavor: str) -> None:
         self._storage = storage
+        self._hooks = hooks
+        self._flavor = flavor
 
     async def changes(self, call: Call) -> Response:
         """Changes, newest first."""
@@ -111,12 +117,34 @@ class _History:
             earlier = await writer.touched_since(number)
             if earlier is None:
                 raise _unknown(number)
+            against = await asyncio.to_thread(self._against, earlier)
+            if against:
+                raise answers.message(400, f"version {number} cannot be restored: {_listed(against)}")
             with no_collection():
                 counts = await writer.restore_rows(earlier)
         if writer.changed:
             log.notice("%s: rolled back to version %d as version %d", call.actor, number, writer.version)
         body = {"version": writer.version, "restored": number, "from": stands, **counts._asdict()}
         return json_response(body, headers={"ETag": version_tag(writer.version)})
+
+    def _against(self, rows: Mapping[str, Mapping[str, Row | None]]) -> list[str]:
+        """What speaks against storing *rows*, which were good once: settings may have changed since."""
+        refused = refused_plugins(self._hooks)
+        found = []
+        for kind, of_kind in rows.items():
+            for id_, row in of_kind.items():
+                if row is None:
+                    continue
+                if kind == "plugins" and row["name"] in refused:
+                    found.append(f"{kind} {id_}: {refused[row['name']]}")
+                faults = unserved_faults(kind, row, self._flavor)
+                found += [f"{kind} {id_}: {field}: {fault}" for field, fault in faults.items()]
+        return found
+
+
+def _listed(reasons: list[str]) -> str:
+    more = len(reasons) - _NAMED_REASONS
+    return "; ".join(reasons[:_NAMED_REASONS]) + (f"; and {more} more" if more > 0 else "")
 
 
 async def _rows_of_both(
@@ -173,8 +201,8 @@ def _difference(kind: str, id_: str, was: Row | None, now: Row | None) -> dict[s
     return change
 
 
-def history_resources(storage: Storage) -> Iterator[Resource]:
-    history = _History(storage)
+def history_resources(storage: Storage, hooks: Mapping[str, Hooks], flavor: str) -> Iterator[Resource]:
+    history = _History(storage, hooks, flavor)
     yield Resource("/fastgw/history", {"GET": history.changes})
     yield Resource("/fastgw/history/versions", {"GET": history.versions})
     yield Resource("/fastgw/history/{version}", {"GET": history.version})

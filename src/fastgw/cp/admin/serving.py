@@ -16,7 +16,8 @@ from typing import Final
 import uvicorn
 from starlette.applications import Starlette
 
-from fastgw.errors import CertificateError
+from fastgw.bounded_http import BoundedProtocol
+from fastgw.errors import CertificateError, FastgwError
 from fastgw.listening import open_listeners
 from fastgw.obs.logs import get_logger
 from fastgw.settings import Listen, Settings
@@ -26,6 +27,13 @@ from fastgw.tls.server import make_server_context
 log = get_logger(__name__)
 
 _GRACE_S: Final = 5
+
+
+async def _serve(server: uvicorn.Server, sockets: list[socket.socket]) -> None:
+    try:
+        await server.serve(sockets=sockets)
+    except SystemExit:  # how uvicorn says that the application does not start; it would end the loop as it is
+        raise FastgwError("it does not start: see the log above") from None
 
 
 class _Server(uvicorn.Server):
@@ -61,7 +69,7 @@ class AdminDoors:
 
     async def serve(self) -> None:
         """Serve until `stop`; ends with the error of the first server that fails."""
-        await asyncio.gather(*(server.serve(sockets=sockets) for server, sockets in self._servers))
+        await asyncio.gather(*(_serve(server, sockets) for server, sockets in self._servers))
 
     def reload(self) -> None:
         """Present what the files of the pair hold now, from the next handshake on.
@@ -85,7 +93,7 @@ class AdminDoors:
     def _make(self, app: Starlette, listens: Sequence[Listen], context: ssl.SSLContext | None) -> _Server:
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=BoundedProtocol,
             ws="none",
             lifespan="off" if self._servers else "on",
             backlog=max(listen.backlog for listen in listens),

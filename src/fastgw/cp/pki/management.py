@@ -110,6 +110,7 @@ async def rotate(connection: Connection, secret: str, now: dt.datetime) -> tuple
     Raises:
         CertificateError: a rotation is under way already, or the key cannot be read.
     """
+    await records.hold(connection)
     record, current = await load_active(connection, secret)
     for one in await records.list_authorities(connection):
         if one.state == "trusted":
@@ -131,6 +132,7 @@ async def finish_rotation(connection: Connection, now: dt.datetime, *, is_forced
     Raises:
         CertificateError: none is left over; or certificates of it are in use, and it is not forced.
     """
+    await records.hold(connection)
     left = [one for one in await records.list_authorities(connection) if one.state == "trusted"]
     if not left:
         raise CertificateError("no rotation is under way: 'fastgw pki rotate' begins one")
@@ -157,6 +159,7 @@ async def revoke(connection: Connection, what: str, now: dt.datetime) -> list[Ce
     Raises:
         CertificateError: nothing that is valid is called so.
     """
+    await records.hold(connection)
     now_s = now.timestamp()
     wanted = what.strip().lower().removeprefix("0x")
     plain = wanted.replace(":", "")

@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from fastgw.cp.pki import records
 from fastgw.cp.pki.management import certificate_record, chain_of, load_active
-from fastgw.cp.pki.records import Transact
+from fastgw.cp.pki.records import Transact, UnknownToken
 from fastgw.cp.pki.signing import list_keys
 from fastgw.cp.storage.contract import Connection
 from fastgw.errors import CertificateError, FastgwError, RemoteLinkError, StorageError
@@ -88,7 +88,8 @@ class _State(NamedTuple):
 class _Guesses:
     """Wrong tokens by the host that showed them; too many, and it has to wait.
 
-    A secret of 160 bits cannot be guessed; this keeps the database and the log from those who try.
+    A secret of 160 bits cannot be guessed; this keeps the database and the log from those who try. A token
+    that was used or has expired is no guess: a node that shows its own again and again holds up nobody.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -136,6 +137,7 @@ class Office:
         self._guesses = _Guesses()
         self._state: _State | None = None
         self._tls: LinkTls | None = None
+        self._own_begins = self._now()
         self.on_change: Callable[[], None] = lambda: None
         """Called when who is trusted or revoked has changed."""
         self.on_issued: Callable[[str, int], None] = lambda _node_id, _expiry_s: None
@@ -172,7 +174,9 @@ class Office:
                 is_away = False
             except FastgwError as exc:
                 if not is_away:
-                    log.error("the records of the authority cannot be read, and what was read stays: %s", exc)
+                    log.error(
+                        "the records of the authority are not followed, and what was read stays: %s", exc
+                    )
                 is_away = True
 
     async def look(self) -> None:
@@ -180,12 +184,15 @@ class Office:
         assert self._state is not None, "not opened"
         async with self._read() as connection:
             if await records.read_revision(connection) != self._state.revision:
-                before, self._state = self._state, await self._load(connection)
-                self._tls = self._make_tls(self._state)
-                self._tell(before, self._state)
+                before, after = self._state, await self._load(connection)
+                self._tls = self._make_tls(after)
+                self._state = after
+                self._tell(before, after)
                 self.on_change()
                 return
-        if self.current().pair.not_after - self._now() < _OWN_RENEWAL:
+        now = self._now()
+        # The clock may have been ahead when it was made, and then be set right.
+        if self.current().pair.not_after - now < _OWN_RENEWAL or now < self._own_begins:
             self._tls = self._make_tls(self._state)
 
     async def answer(self, question: bytes, certificate: x509.Certificate | None, peer: str) -> bytes:
@@ -227,6 +234,7 @@ class Office:
         key = read_request(question.request)
         now = self._now()
         async with self._write() as connection:
+            await records.hold(connection)
             try:
                 token = await records.use_token(
                     connection,
@@ -235,7 +243,7 @@ class Office:
                     public_key_der(key),
                     now.timestamp(),
                 )
-            except CertificateError:
+            except UnknownToken:
                 self._guesses.note(host)
                 raise
             name = check_name(token.name or question.name)
@@ -263,6 +271,7 @@ class Office:
         name = check_name(common_name_of(certificate))
         now = self._now()
         async with self._write() as connection:
+            await records.hold(connection)
             # What every control plane will know within a second must hold for this answer already.
             found = await records.find_certificate(connection, serial_of(certificate))
             if found is not None and found.revoked_at is not None:
@@ -330,6 +339,7 @@ class Office:
         issued = state.authority.issue_control_plane(
             key.public_key, names=(socket.gethostname(),), lifetime=OWN_LIFETIME, now=self._now()
         )
+        self._own_begins = issued.not_before
         mode: Mode = "pki_check_cn" if self._settings.cluster_mtls == "pki_check_cn" else "pki"
         return LinkTls(
             mode,

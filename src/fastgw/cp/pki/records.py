@@ -1,7 +1,8 @@
 """What the database keeps of the authority, and the statements that read and write it.
 
 Contract. Every function takes a connection inside a transaction. Whatever all control planes have to know
-at once (authorities, revocations) moves the revision by `touch`; issuing does not.
+at once (authorities, revocations) moves the revision by `touch`; issuing does not. Who issues, revokes or
+changes keys begins with `hold`: so a renewal under way cannot slip past a revocation.
 
 The one complication: a token is used once, yet an answer may be lost. So a used token remembers the key it
 was used for, and serves that key again until it expires; it serves no other.
@@ -27,6 +28,10 @@ Transact = Callable[[], AbstractAsyncContextManager[Connection]]
 """Opens a transaction."""
 
 _encode: Final = msgspec.json.Encoder().encode
+
+
+class UnknownToken(CertificateError):
+    """Nobody made this token, or its row is gone."""
 
 
 class AuthorityRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +80,11 @@ async def read_revision(connection: Connection) -> int:
     return int(found[0][0]) if found else 0
 
 
+async def hold(connection: Connection) -> None:
+    """Have others who call this wait until the transaction ends; what is read next is what they left."""
+    await connection.execute("UPDATE pki_state SET revision = revision")
+
+
 async def touch(connection: Connection) -> None:
     """Have every control plane read anew."""
     if await connection.fetch("SELECT revision FROM pki_state"):
@@ -120,7 +130,8 @@ async def use_token(
         The token as it was before: `used_key` is set if this key asks again.
 
     Raises:
-        CertificateError: there is no such token, or it has expired, or was used for another key.
+        UnknownToken: there is no such token.
+        CertificateError: it has expired, or was used for another key.
     """
     await connection.execute("UPDATE pki_tokens SET expires_at = expires_at WHERE id = $1", token_id)
     rows = await connection.fetch("SELECT doc FROM pki_tokens WHERE id = $1", token_id)
@@ -129,7 +140,7 @@ async def use_token(
     # As long for an id that does not exist as for one that does.
     is_right = hmac.compare_digest(offered, record.hash if record is not None else "0" * 64)
     if record is None or not is_right:
-        raise CertificateError("the token is not one of this cluster, or its time is long over")
+        raise UnknownToken("the token is not one of this cluster, or its time is long over")
     if now_s >= record.expires_at:
         raise CertificateError(
             f"the token has expired {now_s - record.expires_at:.0f} s ago by the control plane's clock: "

@@ -55,6 +55,7 @@ async def rotate_key(connection: Connection, secret: str, now: dt.datetime) -> S
     Raises:
         CertificateError: a rotation is under way already, or a key cannot be read.
     """
+    await records.hold(connection)
     active = [one for one in await list_keys(connection) if one.state == "active"]
     if len(active) > 1:
         raise CertificateError(
@@ -83,6 +84,7 @@ async def finish_key_rotation(connection: Connection) -> SigningRecord:
     Raises:
         CertificateError: there is but one.
     """
+    await records.hold(connection)
     active = [one for one in await list_keys(connection) if one.state == "active"]
     if len(active) < 2:
         raise CertificateError("no rotation is under way: 'fastgw pki signing rotate' begins one")

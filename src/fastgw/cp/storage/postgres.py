@@ -12,6 +12,7 @@ jitter; all other calls fail at once, with a clear line, while the database is a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -275,14 +276,19 @@ def _is_known(payload: object, version: int) -> bool:
 
 
 async def _give_back(pool: asyncpg.Pool[asyncpg.Record], raw: Any) -> None:
-    """Return a connection to the pool, rolled back if need be; one that cannot be is closed."""
+    """Return a connection to the pool, rolled back if need be; one that cannot be is closed.
+
+    One that the server has ended is back already, by itself, and then refuses every call.
+    """
     try:
         if not raw.is_closed() and raw.is_in_transaction():
             await raw.execute("ROLLBACK")
     except FAILURES:
-        raw.terminate()
+        with contextlib.suppress(asyncpg.InterfaceError):
+            raw.terminate()
     finally:
-        await pool.release(raw)
+        with contextlib.suppress(*FAILURES):
+            await pool.release(raw)
 
 
 async def _leave_as_it_is(_connection: object) -> None:

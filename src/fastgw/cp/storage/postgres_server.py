@@ -27,10 +27,11 @@ _IDLE_IN_TRANSACTION_S: Final = 30
 
 # What asyncpg raises; TimeoutError is an OSError.
 FAILURES: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
-# Trying later does not help: a constraint, a value that the database cannot hold, a statement that is wrong.
+# Trying later does not help: a constraint, a value that the database or an index cannot hold, a wrong one.
 _MISTAKES: Final = (
     asyncpg.IntegrityConstraintViolationError,
     asyncpg.DataError,
+    asyncpg.ProgramLimitExceededError,
     asyncpg.SyntaxOrAccessError,
 )
 CONNECTION_LOST: Final = (

@@ -100,7 +100,7 @@ class Connector:
 
     def open(self, pool: Pool, exchange: Exchange) -> asyncio.Task[None]:
         """Open a connection for *exchange* in a task of its own, and return the task."""
-        return self._loop.create_task(self._open_or_tell(pool, exchange))
+        return self._loop.create_task(self._open(pool, exchange))
 
     def close_idle(self) -> None:
         """Close all idle connections: at the worker's end."""
@@ -116,14 +116,6 @@ class Connector:
             is_named = tls is not None and tls.server_name != host.strip("[]")
             if not pool.is_used and not is_named:
                 pool.close_idle()
-
-    async def _open_or_tell(self, pool: Pool, exchange: Exchange) -> None:
-        try:
-            await self._open(pool, exchange)
-        except Exception:
-            # A fault of ours; without a word the client would wait for ever.
-            self._log.exception("upstream %s:%d: connecting failed", pool.host, pool.port)
-            exchange.on_connect_failed("refused")
 
     async def _open(self, pool: Pool, exchange: Exchange) -> None:
         try:

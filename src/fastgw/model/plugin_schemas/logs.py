@@ -78,7 +78,7 @@ SCHEMAS: Final = (
         "http-log",
         12,
         (
-            text("http_endpoint", required=True, referenceable=True, format="url"),
+            text("http_endpoint", required=True, referenceable=True, encrypted=True, format="url"),
             choice("method", "POST", "POST", "PUT", "PATCH"),
             text("content_type", "application/json"),
             number("timeout", 10000),

@@ -2,47 +2,60 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
-from fastgw.model.fields import Field, each
+from fastgw.model.fields import Field, each, pattern
 from fastgw.model.plugin_schemas.schema import PluginSchema, choice, flag, record, text, texts
 
 _JSON_TYPES: Final = ("boolean", "number", "string")
+_COLON: Final = pattern(r"(?s)^[^:]+:.*$")
 
 
-def _pairs(name: str) -> Field:
-    """`name:value` pairs."""
-    return Field(name, "array", default=[], elements=each("string"))
+def _list(name: str, **rules: Any) -> Field:
+    return Field(name, "array", required=True, default=[], elements=each("string", **rules))
 
 
 def _json_types() -> Field:
-    return Field("json_types", "array", default=[], elements=each("string", one_of=_JSON_TYPES))
+    return _list("json_types", one_of=_JSON_TYPES)
 
 
-_IN_REQUEST: Final = ("body", "headers", "querystring")
+def _of_request(name: str, headers: Field, *more: Field, **rules: Any) -> Field:
+    return record(name, _list("body", **rules), headers, _list("querystring", **rules), *more)
+
+
+def _values_of_request(name: str, *more: Field) -> Field:
+    """`name:value` pairs, for each part of a request."""
+    headers = _list("headers", match=_COLON, format="pair_of_header")
+    return _of_request(name, headers, *more, format="pair")
+
 
 SCHEMAS: Final = (
     PluginSchema(
         "request-transformer",
         801,
         (
-            text("http_method"),
-            record("remove", *map(_pairs, _IN_REQUEST)),
-            record("rename", *map(_pairs, _IN_REQUEST)),
-            record("replace", *map(_pairs, _IN_REQUEST), text("uri")),
-            record("add", *map(_pairs, _IN_REQUEST)),
-            record("append", *map(_pairs, _IN_REQUEST)),
+            text("http_method", match=pattern(r"^[A-Z]+\Z")),
+            _of_request("remove", _list("headers", format="pair_of_header")),
+            _of_request("rename", _list("headers", match=_COLON, format="pair_of_headers"), format="pair"),
+            _values_of_request("replace", text("uri")),
+            _values_of_request("add"),
+            _values_of_request("append"),
         ),
     ),
     PluginSchema(
         "response-transformer",
         800,
         (
-            record("remove", _pairs("json"), _pairs("headers")),
-            record("rename", _pairs("headers"), _pairs("json")),
-            record("replace", _pairs("json"), _json_types(), _pairs("headers")),
-            record("add", _pairs("json"), _json_types(), _pairs("headers")),
-            record("append", _pairs("json"), _json_types(), _pairs("headers")),
+            record("remove", _list("json"), _list("headers")),
+            record(
+                "rename",
+                _list("headers", match=_COLON, format="pair_of_headers"),
+                _list("json", match=_COLON),
+            ),
+            *(
+                record(name, _list("json", match=_COLON), _json_types(), _list("headers", match=_COLON))
+                for name in ("replace", "add", "append")
+            ),
         ),
     ),
     PluginSchema(
