@@ -137,7 +137,7 @@ class ControlPlane:
         signer.on_change = hub.sign_again
         publisher = Publisher(storage, compile_process, hub, sign=signer.sign)
         rollouts = Conductor(storage, hub, publisher)
-        publisher.before_publishing = rollouts.refresh
+        publisher.may_publish = rollouts.may_publish
 
         office: Office | None = None
         if self._credentials is None:

@@ -82,8 +82,9 @@ class Publisher:
         sign: Callable[[int, str], Sequence[Signature]] = lambda _version, _digest: (),
     ) -> None:
         self._sign = sign
-        self.before_publishing: Callable[[], Awaitable[object]] | None = None
-        """Is called when a version is read, before data planes are offered it; it may raise StorageError."""
+        self.may_publish: Callable[[int], Awaitable[bool]] | None = None
+        """Is asked of a version that was read, before data planes are offered it; False: there is a later one,
+        and this one is not for all. It may raise StorageError."""
         self.current: Snapshot | None = None
         """What is published; None before the first that compiles."""
         self._storage = storage
@@ -167,8 +168,8 @@ class Publisher:
         if is_first:
             # Data planes that were linked before a restart may be a few versions behind.
             self._steps = await recent_steps(self._storage, head)
-        if self.before_publishing is not None:
-            await self.before_publishing()
+        while self.may_publish is not None and not await self.may_publish(head.version):
+            head = await self._read(head)
         self._head = head
         await self._publish(head)
 

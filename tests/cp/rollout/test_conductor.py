@@ -95,7 +95,7 @@ class Side:
         self.hub = Hub(storage, purge_delay_s=1000)
         self.publisher = Publisher(storage, compile_process, self.hub)
         self.conductor = Conductor(storage, self.hub, self.publisher, clock=self.clock)
-        self.publisher.before_publishing = self.conductor.refresh
+        self.publisher.may_publish = self.conductor.may_publish
 
     async def published(self, version: int) -> None:
         def is_published() -> bool:
@@ -296,6 +296,25 @@ async def test_who_learns_of_the_end_first_offers_nothing_that_was_given_up(data
         assert {one.digest for one in other.offered} == {rollout.base_digest}
         assert other.offered[-1].version == canary.wanted == ended.final_version
         assert base < rollout.version
+
+
+async def test_who_read_what_is_given_up_by_then_reads_again(database: Database) -> None:
+    async with control_planes(database) as (side,):
+        await side.write("one")
+        LinkedNode(side.hub, 1, "canary")
+        rollout = await side.start(LONG, "two")
+        # A control plane that starts has no pin, and may have read the version a moment ago.
+        fresh = Conductor(side.storage, Hub(side.storage, purge_delay_s=1000), side.publisher)
+        assert await fresh.may_publish(rollout.version)
+        ended = await side.conductor.end(RolloutInput.ABORT, "somebody")
+        assert ended.final_version is not None
+        fresh = Conductor(side.storage, Hub(side.storage, purge_delay_s=1000), side.publisher)
+        asked = {version: await fresh.may_publish(version) for version in range(ended.final_version + 1)}
+        assert [version for version, may in asked.items() if not may] == [rollout.version]
+        again = await side.start(LONG, "three")
+        promoted = await side.conductor.end(RolloutInput.PROMOTE, "somebody")
+        assert await fresh.may_publish(again.version)
+        assert promoted.state is RolloutState.PROMOTED
 
 
 async def test_what_cannot_be(database: Database) -> None:

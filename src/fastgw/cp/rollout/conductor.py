@@ -105,9 +105,12 @@ class Conductor:
         pin = self._hub.pin
         return None if pin is None or pin.rollout.is_over else pin.rollout
 
-    async def refresh(self) -> None:
-        """Have the hub go by what the database says; for the publisher, before it publishes."""
-        await self._pinning.refresh()
+    async def may_publish(self, version: int) -> bool:
+        """Have the hub go by what the database says, and say whether it may be given a version then.
+
+        For the publisher, which asks between reading and publishing; False has it read again.
+        """
+        return await self._pinning.refresh() is not None or not await self._pinning.is_given_up(version)
 
     async def run(self) -> None:
         """Look, and make the moves that are due, until cancelled."""

@@ -7,16 +7,18 @@ under test to all.
 
 The one complication is the end. Who learns of it may not have published what it ended with: what is newest
 here may be the version that was just given up. So a pin outlives its rollout until the version is published
-that the rollout ended with.
+that the rollout ended with; and who reads a version and learns only then that it was given up (`is_given_up`)
+reads again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from typing import Final, Protocol
 
 from fastgw.cp.rollout import records
 from fastgw.cp.rollout.record import Rollout
+from fastgw.cp.rollout.states import RolloutState
 from fastgw.cp.storage.base import SqlStorage
 from fastgw.errors import SnapshotError, StorageError
 from fastgw.model.snapshot import Snapshot
@@ -24,6 +26,9 @@ from fastgw.obs.logs import get_logger
 from fastgw.wire.offering import Offering
 
 log = get_logger(__name__)
+
+_LOOKED_AT: Final = 5
+"""So many rollouts do not end while one version is read."""
 
 
 class Pin:
@@ -108,6 +113,20 @@ class Pinning:
             elif pin is not None:
                 self._hub.set_pin(Pin(ended, pin.base, pin.snapshot) if ended is not None else None)
             return running
+
+    async def is_given_up(self, version: int) -> bool:
+        """Whether a version was under test in a rollout that went back; what it went back to is there, too.
+
+        Raises:
+            StorageError: it cannot be told.
+        """
+        async with self._storage.read_records() as connection:
+            newest = await records.list_newest(connection, _LOOKED_AT)
+        return any(
+            rollout.state in (RolloutState.REVERTED, RolloutState.ABORTED)
+            and rollout.base_version < version < (rollout.final_version or 0)
+            for rollout in newest
+        )
 
     async def _make_pin(self, rollout: Rollout) -> Pin | None:
         newest, current = self._hub.newest, self._publisher.current
