@@ -83,8 +83,8 @@ class Publisher:
     ) -> None:
         self._sign = sign
         self.may_publish: Callable[[int], Awaitable[bool]] | None = None
-        """Is asked of a version that was read, before data planes are offered it; False: there is a later one,
-        and this one is not for all. It may raise StorageError."""
+        """Is asked of a version that was read, before data planes get it. False: there is a
+        later one, and this one is not for all. It may raise StorageError."""
         self.current: Snapshot | None = None
         """What is published; None before the first that compiles."""
         self._storage = storage
