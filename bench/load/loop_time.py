@@ -26,7 +26,7 @@ from bench.load.generators import BackgroundH2load, BackgroundWrk, LoadResult
 from bench.load.machine import BenchError, Machine, describe, require_tools
 from bench.load.processes import Processes
 from bench.load.report import describe_machine, doubts, write_json
-from bench.load.turns import BAR_MS, Mark, TurnCounter, Turns
+from bench.load.turns import BAR_MS, Mark, TurnCounter, Turns, workers_of
 
 _LIMIT_S: Final = 600
 _EACH_LIMIT_S: Final = 60
@@ -108,7 +108,7 @@ class _Stages:
 
     def end(self, name: str) -> None:
         """What has passed since the last stage was this one."""
-        mark = self._counter.mark(self._gateway.dp_pid)
+        mark = self._counter.mark(workers_of(self._gateway.dp_pid))
         self.found[name] = self._counter.between(self._last, mark)
         self._last = mark
 

@@ -22,7 +22,8 @@ FastgwError
 ├── DeclarativeError         declarative    a declarative file is wrong: all faults with their paths
 └── LinkError                link
     ├── LocalLinkError       link_local     we broke the protocol: a bug here
-    └── RemoteLinkError      link_remote    the peer broke the protocol or refused us
+    ├── RemoteLinkError      link_remote    the peer broke the protocol or refused us
+    └── ForeignClusterError  foreign_cluster  a control plane and a data plane of different clusters
 """
 
 from __future__ import annotations
@@ -196,3 +197,7 @@ class LocalLinkError(LinkError):
 
 class RemoteLinkError(LinkError):
     code = "link_remote"
+
+
+class ForeignClusterError(LinkError):
+    code = "foreign_cluster"

@@ -52,7 +52,7 @@ def packed_of(offering: Offering) -> bytes:
 
 
 def control_link(now_s: float = 0.0) -> ControlLink:
-    return ControlLink(now_s, control_plane_id="cp", version="0.1.0")
+    return ControlLink(now_s, cluster_id="cluster", version="0.1.0")
 
 
 def control_link_in(state: ControlState) -> ControlLink:
@@ -93,7 +93,7 @@ def data_link_in(state: DataState) -> DataLink:
 
 def welcome(**more: Any) -> m.Welcome:
     return m.Welcome(
-        **{"control_plane_id": "cp", "version": "0.1.0", "spread_s": 0.0, "heartbeat_s": 30.0, **more}
+        **{"cluster_id": "cluster", "version": "0.1.0", "spread_s": 0.0, "heartbeat_s": 30.0, **more}
     )
 
 

@@ -128,7 +128,7 @@ class Links(RuleBasedStateMachine):
     @rule(minor=st.sampled_from([0, 1, 1, 1]))
     def connect(self, minor: int) -> None:
         version, digest = (self.applied.version, self.applied.digest) if self.applied else (0, "")
-        self.control = ControlLink(self.now_s, control_plane_id="cp", version="0.1.0", draw=lambda: 0.5)
+        self.control = ControlLink(self.now_s, cluster_id="cluster", version="0.1.0", draw=lambda: 0.5)
         self.data = DataLink(self.now_s, hello(version=version, digest=digest, minor=minor))
 
     @precondition(lambda self: self.control is not None)

@@ -33,6 +33,7 @@ from websockets.server import ServerProtocol
 from fastgw import __version__
 from fastgw.cp import kong_peers
 from fastgw.cp.hub import DataPlane, Hub
+from fastgw.cp.identity import ControlPlaneIdentity
 from fastgw.cp.kong_payloads import KongPayloads
 from fastgw.errors import CertificateError, RemoteLinkError
 from fastgw.listening import address_of, open_listeners
@@ -99,7 +100,7 @@ class Admission:
 class _Identity(NamedTuple):
     """What this control plane says about itself, and its time."""
 
-    control_plane_id: str
+    control_plane: ControlPlaneIdentity
     heartbeat_s: float
     clock: Callable[[], float]
 
@@ -249,7 +250,9 @@ class _Session(asyncio.Protocol):
         identity = self._server.identity
         self._link = ControlLink(
             identity.clock(),
-            control_plane_id=identity.control_plane_id,
+            cluster_id=identity.control_plane.cluster_id,
+            node_id=identity.control_plane.id,
+            hostname=identity.control_plane.hostname,
             version=__version__,
             spread_s=spread_for(len(self._server.hub) + 1),
             heartbeat_s=identity.heartbeat_s,
@@ -300,6 +303,16 @@ class _Session(asyncio.Protocol):
         mismatch = self._mismatch(hello.node_id)
         if mismatch:
             self.close(mismatch)
+            return
+        own = self._server.identity.control_plane.cluster_id
+        if hello.cluster_id and hello.cluster_id != own:
+            # It is told who we are, so that it can say so itself.
+            self._pump.flush()
+            self.close(
+                f"data plane {hello.hostname} ({hello.node_id}) belongs to the cluster {hello.cluster_id}, "
+                f"and this control plane is of {own}: 'fastgw cluster adopt --help' says how it changes "
+                "over, 'fastgw migrations bootstrap --help' how a new database takes the place of an old one"
+            )
             return
         assert self._certificate is not None
         expiry_s = int(self._certificate.not_valid_after_utc.timestamp())
@@ -368,7 +381,6 @@ class ClusterServer:
         credentials: Credentials,
         hub: Hub,
         *,
-        control_plane_id: str,
         heartbeat_s: float = HEARTBEAT_S,
         office: Registrar | None = None,
         takes_own: bool = True,
@@ -377,7 +389,7 @@ class ClusterServer:
     ) -> None:
         self.office = office
         self.hub = hub
-        self.identity = _Identity(control_plane_id, heartbeat_s, clock)
+        self.identity = _Identity(hub.identity, heartbeat_s, clock)
         self.sessions: set[_Session | kong_peers.KongPeer] = set()
         self.link_path = LINK_PATH if takes_own else None
         self.kong = (

@@ -5,6 +5,10 @@ followed by `offer_all`. What data planes report is kept here at once, and writt
 in one go at most once per second and outside the journal; a storage that is away costs nothing but late
 rows. The storage's rows are what all control planes know together; for a data plane that is linked here,
 what is kept here is newer.
+
+The one complication is a data plane that moves to another control plane: both write its row. Each row names
+its writer; the first that a new link writes claims it, and that a link is over is written only by who has the
+row.
 """
 
 from __future__ import annotations
@@ -14,6 +18,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from fastgw.cp.ahead import AheadWatch
+from fastgw.cp.identity import ControlPlaneIdentity
 from fastgw.cp.rollout.lately import Lately
 from fastgw.cp.rollout.pinning import Pin
 from fastgw.cp.storage.contract import DataPlaneRow, Storage
@@ -52,6 +58,12 @@ class DataPlane:
         self.plugins = None if hello.plugins is None else frozenset(hello.plugins)
         self.max_snapshot_bytes = hello.max_snapshot_bytes
         self.certificate_expiry_s = certificate_expiry_s
+        self.belongs_to = hello.cluster_id
+        """The cluster that it belongs to; empty while it belongs to none, or does not say."""
+        self.may_go_back = False
+        """Whether it may be sent a version older than the one that it runs."""
+        self.has_claimed = False
+        """Whether its row has been written since this link began."""
         self.link = link
         self.is_connected = True
         self.last_seen_s = 0
@@ -74,8 +86,8 @@ class DataPlane:
     def __str__(self) -> str:
         return f"data plane {self.hostname} ({self.id}, {self.ip})"
 
-    def row(self) -> DataPlaneRow:
-        """This data plane as the storage keeps it."""
+    def row(self, control_plane: ControlPlaneIdentity) -> DataPlaneRow:
+        """This data plane as the storage keeps it, written by *control_plane*."""
         return DataPlaneRow(
             id=self.id,
             hostname=self.hostname,
@@ -97,6 +109,8 @@ class DataPlane:
             labels=self.labels or None,
             cert_expiry=self.certificate_expiry_s,
             connected=self.is_connected,
+            control_plane_id=control_plane.id,
+            control_plane_hostname=control_plane.hostname,
         )
 
 
@@ -104,14 +118,24 @@ class Hub:
     """All links of this control plane.
 
     Args:
+        identity: of this control plane, for rows.
         purge_delay_s: after so long without a sign of life a data plane's row is removed.
         wall_clock: Unix seconds, for rows only.
     """
 
     def __init__(
-        self, storage: Storage, *, purge_delay_s: int, wall_clock: Callable[[], float] = time.time
+        self,
+        storage: Storage,
+        *,
+        identity: ControlPlaneIdentity,
+        purge_delay_s: int,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
+        self.identity = identity
         self._storage = storage
+        self._ahead: AheadWatch[DataPlane] = AheadWatch(
+            storage, identity.cluster_id, release=self._offer, withhold=self.withheld
+        )
         self._purge_delay_s = purge_delay_s
         self._wall_clock = wall_clock
         self.newest: Offering | None = None
@@ -216,6 +240,10 @@ class Hub:
             data_plane.lately.add(answered, time.monotonic())
         self._applied(data_plane, version, digest)
         self._saw(data_plane)
+        wanted = self.wanted(data_plane)
+        if wanted is not None and wanted.version < version:
+            # Its link has forgotten what was wanted of it: what it runs came from another control plane.
+            self._offer(data_plane)
 
     def accepted(self, data_plane: DataPlane, ack: Ack) -> None:
         """Keep that a data plane runs what it was sent."""
@@ -325,7 +353,12 @@ class Hub:
             return
         self._being_written = due
         try:
-            await self._storage.put_data_planes([data_plane.row() for data_plane in due.values()])
+            claiming = [one for one in due.values() if one.is_connected and not one.has_claimed]
+            await self._storage.put_data_planes(
+                [one.row(self.identity) for one in due.values()], claims={one.id for one in claiming}
+            )
+            for one in claiming:
+                one.has_claimed = True
         except StorageError as exc:
             log.warning(
                 "the states of %d data planes could not be written, and will be later: %s", len(due), exc
@@ -337,6 +370,7 @@ class Hub:
 
     async def close(self) -> None:
         """Give up what is being packed, and write the rows that are left."""
+        await self._ahead.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -344,7 +378,7 @@ class Hub:
 
     def linked_rows(self) -> list[DataPlaneRow]:
         """The data planes that are linked here."""
-        return [data_plane.row() for data_plane in self._linked.values()]
+        return [data_plane.row(self.identity) for data_plane in self._linked.values()]
 
     async def rows_elsewhere(self) -> list[DataPlaneRow]:
         """Those that are linked to other control planes, as far as the storage knows.
@@ -376,8 +410,8 @@ class Hub:
         pending = [*self._being_written.values(), *self._unwritten.values()]
         rows = await self._stored_rows()
         pending += self._unwritten.values()
-        rows.update((data_plane.id, data_plane.row()) for data_plane in pending)
-        rows.update((data_plane.id, data_plane.row()) for data_plane in self._linked.values())
+        rows.update((data_plane.id, data_plane.row(self.identity)) for data_plane in pending)
+        rows.update((row.id, row) for row in self.linked_rows())
         now_s = int(self._wall_clock())
         return [self._shown(row, now_s) for _, row in sorted(rows.items())]
 
@@ -411,6 +445,11 @@ class Hub:
             "last_error": row.last_error,
             "connected": _is_connected(row, now_s),
             "rollout": self._part_in_rollout(row),
+            "control_plane": (
+                {"id": row.control_plane_id, "hostname": row.control_plane_hostname}
+                if row.control_plane_id
+                else None
+            ),
         }
 
     def _part_in_rollout(self, row: DataPlaneRow) -> str | None:
@@ -424,6 +463,10 @@ class Hub:
             return
         data_plane.wanted_version = offering.version
         self._applied(data_plane, data_plane.applied_version, data_plane.applied_digest)
+        newest_version = self.newest.version if self.newest is not None else offering.version
+        if self._ahead.holds(data_plane, offering, newest_version):
+            self._note(data_plane)
+            return
         data_plane.link.offer(offering)
         self._note(data_plane)
 

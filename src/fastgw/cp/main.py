@@ -13,7 +13,6 @@ import os
 import resource
 import signal
 import time
-import uuid
 from collections.abc import Coroutine
 from typing import Any, Final
 
@@ -27,6 +26,7 @@ from fastgw.cp.admin.serving import AdminDoors
 from fastgw.cp.applied import AppliedWatch, Standing
 from fastgw.cp.cluster import ClusterServer
 from fastgw.cp.hub import Hub
+from fastgw.cp.identity import ControlPlaneIdentity
 from fastgw.cp.kong_payloads import KongPayloads
 from fastgw.cp.pki.office import Office
 from fastgw.cp.pki.signing import Signer
@@ -56,6 +56,10 @@ class _ClusterView:
         self._hub = hub
         self._publisher = publisher
         self._applied = AppliedWatch(hub, publisher)
+
+    @property
+    def identity(self) -> ControlPlaneIdentity:
+        return self._hub.identity
 
     async def wait_applied(self, version: int, timeout_s: float) -> Standing:
         return await self._applied.wait(version, timeout_s)
@@ -124,13 +128,13 @@ class ControlPlane:
         storage = make_storage(settings)
         await storage.open()
         self._cleanup.push_async_callback(storage.close)
-        control_plane_id = await storage.cluster_id()
+        identity = ControlPlaneIdentity.make(await storage.cluster_id())
 
         compile_process = CompileProcess(flavor=self._settings.router_flavor)
         await compile_process.start()
         self._cleanup.push_async_callback(compile_process.close)
 
-        hub = Hub(storage, purge_delay_s=settings.cluster_data_plane_purge_delay)
+        hub = Hub(storage, identity=identity, purge_delay_s=settings.cluster_data_plane_purge_delay)
         self._cleanup.push_async_callback(hub.close)
         signer = Signer(storage.read_records, settings.pki_secret)
         await signer.open()
@@ -149,13 +153,12 @@ class ControlPlane:
             settings.cluster_listen,
             credentials,
             hub,
-            control_plane_id=control_plane_id,
             heartbeat_s=self._heartbeat_s,
             office=office,
             takes_own=settings.cluster_wire != "kong",
             kong_payloads=(
                 KongPayloads(
-                    control_plane_id,
+                    identity.cluster_id,
                     flavor=settings.router_flavor,
                     spacing_s=settings.db_update_frequency,
                 )
@@ -181,6 +184,7 @@ class ControlPlane:
             log.notice("the cluster port listens on %s", address)
         for address in self.status_addresses:
             log.notice("the status port listens on %s", address)
+        log.notice("this is the control plane %s of the cluster %s", identity.id, identity.cluster_id)
         log.notice("fastgw %s, control plane on %s, is ready", __version__, storage.dialect)
 
     async def _start_admin(
@@ -192,7 +196,7 @@ class ControlPlane:
             settings=settings,
             cluster_view=cluster_view,
             rollouts=rollouts,
-            node_id=str(uuid.uuid4()),
+            node_id=cluster_view.identity.id,
             started_at=time.time(),
         )
         self._access_log = app.state.access_log

@@ -27,6 +27,7 @@ from fastgw.dp.apply import Applier, short_digest
 from fastgw.dp.belief import Belief
 from fastgw.dp.control import Drain, ListenerKind
 from fastgw.dp.generation import describe_counts
+from fastgw.dp.pledge import Pledge
 from fastgw.dp.server import ProxyOptions
 from fastgw.dp.spares import Spares
 from fastgw.dp.store import Store, StoredImage, StoredSnapshot
@@ -104,7 +105,10 @@ class Supervisor:
         self._store = store
         self._tls_file = SharedFile("fastgw-tls", b"")
         self.belief: Final = Belief(store.directory)
-        self.applier: Final = Applier(store, self._compiler, self._deadlines, self.belief)
+        self.pledge: Final = Pledge(store.directory)
+        self.applier: Final = Applier(
+            store, self._compiler, self._deadlines, belief=self.belief, pledge=self.pledge
+        )
 
     @property
     def is_serving(self) -> bool:

@@ -151,6 +151,7 @@ class ControlLink:
 
     Args:
         now_s: monotonic seconds, as in all calls.
+        node_id: of this control plane; *cluster_id* is of all that share its database.
         spread_s: announced to the data plane: see `pacing.spread_for`.
         draw: gives a number from 0 up to 1 for each delay.
         trust: gives the state of the cluster's authorities, as `Welcome.trust` has it.
@@ -160,8 +161,10 @@ class ControlLink:
         self,
         now_s: float,
         *,
-        control_plane_id: str,
+        cluster_id: str,
         version: str,
+        node_id: str = "",
+        hostname: str = "",
         spread_s: float = 0.0,
         heartbeat_s: float = HEARTBEAT_S,
         draw: Callable[[], float] = random.random,
@@ -171,7 +174,9 @@ class ControlLink:
         self.hello: Hello | None = None
         self._trust = trust
         self._welcome = Welcome(
-            control_plane_id=control_plane_id,
+            cluster_id=cluster_id,
+            node_id=node_id,
+            hostname=hostname,
             version=version,
             spread_s=spread_s,
             heartbeat_s=heartbeat_s,
@@ -296,6 +301,9 @@ class ControlLink:
                 self._move(ControlInput.PING)
                 self._pong_due = True
                 self._applied = (message.version, message.digest)
+                if self._wanted is not None and self._wanted.version < message.version:
+                    # It runs more than was known when this was wanted: whoever wants it is to say so anew.
+                    self._wanted = None
                 return [Reported(message.version, message.digest, message.answered), *self._settle()]
             case Ack():
                 self._move(ControlInput.ACK)

@@ -62,12 +62,18 @@ class Hello(Message, tag="hello", frozen=True, kw_only=True):
     labels: Annotated[dict[Text, Text], Meta(max_length=64)] = {}
     plugins: Annotated[list[Text], Meta(max_length=1000)] | None = None
     """Whose behaviour it has; None from one that does not say."""
+    cluster_id: Text = ""
+    """The cluster that it belongs to, and takes configurations of; empty while it belongs to none."""
 
 
 class Welcome(Message, tag="welcome", frozen=True, kw_only=True):
     """The control plane's answer to Hello."""
 
-    control_plane_id: Text
+    cluster_id: Text = msgspec.field(name="control_plane_id")
+    """On the wire under the name that it had when a cluster had one control plane."""
+    node_id: Text = ""
+    """Of this control plane's process, which has another one after a restart."""
+    hostname: Annotated[str, Meta(max_length=255)] = ""
     version: Annotated[str, Meta(max_length=64)]
     minor: Count = MINOR_VERSION
     spread_s: Annotated[float, Meta(ge=0, le=3600)]

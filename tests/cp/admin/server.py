@@ -18,6 +18,7 @@ from fastgw.cp.admin import make_admin_app
 from fastgw.cp.admin.clustering import Capability
 from fastgw.cp.applied import Standing
 from fastgw.cp.hub import Hub
+from fastgw.cp.identity import ControlPlaneIdentity
 from fastgw.cp.rollout.conductor import Conductor
 from fastgw.cp.storage import Storage, make_storage
 from fastgw.cp.storage.contract import DataPlaneRow
@@ -43,9 +44,21 @@ class StoredDataPlanes:
         self.behind: list[DataPlaneRow] = []
         self.capable: list[Capability] = []
 
+    @property
+    def identity(self) -> ControlPlaneIdentity:
+        return ControlPlaneIdentity(NODE_ID, "cp-1", "the-cluster")
+
     async def data_planes(self) -> list[dict[str, Any]]:
         rows, _ = await self._storage.list_data_planes(1000)
-        return [msgspec.structs.asdict(row) for row in rows]
+        return [
+            {
+                **msgspec.structs.asdict(row),
+                "control_plane": {"id": row.control_plane_id, "hostname": row.control_plane_hostname}
+                if row.control_plane_id
+                else None,
+            }
+            for row in rows
+        ]
 
     def open_image(self) -> LayeredImage | None:
         """What a publisher would have compiled."""
@@ -151,7 +164,11 @@ class AdminServer:
                 storage=self.storage,
                 settings=self.settings,
                 cluster_view=self.cluster_view,
-                rollouts=Conductor(self.storage, Hub(self.storage, purge_delay_s=1000), self.publisher),
+                rollouts=Conductor(
+                    self.storage,
+                    Hub(self.storage, identity=self.cluster_view.identity, purge_delay_s=1000),
+                    self.publisher,
+                ),
                 node_id=NODE_ID,
                 started_at=1_700_000_000.0,
             )

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fastgw.cp.hub import DataPlane, Hub
+from fastgw.cp.identity import ControlPlaneIdentity
 from fastgw.cp.publisher import Publisher
 from fastgw.cp.rollout.conductor import Conductor, Contents, Order
 from fastgw.cp.rollout.record import Limits, Rollout
@@ -31,6 +32,7 @@ from tests.wire.ends import hello
 
 pytestmark = pytest.mark.anyio
 
+IDENTITY = ControlPlaneIdentity.make("cluster")
 CANARY = Order({"zone": "canary"}, None, Limits(hold_s=0, timeout_s=30, min_requests=10))
 LONG = CANARY._replace(limits=Limits(hold_s=3600, timeout_s=30, min_requests=10))
 
@@ -92,7 +94,7 @@ class Side:
     def __init__(self, storage: SqlStorage, compile_process: CompileProcess) -> None:
         self.storage = storage
         self.clock = Clock()
-        self.hub = Hub(storage, purge_delay_s=1000)
+        self.hub = Hub(storage, identity=IDENTITY, purge_delay_s=1000)
         self.publisher = Publisher(storage, compile_process, self.hub)
         self.conductor = Conductor(storage, self.hub, self.publisher, clock=self.clock)
         self.publisher.may_publish = self.conductor.may_publish
@@ -153,7 +155,7 @@ async def test_promoted_after_its_hold_and_offered_to_others_only_then(database:
         assert canary.paces == other.paces == [0.5]
         late = LinkedNode(side.hub, 3, "main")
         assert (late.wanted, late.paces) == (base, [0.5])
-        assert side.hub.is_held_back(other.data_plane.row(), rollout.version)
+        assert side.hub.is_held_back(other.data_plane.row(IDENTITY), rollout.version)
         await side.conductor.look()
         assert (await side.running()).state is RolloutState.APPLYING
         canary.apply()
@@ -304,11 +306,15 @@ async def test_who_read_what_is_given_up_by_then_reads_again(database: Database)
         LinkedNode(side.hub, 1, "canary")
         rollout = await side.start(LONG, "two")
         # A control plane that starts has no pin, and may have read the version a moment ago.
-        fresh = Conductor(side.storage, Hub(side.storage, purge_delay_s=1000), side.publisher)
+        fresh = Conductor(
+            side.storage, Hub(side.storage, identity=IDENTITY, purge_delay_s=1000), side.publisher
+        )
         assert await fresh.may_publish(rollout.version)
         ended = await side.conductor.end(RolloutInput.ABORT, "somebody")
         assert ended.final_version is not None
-        fresh = Conductor(side.storage, Hub(side.storage, purge_delay_s=1000), side.publisher)
+        fresh = Conductor(
+            side.storage, Hub(side.storage, identity=IDENTITY, purge_delay_s=1000), side.publisher
+        )
         asked = {version: await fresh.may_publish(version) for version in range(ended.final_version + 1)}
         assert [version for version, may in asked.items() if not may] == [rollout.version]
         again = await side.start(LONG, "three")

@@ -34,6 +34,7 @@ class Flapping:
 
     def settle(self) -> dict[str, Any]:
         """Have them stay, and tell how many are linked and what they run."""
+        assert self._process.poll() is None, f"the crowd ended with {self._process.returncode}"
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write("settle\n")

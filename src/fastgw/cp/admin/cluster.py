@@ -46,9 +46,18 @@ def cluster_resources(cluster_view: ClusterView, rollouts: Conductor) -> Iterato
         rows = [row for row in await cluster_view.data_planes() if row["connected"]]
         published = cluster_view.publication()
         versions = Counter((row["applied_version"], row["config_hash"]) for row in rows)
+        holders = Counter(
+            (holder["hostname"], holder["id"])
+            for row in rows
+            if (holder := row.get("control_plane")) is not None
+        )
+        own = cluster_view.identity
+        holders.setdefault((own.hostname, own.id), 0)
         newest_first = sorted(versions.items(), key=lambda item: (-(item[0][0] or 0), item[0][1] or ""))
         rollout = rollouts.running
         body: dict[str, Any] = {
+            "cluster_id": own.cluster_id,
+            "control_plane": {"id": own.id, "hostname": own.hostname},
             "published": published,
             "rollout": None if rollout is None else rollout.shown(),
             "data_planes": {
@@ -59,6 +68,11 @@ def cluster_resources(cluster_view: ClusterView, rollouts: Conductor) -> Iterato
             "versions": [
                 {"version": version, "config_hash": config_hash, "data_planes": count}
                 for (version, config_hash), count in newest_first
+            ],
+            # Those that data planes are linked to, and this one.
+            "control_planes": [
+                {"id": id_, "hostname": hostname, "data_planes": count}
+                for (hostname, id_), count in sorted(holders.items())
             ],
         }
         return json_response(body)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -102,7 +103,7 @@ class DataPlaneRow(msgspec.Struct, frozen=True, kw_only=True):
     hostname: str
     ip: str
     last_seen: int
-    """Unix seconds; a row never replaces one that was seen later."""
+    """Unix seconds."""
     version: str | None = None
     """The program's version, not the configuration's."""
     config_hash: str | None = None
@@ -123,6 +124,9 @@ class DataPlaneRow(msgspec.Struct, frozen=True, kw_only=True):
     cert_expiry: int | None = None
     """Unix seconds at which the data plane's certificate ends."""
     connected: bool = False
+    control_plane_id: str = ""
+    """Of the control plane process that wrote the row: the one that it is linked to, or was last."""
+    control_plane_hostname: str = ""
 
 
 class Reader(ABC):
@@ -338,8 +342,17 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    async def put_data_planes(self, rows: Sequence[DataPlaneRow]) -> None:
-        """Store these rows in one go; the caller batches."""
+    async def put_data_planes(
+        self, rows: Sequence[DataPlaneRow], *, claims: AbstractSet[str] = frozenset()
+    ) -> None:
+        """Store these rows in one go; the caller batches.
+
+        A row stays as it is where it is of a later second, or says that the data plane is linked to another
+        control plane while the new one says that it is linked no more.
+
+        Args:
+            claims: ids of those that have just connected: their rows are stored whatever was there.
+        """
 
     @abstractmethod
     async def list_data_planes(

@@ -23,7 +23,7 @@ from typing import Final, Protocol
 
 from fastgw.cp.storage.contract import Connection
 from fastgw.cp.storage.schema import REAL, TEXT, Dialect, Schema
-from fastgw.errors import NeedsBootstrap, PendingMigrations
+from fastgw.errors import NeedsBootstrap, PendingMigrations, StorageError
 
 
 class Sql:
@@ -133,6 +133,15 @@ MIGRATIONS: Final[Sequence[Migration]] = (
         ),
     ),
     Migration(
+        4,
+        "data_plane_holders",
+        up=(
+            # The control plane process that wrote the row.
+            Sql("ALTER TABLE data_planes ADD COLUMN holder {text} NOT NULL DEFAULT ''"),
+            Sql("ALTER TABLE data_planes ADD COLUMN is_connected INTEGER NOT NULL DEFAULT 0"),
+        ),
+    ),
+    Migration(
         5,
         "rollouts",
         up=(
@@ -226,11 +235,24 @@ class Migrator:
                 return SchemaState(needs_bootstrap=True, new=tuple(self._migrations))
             return await self._state(connection)
 
-    async def bootstrap(self) -> list[Migration]:
-        """Fill an empty database; return what was run, nothing if it was not empty."""
+    async def bootstrap(self, cluster_id: str | None = None) -> list[Migration]:
+        """Fill an empty database; return what was run, nothing if it was not empty.
+
+        Args:
+            cluster_id: of the cluster that it is to be the database of; None: a new one.
+
+        Raises:
+            StorageError: the database was not empty, and is that of another cluster.
+        """
         async with self._maintenance.transaction(exclusive=True) as connection:
             assert connection is not None
             if not (await self._state(connection)).needs_bootstrap:
+                ((present,),) = await connection.fetch("SELECT id FROM cluster")
+                if cluster_id is not None and present != cluster_id:
+                    raise StorageError(
+                        f"the database is that of the cluster {present} already: only an empty one can "
+                        f"become that of {cluster_id}"
+                    )
                 return []
             await connection.execute(_CREATE_STATE.text(self._maintenance.dialect))
             for migration in self._migrations:
@@ -238,7 +260,7 @@ class Migrator:
                 await self._record(connection, migration, is_finished=True)
             await connection.execute(
                 "INSERT INTO cluster (one, id, version, seq, trimmed) VALUES (1, $1, 0, 0, 0)",
-                str(uuid.uuid4()),
+                cluster_id or str(uuid.uuid4()),
             )
             return list(self._migrations)
 
