@@ -203,6 +203,11 @@ class _Session(asyncio.Protocol):
             self._act(self._link.offer(offering))
             self._pump.flush()
 
+    def pace(self, ping_s: float) -> None:
+        if self._link is not None and not self._is_closing:
+            self._link.pace(ping_s)
+            self._pump.flush()
+
     def close(self, reason: str) -> None:
         if self._link is not None:
             self._link.close(reason)
@@ -283,8 +288,8 @@ class _Session(asyncio.Protocol):
                     self._end(reason)
                 case _ if self._data_plane is None:
                     raise AssertionError(event)
-                case Reported(version, digest):
-                    hub.reported(self._data_plane, version, digest)
+                case Reported(version, digest, answered):
+                    hub.reported(self._data_plane, version, digest, answered)
                 case Accepted(ack):
                     hub.accepted(self._data_plane, ack)
                 case Rejected():

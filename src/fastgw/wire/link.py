@@ -23,6 +23,7 @@ from fastgw.errors import LocalLinkError, RemoteLinkError
 from fastgw.wire.messages import (
     TEXT_LIMIT,
     Ack,
+    Answered,
     Bye,
     Delta,
     Hello,
@@ -71,6 +72,8 @@ class Reported(NamedTuple):
 
     version: int
     digest: str
+    answered: Answered | None = None
+    """What it has answered since its start, if it counts."""
 
 
 class Accepted(NamedTuple):
@@ -128,6 +131,10 @@ class TrustTold(NamedTuple):
     trust: str
 
 
+class Paced(NamedTuple):
+    """The control plane wants Pings at another pace; the next may be due before the deadline that was."""
+
+
 class Ended(NamedTuple):
     """The link is over. `is_refusal`: a rule is broken, and another try may find it broken again."""
 
@@ -136,7 +143,7 @@ class Ended(NamedTuple):
 
 
 ControlEvent = Joined | Reported | Accepted | Rejected | Withheld | WholeWanted | Ended
-DataEvent = Welcomed | Confirmed | Received | TrustTold | Ended
+DataEvent = Welcomed | Confirmed | Received | TrustTold | Paced | Ended
 
 
 class ControlLink:
@@ -200,6 +207,8 @@ class ControlLink:
         self._transfer_signatures: tuple[Signature, ...] = ()
         self._welcome_due = False
         self._pong_due = False
+        self._ping_s = 0.0
+        """How often the data plane is to send a Ping; 0: at every heartbeat."""
         self._same_due: Same | None = None
         self._bye_due: Bye | None = None
 
@@ -246,6 +255,12 @@ class ControlLink:
         self._wanted = offering
         return self._settle()
 
+    def pace(self, ping_s: float) -> None:
+        """Want a Ping at once and every *ping_s* seconds; 0: by the heartbeat again."""
+        if not self.is_closed and ping_s != self._ping_s:
+            self._ping_s = ping_s
+            self._pong_due = True
+
     def close(self, reason: str) -> None:
         """End the link from here; `next_message` still gives the Bye that says so."""
         if not self.is_closed:
@@ -259,9 +274,9 @@ class ControlLink:
         if self._welcome_due:
             self._welcome_due = False
             return encode(self._welcome)
-        if self._pong_due:
+        if self._pong_due and self.state is not ControlState.GREETING:
             self._pong_due = False
-            return encode(Pong(trust=self._trust()))
+            return encode(Pong(trust=self._trust(), ping_s=self._ping_s))
         if self._same_due is not None:
             same, self._same_due = self._same_due, None
             return encode(same)
@@ -289,7 +304,7 @@ class ControlLink:
                 if self._wanted is not None and self._wanted.version < message.version:
                     # It runs more than was known when this was wanted: whoever wants it is to say so anew.
                     self._wanted = None
-                return [Reported(message.version, message.digest), *self._settle()]
+                return [Reported(message.version, message.digest, message.answered), *self._settle()]
             case Ack():
                 self._move(ControlInput.ACK)
                 self._check_verdict(message.version)
@@ -402,16 +417,22 @@ class DataLink:
     Args:
         now_s: monotonic seconds, as in all calls.
         hello: the first message; what it says about what is applied is where this end begins.
+        answered: gives what each Ping tells of what was answered; it is called when one is sent.
     """
 
-    def __init__(self, now_s: float, hello: Hello) -> None:
+    def __init__(
+        self, now_s: float, hello: Hello, *, answered: Callable[[], Answered | None] = lambda: None
+    ) -> None:
         self.state = DataState.GREETING
+        self._answered = answered
         self._hello_due: Hello | None = hello
         self._max_snapshot_bytes = hello.max_snapshot_bytes
         self._applied = (hello.applied_version, hello.applied_digest)
         self._heartbeat_s = HEARTBEAT_S
         self._silent_at_s = now_s + GREETING_TIMEOUT_S
         self._ping_at_s = float("inf")
+        self._ping_s = 0.0
+        """The pace of Pings that was asked for; 0: that of the heartbeat."""
         self._begin: SnapshotBegin | None = None
         self._chunks: list[bytes] = []
         self._missing_bytes = 0
@@ -439,7 +460,7 @@ class DataLink:
         if now_s >= self._ping_at_s:
             self._move(DataInput.PING)
             self._ping_due = True
-            self._ping_at_s = now_s + self._heartbeat_s
+            self._ping_at_s = now_s + (self._ping_s or self._heartbeat_s)
         return []
 
     def receive_message(self, data: bytes | bytearray, now_s: float) -> list[DataEvent]:
@@ -513,7 +534,7 @@ class DataLink:
         elif self._ping_due:
             # Before a refusal: what is sent next depends on what runs here.
             self._ping_due = False
-            message = Ping(version=self._applied[0], digest=self._applied[1])
+            message = Ping(version=self._applied[0], digest=self._applied[1], answered=self._answered())
         elif self._verdict_due is not None:
             message, self._verdict_due = self._verdict_due, None
         else:
@@ -561,11 +582,20 @@ class DataLink:
                 return self._take_chunk(message.data)
             case Pong():
                 self._move(DataInput.PONG)
-                return [TrustTold(message.trust)] if message.trust else []
+                told: list[DataEvent] = [TrustTold(message.trust)] if message.trust else []
+                return [*told, *self._take_pace(message.ping_s, now_s)]
             case Bye():
                 self._move(DataInput.PEER_BYE)
                 return [Ended(f"the control plane ended the link: {message.reason}", message.is_refusal)]
         raise AssertionError(message)
+
+    def _take_pace(self, ping_s: float, now_s: float) -> list[DataEvent]:
+        if ping_s == self._ping_s:
+            return []
+        self._ping_s = ping_s
+        # At once, so that what is counted from now on can be told from what was before.
+        self._ping_at_s = now_s if ping_s else min(self._ping_at_s, now_s + self._heartbeat_s)
+        return [Paced()]
 
     def _take_chunk(self, data: bytes) -> list[DataEvent]:
         self._move(DataInput.LAST_CHUNK if len(data) >= self._missing_bytes else DataInput.CHUNK)
