@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgw.wire import messages as m
-from fastgw.wire.link import (
+from fastgw.wire.events import (
     Accepted,
     Confirmed,
-    DataLink,
     Ended,
     Joined,
     Paced,
@@ -22,6 +21,7 @@ from fastgw.wire.link import (
     Welcomed,
     Withheld,
 )
+from fastgw.wire.link import DataLink
 from fastgw.wire.offering import Offering
 from fastgw.wire.signature import SigningKey
 from fastgw.wire.states import ControlState, DataState

@@ -43,12 +43,9 @@ from fastgw.tls.authority import node_id_of, serial_of
 from fastgw.tls.cluster import Credentials, LinkTls
 from fastgw.tls.handshake import alert_of, explain_handshake_failure
 from fastgw.wire.enrolment import ENROL_LIMIT_BYTES, ENROL_PATH
-from fastgw.wire.kong_v1.messages import OUTLET_PATH
-from fastgw.wire.link import (
-    HEARTBEAT_S,
+from fastgw.wire.events import (
     Accepted,
     ControlEvent,
-    ControlLink,
     Ended,
     Joined,
     Rejected,
@@ -56,6 +53,8 @@ from fastgw.wire.link import (
     WholeWanted,
     Withheld,
 )
+from fastgw.wire.kong_v1.messages import OUTLET_PATH
+from fastgw.wire.link import HEARTBEAT_S, ControlLink
 from fastgw.wire.messages import CHUNK_BYTES, LINK_PATH, Hello
 from fastgw.wire.offering import Offering
 from fastgw.wire.pacing import ADMITTED_PER_SECOND, spread_for

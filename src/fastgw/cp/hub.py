@@ -26,7 +26,8 @@ from fastgw.cp.storage.contract import DataPlaneRow, Storage
 from fastgw.errors import StorageError
 from fastgw.model.snapshot import CONFIG_HASH_HEX_LENGTH
 from fastgw.obs.logs import get_logger
-from fastgw.wire.link import HEARTBEAT_S, Rejected
+from fastgw.wire.events import Rejected
+from fastgw.wire.link import HEARTBEAT_S
 from fastgw.wire.messages import Ack, Answered, Hello
 from fastgw.wire.offering import Offering
 

@@ -23,7 +23,8 @@ from fastgw.errors import CertificateError, RemoteLinkError
 from fastgw.obs.logs import Logger
 from fastgw.tls.cluster import LinkTls
 from fastgw.tls.handshake import explain_handshake_failure
-from fastgw.wire.link import Confirmed, DataEvent, DataLink, Ended, Paced, Received, TrustTold, Welcomed
+from fastgw.wire.events import Confirmed, DataEvent, Ended, Paced, Received, TrustTold, Welcomed
+from fastgw.wire.link import DataLink
 from fastgw.wire.messages import Ack, Answered, Hello, Welcome
 from fastgw.wire.pump import Pump, make_client_connection
 from fastgw.wire.states import DataState

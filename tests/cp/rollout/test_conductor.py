@@ -21,7 +21,7 @@ from fastgw.cp.storage.session import JournalLimits
 from fastgw.errors import RolloutError
 from fastgw.model.snapshot import Snapshot
 from fastgw.routing.compile_process import CompileProcess
-from fastgw.wire.link import Rejected
+from fastgw.wire.events import Rejected
 from fastgw.wire.messages import Ack, Answered, Nack
 from fastgw.wire.offering import Offering
 from tests.cp.cluster_nodes import Clock, Log, eventually
