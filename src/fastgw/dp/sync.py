@@ -446,6 +446,7 @@ class Sync:
 
     async def _shake_hands(self, connection: socket.socket) -> _AnyConnection:
         tls = self._credentials.current()
+        context = tls.client_context
         # The event loop closes what it was given without the alert that tells the peer why.
         with connection.dup() as second:
             try:
@@ -454,12 +455,16 @@ class Sync:
                         KongConnection(self, self._kong, tls) if self._speaks_kong else _Connection(self, tls)
                     ),
                     sock=connection,
-                    ssl=tls.client_context,
+                    ssl=context,
                     server_hostname=tls.server_name,
                 )
-            except ssl.SSLError as exc:
-                with contextlib.suppress(OSError):
-                    second.send(alert_of(exc))
+            except BaseException as exc:
+                # The loop has closed the descriptor, or will. Where the first write failed, this object does
+                # not know, and would close the number once more, when it is another connection's.
+                connection.detach()
+                if isinstance(exc, ssl.SSLError):
+                    with contextlib.suppress(OSError):
+                        second.send(alert_of(exc))
                 raise
         return made
 
