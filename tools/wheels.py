@@ -71,7 +71,7 @@ def build_sdist(tree: Path, output: Path) -> Path:
     _run([sys.executable, "-m", "build", "--sdist", "--outdir", output, tree])
     [sdist] = output.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
-        names = archive.getnames()
+        names = [name for name in archive.getnames() if "/src/" in name]
     if not any(name.endswith(".pyx") for name in names) or any(
         name.endswith((".c", ".so")) for name in names
     ):
