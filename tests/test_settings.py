@@ -173,6 +173,11 @@ def test_a_secret_comes_from_a_file(prefix: str, tmp_path: Path) -> None:
     assert f"{secret} is empty" in fault(**{f"{prefix}_PG_PASSWORD_FILE": str(secret)})
 
 
+def test_what_would_leave_a_door_open_is_not_ignored() -> None:
+    assert "KONG_CLUSTER_OCSP: cluster_ocsp: no OCSP responder is asked here" in fault(KONG_CLUSTER_OCSP="on")
+    assert load(KONG_CLUSTER_OCSP="off").warnings
+
+
 def test_a_file_variable_of_ours_silences_kongs(tmp_path: Path) -> None:
     secret = tmp_path / "password"
     secret.write_text("ours")
@@ -285,7 +290,7 @@ def test_a_kong_data_plane_starts_unchanged() -> None:
         Listen("0.0.0.0", 8000, reuseport=True, backlog=99),
         Listen("0.0.0.0", 8443, ssl=True, http2=True, reuseport=True, backlog=16384),
     )
-    assert settings.cluster_control_plane == "control-plane:8005"
+    assert settings.cluster_control_plane == ("control-plane:8005",)
     assert settings.workers == 3
     assert settings.nginx_http_client_max_body_size == 10 << 20
     assert settings.nginx_http_keepalive_timeout == 90
@@ -436,7 +441,8 @@ def test_the_cluster_pair_is_asked_for_by_those_who_use_it() -> None:
         ("nginx_http_keepalive_timeout", "75s 60s", 75.0),
         ("nginx_http_client_max_body_size", "1g", 1 << 30),
         ("admin_cors_origins", "https://a.com, http://[::1]:8002", ("https://a.com", "http://[::1]:8002")),
-        ("cluster_control_plane", "[::1]:8005", "[::1]:8005"),
+        ("cluster_control_plane", "[::1]:8005", ("[::1]:8005",)),
+        ("cluster_control_plane", "a:8005, [::1]:8005,b:1", ("a:8005", "[::1]:8005", "b:1")),
         ("pg_ssl", "true", True),
         ("pg_ssl", "off", False),
         ("log_level", "WARN", "warn"),
@@ -466,6 +472,10 @@ def test_values(name: str, text: str, value: object) -> None:
         ("admin_cors_origins", "a.com"),
         ("admin_cors_origins", "https://a.com/"),
         ("cluster_control_plane", "host"),
+        ("cluster_control_plane", "host:1,"),
+        ("cluster_control_plane", "host:1,other"),
+        ("cluster_control_plane", "host:1, host:1"),
+        ("cluster_control_plane", ",".join(f"host:{port}" for port in range(1, 18))),
         ("cluster_control_plane", "host:0"),
         ("cluster_control_plane", "https://host:8005"),
         ("cluster_control_plane", "::1:8005"),

@@ -5,8 +5,10 @@ missing is what comes after it, compiling and serving. A snapshot is checked as 
 included, but once for all in this process: they share the result, or a thousand would not fit into a machine.
 
 Talks in lines of JSON on stdout: `{"linked": N}` as soon as all are; then, for each version that all have
-applied, `{"version": V, "at_s": [...]}` with the monotonic second of each one's verdict. A line on stdin is
-answered by `{"received_bytes": B}`, what the kernel has counted on the sockets of all links. Ends at the end
+applied, `{"version": V, "at_s": [...]}` with the monotonic second of each one's verdict. On stdin, `bytes
+HOST:PORT` is answered by `{"received_bytes": B}`, what the kernel has counted on the open links there; `watch
+HOST:PORT` by `{"watching": N}`, how many are linked there, and, once each of them has been linked anew and
+told that it runs what is wanted, by `{"again": N, "linked_s": [...], "confirmed_s": [...]}`. Ends at the end
 of stdin.
 """
 
@@ -26,6 +28,7 @@ import click
 import msgspec
 import uvloop
 
+from fastgw.dp.connection import LinkConnection
 from fastgw.dp.sync import Applied, AppliedState, ApplyResult, IncomingSnapshot, NodeIdentity, Sync
 from fastgw.model.snapshot import Snapshot, unpack_delta
 from fastgw.obs import logs
@@ -62,23 +65,38 @@ class _Snapshots:
         self._by_digest[incoming.digest] = snapshot
 
 
-class _WholeOnly(Sync):
-    """A data plane that knows no deltas, as before minor version 1 of the link."""
+class _WatchedSync(Sync):
+    """A link that tells its fleet when it is there."""
+
+    def __init__(self, fleet: Fleet, number: int, **options: Any) -> None:
+        super().__init__(fleet.settings, fleet.credentials, **options)
+        self._fleet = fleet
+        self._number = number
 
     def hello(self) -> Hello:
-        return msgspec.structs.replace(super().hello(), minor=0)
+        """As before minor version 1 of the link, where no deltas are to be known."""
+        hello = super().hello()
+        return msgspec.structs.replace(hello, minor=0) if self._fleet.whole_only else hello
+
+    def linked(self, connection: LinkConnection) -> None:
+        super().linked(connection)
+        self._fleet.linked(self._number)
+
+    def confirmed(self, connection: LinkConnection, version: int) -> None:
+        super().confirmed(connection, version)
+        self._fleet.confirmed(self._number)
 
 
 class DataPlane:
     """What a link needs of the data plane behind it."""
 
     def __init__(self, fleet: Fleet, number: int) -> None:
+        self.number = number
         self._fleet = fleet
         self._applied = AppliedState(0, "")
-        kind = _WholeOnly if fleet.whole_only else Sync
-        self.sync = kind(
-            fleet.settings,
-            fleet.credentials,
+        self.sync = _WatchedSync(
+            fleet,
+            number,
             node=NodeIdentity(str(uuid.uuid4()), f"simulated-{number}"),
             apply=self._apply,
             applied=lambda: self._applied,
@@ -107,6 +125,11 @@ class Fleet:
         self.snapshots = _Snapshots()
         self._count = count
         self._at_s: dict[int, list[float]] = {}
+        self._linked_s: dict[int, float] | None = None
+        """Of those that were linked since somebody watches."""
+        self._confirmed_s: dict[int, float] = {}
+        self._watched: set[int] = set()
+        self._all: list[DataPlane] = []
         self._is_linked = False
 
     def applied(self, version: int) -> None:
@@ -121,6 +144,31 @@ class Fleet:
             _tell({"linked": self._count})
         del self._at_s[version]
 
+    def watch(self, control_plane: str) -> None:
+        self._linked_s, self._confirmed_s = {}, {}
+        self._watched = {one.number for one in self._all if one.sync.status.control_plane == control_plane}
+        _tell({"watching": len(self._watched)})
+        self._tell_again()
+
+    def linked(self, number: int) -> None:
+        if self._linked_s is not None and number in self._watched:
+            self._linked_s[number] = time.monotonic()
+
+    def confirmed(self, number: int) -> None:
+        linked_s = self._linked_s
+        if linked_s is not None and number in linked_s:
+            self._confirmed_s[number] = time.monotonic()
+            self._tell_again()
+
+    def _tell_again(self) -> None:
+        if self._linked_s is not None and len(self._confirmed_s) == len(self._watched):
+            times = {
+                "linked_s": list(self._linked_s.values()),
+                "confirmed_s": list(self._confirmed_s.values()),
+            }
+            self._linked_s = None
+            _tell({"again": len(self._watched), **times})
+
     async def run(self, first: int, per_second: float) -> None:
         """Dial one after the other, then keep the links until stdin ends."""
         commands = asyncio.StreamReader()
@@ -129,16 +177,20 @@ class Fleet:
         )
         links: list[asyncio.Task[None]] = []
         dialling = asyncio.create_task(self._dial(links, first, per_second))
-        port = int(self.settings.cluster_control_plane.rpartition(":")[2])
-        while await commands.readline():
-            _tell({"received_bytes": _received_bytes(port)})
+        while command := await commands.readline():
+            what, control_plane = command.decode().split()
+            if what == "watch":
+                self.watch(control_plane)
+            else:
+                _tell({"received_bytes": _received_bytes(int(control_plane.rpartition(":")[2]))})
         for task in (dialling, *links):
             task.cancel()
         await asyncio.gather(dialling, *links, return_exceptions=True)
 
     async def _dial(self, links: list[asyncio.Task[None]], first: int, per_second: float) -> None:
         for number in range(self._count):
-            links.append(asyncio.create_task(DataPlane(self, first + number).sync.run()))
+            self._all.append(DataPlane(self, first + number))
+            links.append(asyncio.create_task(self._all[-1].sync.run()))
             await asyncio.sleep(1 / per_second)
 
 
@@ -179,7 +231,7 @@ def link_settings(control_plane: str, pair: Path, prefix: str) -> tuple[Settings
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.option("--control-plane", required=True, help="HOST:PORT of the cluster port.")
+@click.option("--control-plane", required=True, help="HOST:PORT of the cluster port, or several.")
 @click.option("--pair", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True,
               help="Directory of cluster.crt and cluster.key.")  # fmt: skip
 @click.option("--count", type=click.IntRange(1, 1000), default=250, help="Data planes in this process.")
@@ -188,7 +240,7 @@ def link_settings(control_plane: str, pair: Path, prefix: str) -> tuple[Settings
 @click.option("--whole", is_flag=True, help="Know no deltas.")
 def main(control_plane: str, pair: Path, count: int, first: int, per_second: float, whole: bool) -> None:
     """Run simulated data planes until the end of stdin; see the module's docstring for what is told."""
-    logs.setup("warn", "/dev/stderr", process="simulated")
+    logs.setup("error", "/dev/stderr", process="simulated")
     settings, credentials = link_settings(control_plane, pair, f"simulated-{first}")
     fleet = Fleet(settings, credentials, count, whole_only=whole)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

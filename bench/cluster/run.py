@@ -8,32 +8,24 @@ served the new route.
 
 from __future__ import annotations
 
-import queue
-import subprocess
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import click
 import msgspec
 from rich.console import Console
 from rich.progress import track
 
+from bench.cluster.fleet import LINK_DEADLINE_S, Fleet, started_fleet
 from bench.load.gateway import Admin, Client, Gateway, ask_until, start_gateway
 from bench.load.generators import percentile
 from bench.load.machine import BenchError, Machine, describe, require_tools
 from bench.load.processes import Processes, cpu_s, pss_bytes
 from bench.load.report import describe_machine, doubts, write_json
 
-_LINK_DEADLINE_S: Final = 300.0
 _CHANGE_DEADLINE_S: Final = 60.0
-_DIALS_PER_SECOND: Final = 20.0
-"""Below what a control plane admits: how a fleet comes back is not measured here."""
 
 
 class ClusterReport(msgspec.Struct, frozen=True):
@@ -53,74 +45,6 @@ class ClusterReport(msgspec.Struct, frozen=True):
     """PSS of the control plane and its compile process, at the end."""
     control_plane_cpu_ms: float
     """For one change, of the control plane and its compile process."""
-
-
-class _Fleet:
-    """The processes of the simulated data planes, and what they tell."""
-
-    def __init__(self, children: list[subprocess.Popen[bytes]]) -> None:
-        self._children = children
-        self._facts: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        for child in children:
-            assert child.stdout is not None
-            threading.Thread(target=self._listen, args=(child.stdout,), daemon=True).start()
-
-    def _listen(self, pipe: IO[bytes]) -> None:
-        for line in pipe:
-            self._facts.put(msgspec.json.decode(line))
-        self._facts.put({"ended": True})
-
-    def gather(self, key: str, deadline_s: float) -> list[dict[str, Any]]:
-        """One fact that has *key* from each process."""
-        until = time.monotonic() + deadline_s
-        found: list[dict[str, Any]] = []
-        while len(found) < len(self._children):
-            try:
-                fact = self._facts.get(timeout=max(0.0, until - time.monotonic()))
-            except queue.Empty:
-                raise BenchError(f"the data planes have not said {key!r} within {deadline_s:g} s") from None
-            if "ended" in fact:
-                raise BenchError("a process of simulated data planes ended: see its log above")
-            if key in fact:
-                found.append(fact)
-        return found
-
-    def received_bytes(self) -> int:
-        for child in self._children:
-            assert child.stdin is not None
-            child.stdin.write(b"bytes\n")
-            child.stdin.flush()
-        return sum(fact["received_bytes"] for fact in self.gather("received_bytes", _CHANGE_DEADLINE_S))
-
-
-@contextmanager
-def _fleet(gateway: Gateway, directory: Path, count: int, processes: int, *, whole: bool) -> Iterator[_Fleet]:
-    children = []
-    try:
-        for number in range(processes):
-            share = count // processes + (number < count % processes)
-            command = [
-                sys.executable, "-m", "bench.cluster.data_planes",
-                "--control-plane", f"127.0.0.1:{gateway.cluster_port}", "--pair", str(directory),
-                "--count", str(share), "--first", str(number * 1000),
-                "--per-second", str(_DIALS_PER_SECOND / processes), *(["--whole"] if whole else []),
-            ]  # fmt: skip
-            children.append(
-                subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
-                )
-            )
-        yield _Fleet(children)
-    finally:
-        for child in children:
-            assert child.stdin is not None
-            child.stdin.close()
-        for child in children:
-            try:
-                child.wait(10)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait(10)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -149,9 +73,10 @@ def main(data_planes: int, processes: int, routes: int, changes: int, whole: boo
             Processes(Path(name)) as running,
         ):
             gateway = start_gateway(running, workers=1, routes=routes)
-            with _fleet(gateway, Path(name), data_planes, processes, whole=whole) as fleet:
+            control_planes = [f"127.0.0.1:{gateway.cluster_port}"]
+            with started_fleet(control_planes, Path(name), data_planes, processes, whole=whole) as fleet:
                 with console.status(f"{data_planes} data planes connect"):
-                    fleet.gather("linked", _LINK_DEADLINE_S)
+                    fleet.gather("linked", LINK_DEADLINE_S)
                 # Only now: connections that wait for so long would be closed for being idle.
                 with gateway.admin() as admin, gateway.proxy() as proxy:
                     report = _measure(
@@ -173,7 +98,7 @@ def _measure(
     gateway: Gateway,
     admin: Admin,
     proxy: Client,
-    fleet: _Fleet,
+    fleet: Fleet,
     changes: int,
     **conditions: Any,
 ) -> ClusterReport:
@@ -181,13 +106,14 @@ def _measure(
     admin.call("POST", "/services", body)
     fleet.gather("version", _CHANGE_DEADLINE_S)
     _change(admin, proxy, fleet, "/warm-up")
-    received, spent_s = fleet.received_bytes(), cpu_s(gateway.cp_pid)
+    address = f"127.0.0.1:{gateway.cluster_port}"
+    received, spent_s = fleet.received_bytes(address), cpu_s(gateway.cp_pid)
     measured = [
         _change(admin, proxy, fleet, f"/changes/{number:06}")
         for number in track(range(changes), "changes", console=console)
     ]
     spent_s = cpu_s(gateway.cp_pid) - spent_s
-    received = fleet.received_bytes() - received
+    received = fleet.received_bytes(address) - received
     _await_verdicts(admin, conditions["data_planes"] + 1)
     return ClusterReport(
         machine,
@@ -200,7 +126,7 @@ def _measure(
     )
 
 
-def _change(admin: Admin, proxy: Client, fleet: _Fleet, path: str) -> tuple[list[float], float]:
+def _change(admin: Admin, proxy: Client, fleet: Fleet, path: str) -> tuple[list[float], float]:
     """Add a route; the milliseconds until each simulated data plane had it, and until the real one served."""
     began = time.monotonic()
     admin.call("POST", "/services/bench/routes", {"name": path[1:].replace("/", "-"), "paths": [path]})

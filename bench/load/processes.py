@@ -59,6 +59,13 @@ class Processes:
         self._running.append((name, process))
         return process.pid
 
+    def kill(self, name: str) -> None:
+        """End *name* as a crash would, and what it started."""
+        found = next(one for one in self._running if one[0] == name)
+        self._running.remove(found)
+        os.killpg(found[1].pid, signal.SIGKILL)
+        found[1].wait(_STOP_DEADLINE_S)
+
     def log_path(self, name: str) -> Path:
         return self.directory / f"{name}.log"
 

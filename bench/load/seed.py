@@ -20,14 +20,19 @@ ROUTES_PER_SERVICE: Final = 100
 _BATCH: Final = 5_000
 
 
-def seed_routes(prefix: Path, count: int, *, upstream_port: int) -> None:
-    """Create the SQLite database of a control plane on *prefix*, with *count* routes."""
+def seed_routes(prefix: Path, count: int, *, upstream_port: int, **storage: str) -> None:
+    """Fill the empty database of a control plane on *prefix* with *count* routes.
+
+    Args:
+        storage: its settings; SQLite by default.
+    """
     prefix.mkdir(mode=0o700, parents=True, exist_ok=True)
-    asyncio.run(_seed(prefix, count, upstream_port))
+    asyncio.run(_seed(prefix, count, upstream_port, storage))
 
 
-async def _seed(prefix: Path, count: int, upstream_port: int) -> None:
-    settings = load_settings("control_plane", environ={}, flags={"prefix": str(prefix)})
+async def _seed(prefix: Path, count: int, upstream_port: int, storage_settings: dict[str, str]) -> None:
+    flags = {"prefix": str(prefix), **storage_settings}
+    settings = load_settings("control_plane", environ={}, flags=flags)
     storage = make_storage(settings)
     await storage.migrator().bootstrap()
     await storage.open()

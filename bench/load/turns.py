@@ -12,7 +12,7 @@ import shutil
 import struct
 import subprocess
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -49,7 +49,7 @@ class Turns(NamedTuple):
 
 
 class TurnCounter:
-    """The turns of the workers of one data plane."""
+    """The turns of processes that are started with `preloaded`."""
 
     def __init__(self, directory: Path) -> None:
         """Build what is preloaded, in *directory*.
@@ -71,12 +71,12 @@ class TurnCounter:
         """The environment in which a process and its children are measured."""
         return {"LD_PRELOAD": str(self._library), "TURNS_DIRECTORY": str(self._directory)}
 
-    def mark(self, dp_pid: int) -> Mark:
-        """The counts of the workers that run now."""
-        return Mark({pid: _COUNTS.unpack_from(self._map(pid)) for pid in workers_of(dp_pid)})
+    def mark(self, pids: Iterable[int]) -> Mark:
+        """The counts of these processes now."""
+        return Mark({pid: _COUNTS.unpack_from(self._map(pid)) for pid in pids})
 
     def between(self, before: Mark, after: Mark) -> Turns:
-        """What came to pass from *before* to *after*, of the workers that were there at the end."""
+        """What came to pass from *before* to *after*, of the processes that were there at the end."""
         cpu = [0] * _BUCKETS
         longest: list[tuple[int, int, int]] = []
         nothing = (0,) * (2 + 2 * _BUCKETS)

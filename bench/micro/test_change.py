@@ -17,6 +17,7 @@ from bench.micro.test_compile import snapshot_of
 from fastgw.dp._metrics import SEGMENT_BYTES, MetricsSegment
 from fastgw.dp._runtime import BaseRuntime, Runtime
 from fastgw.dp.generation import ImageFile
+from fastgw.dp.plugins.registry import Plugins
 from fastgw.dp.store import Store
 from fastgw.model.snapshot import EntityChange, Snapshot
 from fastgw.routing.compile import compile_snapshot
@@ -100,7 +101,7 @@ def test_compile_process_compiles_the_overlay(
 @pytest.mark.parametrize("changed", CHANGED)
 def test_worker_prepares_it(benchmark: BenchmarkFixture, table: Table, changed: int) -> None:
     with metrics() as segment:
-        base = BaseRuntime(table.image_file.fd, segment)
+        base = BaseRuntime(table.image_file.fd, segment, Plugins())
         fd = make_sealed_memfd("bench-overlay", table.overlay(changed))
         benchmark.pedantic(Runtime, (base, fd), rounds=ROUNDS, warmup_rounds=1)
         os.close(fd)

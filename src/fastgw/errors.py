@@ -18,10 +18,12 @@ FastgwError
 │   └── DeltaError           delta          changes lead elsewhere, or nobody knows from where: take the whole
 ├── CompileError             compile        a snapshot cannot become an image: all reasons
 ├── ImageError               image          an image is damaged or of another format
+├── RolloutError             rollout        what is asked of a rollout cannot be done: why
 ├── DeclarativeError         declarative    a declarative file is wrong: all faults with their paths
 └── LinkError                link
     ├── LocalLinkError       link_local     we broke the protocol: a bug here
-    └── RemoteLinkError      link_remote    the peer broke the protocol or refused us
+    ├── RemoteLinkError      link_remote    the peer broke the protocol or refused us
+    └── ForeignClusterError  foreign_cluster  a control plane and a data plane of different clusters
 """
 
 from __future__ import annotations
@@ -150,6 +152,10 @@ class ImageError(FastgwError):
     code = "image"
 
 
+class RolloutError(FastgwError):
+    code = "rollout"
+
+
 TOLD_FAULTS: Final = 100
 """So many a message of one line tells."""
 
@@ -191,3 +197,7 @@ class LocalLinkError(LinkError):
 
 class RemoteLinkError(LinkError):
     code = "link_remote"
+
+
+class ForeignClusterError(LinkError):
+    code = "foreign_cluster"

@@ -53,6 +53,26 @@ def test_a_control_plane_is_asked_at_its_admin_api(answering: Server) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "the control plane is well\n", "")
 
 
+@pytest.mark.parametrize(
+    ("link", "words"),
+    [
+        (None, ""),
+        ({"is_connected": True, "control_plane": "cp-2:8005"}, ", linked to the control plane cp-2:8005"),
+        (
+            {"is_connected": False, "last_error": "cp-1:8005: cannot connect"},
+            ", linked to no control plane now: cp-1:8005: cannot connect",
+        ),
+        ({"is_connected": False, "last_error": None}, ", linked to no control plane now: not dialled yet"),
+    ],
+)
+def test_a_data_plane_says_where_it_is_linked(answering: Server, link: object, words: str) -> None:
+    port, answers = answering
+    answers["/status/ready"] = (200, {"message": "ready"})
+    answers["/status"] = (200, {"fastgw": {"link": link}})
+    done = fastgw_command("health", "dp", FASTGW_STATUS_LISTEN=f"127.0.0.1:{port}")
+    assert (done.returncode, done.stdout) == (0, f"the data plane is well{words}\n")
+
+
 def test_a_data_plane_is_well_once_it_is_ready(answering: Server) -> None:
     port, answers = answering
     environ = {"KONG_ROLE": "data_plane", "KONG_STATUS_LISTEN": f"127.0.0.1:{port}"}

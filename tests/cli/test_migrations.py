@@ -14,13 +14,14 @@ import pytest
 from click.testing import CliRunner
 
 from fastgw.cli import main
+from fastgw.cp.storage.migrations import MIGRATIONS
 from tests.postgres import PASSWORD, PgDatabase
 
 _FASTGW: Final = (sys.executable, "-c", "from fastgw.cli import main; main(prog_name='fastgw')")
 
 
 # What a fresh database is made with.
-ALL: Final = "001_base, 002_all_entities, 003_authority"
+ALL: Final = ", ".join(map(str, MIGRATIONS))
 
 
 class Place(NamedTuple):

@@ -7,7 +7,7 @@ import random
 import ssl
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -21,7 +21,10 @@ from websockets.uri import parse_uri
 
 from fastgw.cp.cluster import ClusterServer
 from fastgw.cp.hub import Hub
+from fastgw.cp.identity import ControlPlaneIdentity
 from fastgw.cp.storage import Storage, make_storage
+from fastgw.dp.dialling import preferred_order
+from fastgw.dp.pledge import Pledge
 from fastgw.dp.sync import (
     Applied,
     AppliedState,
@@ -120,6 +123,14 @@ def offering_of(version: int, names: list[str], padding: bytes = b"") -> Offerin
     return whole_offering(version, snapshot.digest, snapshot.pack())
 
 
+def node_id_that_prefers(order: Sequence[str]) -> str:
+    """The id of a data plane whose own order of control planes is this one."""
+    while True:
+        node_id = str(uuid.uuid4())
+        if preferred_order(node_id, order) == tuple(order):
+            return node_id
+
+
 def shared(pair: GeneratedPair) -> Credentials:
     return FixedCredentials(LinkTls.shared(loaded(pair)))
 
@@ -142,6 +153,14 @@ class Port:
         return next((row for row in await self.hub.data_planes() if row["id"] == node_id), {})
 
 
+async def written(port: Port, versions: int) -> None:
+    """Have the database stand at so many versions."""
+    for number in range(versions):
+        async with port.storage.write("test") as writer:
+            id_ = f"{number:08d}-0000-4000-8000-000000000000"
+            await writer.insert("services", {"id": id_, "name": f"s{number}"})
+
+
 @asynccontextmanager
 async def cluster_port(
     directory: Path,
@@ -151,18 +170,19 @@ async def cluster_port(
     listen: str = "127.0.0.1:0",
     clock: Clock | None = None,
     heartbeat_s: float = 30.0,
+    cluster_id: str = "the-cluster",
     **options: Any,
 ) -> AsyncIterator[Port]:
     """Start a cluster port; *options* are those of `ClusterServer`."""
     pair = pair or gen_cert_pair()
     storage = make_storage(settings_of("control_plane", directory, pair))
     await storage.open()
-    hub = Hub(storage, purge_delay_s=1000)
+    identity = ControlPlaneIdentity.make(cluster_id)
+    hub = Hub(storage, identity=identity, purge_delay_s=1000)
     server = ClusterServer(
         Listen.parse(listen),
         credentials or shared(pair),
         hub,
-        control_plane_id="the-control-plane",
         heartbeat_s=heartbeat_s,
         **(options if clock is None else {**options, "clock": clock}),
     )
@@ -192,6 +212,7 @@ class Node:
         draw: Callable[[], float] = random.random,
         trust_told: Callable[[str], None] = lambda _: None,
         identity: NodeIdentity | None = None,
+        pledge: Pledge | None = None,
         **flags: str,
     ) -> None:
         pair = pair or gen_cert_pair()
@@ -199,9 +220,11 @@ class Node:
         identity = identity or NodeIdentity(str(uuid.uuid4()), "dp-1")
         self.id = identity.id
         self.state = AppliedState(0, "")
+        self.answered: m.Answered | None = m.Answered(0, 0)
         self.snapshot: Snapshot | None = None
         self.seen: list[int] = []
         self.deltas = 0
+        self.pledge = pledge
         self.may_apply = asyncio.Event()
         self.may_apply.set()
         self.refusal: ApplyResult | Exception | None = None
@@ -209,11 +232,13 @@ class Node:
             settings,
             credentials or shared(pair),
             node=identity,
+            pledge=pledge,
             trust_told=trust_told,
             apply=self._apply,
             applied=lambda: self.state,
             log=logs.get_logger("sync"),
             draw=draw,
+            answered=lambda: self.answered,
             clock=clock or time.monotonic,
         )
 
@@ -234,6 +259,8 @@ class Node:
             assert self.snapshot.digest == incoming.digest
         else:
             self.snapshot = Snapshot.unpack(incoming.version, incoming.compressed, incoming.digest)
+        if self.pledge is not None:
+            self.pledge.keep(incoming.cluster_id)
         self.state = AppliedState(incoming.version, incoming.digest)
         return Applied(incoming.version, incoming.digest, 1.0, 2.0, 3.0, 4.0, ["one warning"])
 

@@ -6,11 +6,21 @@ from pathlib import Path
 
 import pytest
 
+from fastgw.dp.sync import NodeIdentity
 from fastgw.obs import logs
 from fastgw.settings import Role
 from fastgw.tls.cluster_files import FileCredentials
 from fastgw.tls.keypair import KeyPair
-from tests.cp.cluster_nodes import Log, Node, cluster_port, eventually, offering_of, run, settings_of
+from tests.cp.cluster_nodes import (
+    Log,
+    Node,
+    cluster_port,
+    eventually,
+    node_id_that_prefers,
+    offering_of,
+    run,
+    settings_of,
+)
 from tests.tls.authority import Authority, write_pair
 from tests.tls.certificates import gen_cert_pair
 
@@ -104,6 +114,27 @@ def test_the_data_plane_refuses_another_control_plane_and_says_so(tmp_path: Path
                 line = await log.shows("no link to ")
                 assert "the peer's certificate does not bear the name that was asked for" in line
                 await log.shows("refused 127.0.0.1:")
+
+    run(scenario())
+
+
+def test_of_several_each_is_to_bear_the_name_by_which_it_is_dialled(tmp_path: Path, log: Log) -> None:
+    async def scenario() -> None:
+        named = files(tmp_path, "control_plane", CA.issue("localhost"))
+        mine = files(tmp_path, "data_plane", CA.issue("dp-1"))
+        async with (
+            cluster_port(tmp_path / "a", credentials=named) as by_address,
+            cluster_port(tmp_path / "b", credentials=named) as by_name,
+        ):
+            by_name.hub.publish(offering_of(1, ["a"]))
+            addresses = (by_address.address, f"localhost:{by_name.address.rpartition(':')[2]}")
+            identity = NodeIdentity(node_id_that_prefers(addresses), "dp-1")
+            node = Node(tmp_path, ", ".join(addresses), credentials=mine, identity=identity)
+            async with node.running():
+                await eventually(lambda: node.state.version == 1, "version 1", 10)
+                line = await log.shows(f"no link to {addresses[0]}: ")
+                assert "does not bear the address that was asked for" in line
+                assert node.sync.status.control_plane == addresses[1]
 
     run(scenario())
 

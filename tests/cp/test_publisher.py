@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from fastgw.cp.hub import DataPlane, Hub
+from fastgw.cp.identity import ControlPlaneIdentity
 from fastgw.cp.publisher import Publisher
 from fastgw.cp.storage import Row, Storage, make_storage
 from fastgw.errors import CompileError
@@ -39,6 +40,9 @@ class Listener:
     def offer(self, offering: Offering | None) -> None:
         assert offering is not None
         self.offered.append(offering)
+
+    def pace(self, ping_s: float) -> None:
+        raise AssertionError(ping_s)
 
     def close(self, reason: str) -> None:
         raise AssertionError(reason)
@@ -80,7 +84,7 @@ async def publishing(
     await storage.open()
     compile_process = compile_process_type()
     await compile_process.start()
-    hub = Hub(storage, purge_delay_s=1000)
+    hub = Hub(storage, identity=ControlPlaneIdentity.make("cluster"), purge_delay_s=1000)
     listener = Listener()
     hub.join(DataPlane(hello(), listener, "127.0.0.1", None))
     publisher = Publisher(storage, compile_process, hub)

@@ -47,9 +47,12 @@ def test_only_what_is_signed_is_served_and_what_was_served_stays(tmp_path: Path)
             moved = unsigned._replace(signatures=stolen, cluster_id=CLUSTER)
             assert "is not of version 2 with the digest" in reason_of(await node.apply(moved))
             elsewhere = signed(2, "/two")._replace(cluster_id="another")
+            assert "is of the cluster another" in reason_of(await node.apply(elsewhere))
+            # Who lets it change over does not have it take what was signed for the former cluster.
+            node.supervisor.pledge.replace("another")
             assert "of this cluster" in reason_of(await node.apply(elsewhere))
             assert await node.statuses("/one", 2) == {MATCHED}
-            assert node.log().count("refused version 2") == 4
+            assert node.log().count("refused version 2") == 5
 
     run(test())
 

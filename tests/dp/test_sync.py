@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from fastgw.dp import sync as sync_module
+from fastgw.dp import connecting, connection
 from fastgw.dp.sync import AppliedState
 from fastgw.tls.cluster import FixedCredentials, LinkTls
 from fastgw.wire.pacing import HEALTHY_AFTER_S
@@ -161,8 +161,8 @@ def test_what_is_no_control_plane_is_left_with_a_reason(
     over_tls: bool,
     reason: str,
 ) -> None:
-    monkeypatch.setattr(sync_module, "UPGRADE_TIMEOUT_S", 0.3)
-    monkeypatch.setattr(sync_module, "CONNECT_TIMEOUT_S", 0.4)
+    monkeypatch.setattr(connection, "UPGRADE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(connecting, "CONNECT_TIMEOUT_S", 0.4)
 
     async def scenario() -> None:
         async with something_else(answer, over_tls=over_tls) as address:

@@ -25,6 +25,7 @@ NODE: Final = NodeFigures(
     config_applied_total=3,
     config_refused_total=1,
     control_plane_connected=True,
+    control_planes={"cp-2:8005": False, "cp-1:8005": True},
     certificate_expires_s=1826000000.0,
 )
 FIRST, SECOND, THIRD = (uuid.UUID(int=number).bytes for number in (1, 2, 3))
@@ -106,7 +107,7 @@ def test_the_bounds_are_those_that_workers_count_into() -> None:
 
 
 def test_a_node_without_workers_or_control_plane_has_a_page() -> None:
-    node = NodeFigures(NODE.node_id, 0, 0, 0, None, None)
+    node = NodeFigures(NODE.node_id, 0, 0, 0, None, {}, None)
     page = render(node, []).decode()
     assert "fastgw_control_plane_connected" not in page
     assert "cluster_cert_expiry" not in page

@@ -17,6 +17,7 @@ import uvloop
 
 from fastgw.errors import CompileError, DeltaError, SnapshotError
 from fastgw.model.snapshot import EntityChange, Snapshot, pack_delta
+from fastgw.routing.compile_child import NICENESS
 from fastgw.routing.compile_process import CompileProcess, CompileResult
 from fastgw.routing.image import Image, read_checksum
 from fastgw.routing.layered import LayeredImage
@@ -49,6 +50,15 @@ def run(test: Callable[[CompileProcess], Awaitable[None]]) -> None:
 
 def compile_(process: CompileProcess, made: Snapshot, deadline_s: float = 60.0) -> Awaitable[CompileResult]:
     return process.compile(made.pack(), version=made.version, digest=made.digest, deadline_s=deadline_s)
+
+
+def test_it_works_at_a_lower_priority_than_its_parent() -> None:
+    async def test(process: CompileProcess) -> None:
+        assert process.pid is not None
+        ours = os.getpriority(os.PRIO_PROCESS, 0)
+        assert os.getpriority(os.PRIO_PROCESS, process.pid) == min(19, ours + NICENESS)
+
+    run(test)
 
 
 MADE = snapshot(route(1, paths=["/a"]))

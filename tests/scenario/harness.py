@@ -131,7 +131,7 @@ class Stage(Place):
     def data_plane(
         self,
         pair: Pair | None,
-        control_plane: ControlPlane | None,
+        control_plane: ControlPlane | Sequence[ControlPlane] | None,
         *,
         name: str = "dp",
         wait: bool = True,
@@ -141,11 +141,13 @@ class Stage(Place):
         """Start a data plane and wait until it is ready.
 
         Args:
-            control_plane: the one to connect to; None without any.
+            control_plane: the one to connect to, or several; None without any.
             wait: False for one that is not expected to become ready.
             wrapper: a command that runs the data plane.
         """
         proxy_port, status_port = free_port(), free_port()
+        control_planes = [control_plane] if isinstance(control_plane, ControlPlane) else control_plane or ()
+        named = ", ".join(f"{HOST}:{one.cluster_port}" for one in control_planes)
         chosen = {
             "prefix": str(self.directory / name),
             "proxy_listen": f"{HOST}:{proxy_port}",
@@ -154,7 +156,7 @@ class Stage(Place):
             "proxy_error_log": "/dev/stderr",
             "workers": "1",
             **(pair.settings if pair else {}),
-            **({"cluster_control_plane": f"{HOST}:{control_plane.cluster_port}"} if control_plane else {}),
+            **({"cluster_control_plane": named} if named else {}),
             **settings,
         }
         data_plane = DataPlane(

@@ -86,6 +86,11 @@ class ControlPlane(Node):
         shown = self.expect(200, self.admin.get("/clustering/data-planes"))
         return {row["id"]: row for row in shown["data"]}
 
+    def cluster(self) -> dict[str, Any]:
+        """What /fastgw/cluster shows."""
+        shown: dict[str, Any] = self.expect(200, self.admin.get("/fastgw/cluster"))
+        return shown
+
     @staticmethod
     def expect(status: int, answer: httpx.Response) -> Any:
         """The body of an answer that has this status."""

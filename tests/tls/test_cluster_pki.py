@@ -169,11 +169,11 @@ def directory(tmp_path: Path) -> Path:
 
 
 class TestFiles:
-    def test_the_name_asked_for_is_set_or_the_host(self, directory: Path) -> None:
-        dialled = settings_of("data_plane", directory, cluster_control_plane="[2001:db8::1]:8005")
-        assert load_link_tls(dialled).server_name == "2001:db8::1"
+    def test_the_name_asked_for_is_set_or_the_host_dialled(self, directory: Path) -> None:
+        dialled = load_link_tls(settings_of("data_plane", directory))
+        assert [dialled.name_at(host) for host in ("2001:db8::1", "cp-2")] == ["2001:db8::1", "cp-2"]
         named = settings_of("data_plane", directory, cluster_server_name="cp.example.com")
-        assert load_link_tls(named).server_name == "cp.example.com"
+        assert load_link_tls(named).name_at("cp-2") == "cp.example.com"
 
     def test_our_own_certificate_is_checked_for_its_use(self, directory: Path) -> None:
         with pytest.raises(CertificateError, match="a control plane's certificate needs serverAuth"):

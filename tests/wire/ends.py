@@ -6,7 +6,8 @@ from typing import Any
 
 from fastgw.model.snapshot import Snapshot
 from fastgw.wire import messages as m
-from fastgw.wire.link import ControlEvent, ControlLink, DataEvent, DataLink
+from fastgw.wire.events import ControlEvent, DataEvent
+from fastgw.wire.link import ControlLink, DataLink
 from fastgw.wire.offering import Offering
 from fastgw.wire.states import ControlState, DataState
 
@@ -52,7 +53,7 @@ def packed_of(offering: Offering) -> bytes:
 
 
 def control_link(now_s: float = 0.0) -> ControlLink:
-    return ControlLink(now_s, control_plane_id="cp", version="0.1.0")
+    return ControlLink(now_s, cluster_id="cluster", version="0.1.0")
 
 
 def control_link_in(state: ControlState) -> ControlLink:
@@ -93,7 +94,7 @@ def data_link_in(state: DataState) -> DataLink:
 
 def welcome(**more: Any) -> m.Welcome:
     return m.Welcome(
-        **{"control_plane_id": "cp", "version": "0.1.0", "spread_s": 0.0, "heartbeat_s": 30.0, **more}
+        **{"cluster_id": "cluster", "version": "0.1.0", "spread_s": 0.0, "heartbeat_s": 30.0, **more}
     )
 
 

@@ -74,3 +74,14 @@ def test_verdicts_are_cut_to_what_a_message_may_tell() -> None:
     assert isinstance(m.decode_to_control_plane(nack), m.Nack)
     assert m.bounded_texts(["z"] * 101)[-1] == "and 2 more"
     assert m.bounded_texts(["z"] * 100) == ["z"] * 100
+
+
+def test_the_clusters_id_travels_under_its_first_name() -> None:
+    """Data planes and control planes of 0.1.0 know it by this one, and nothing of the others."""
+    fields = msgspec.msgpack.decode(m.encode(welcome(node_id="n", hostname="cp-1")))
+    assert (fields.pop("control_plane_id"), fields.pop("node_id"), fields.pop("hostname")) == (
+        "cluster", "n", "cp-1"
+    )  # fmt: skip
+    old = m.decode_to_data_plane(msgspec.msgpack.encode({**fields, "control_plane_id": "cluster"}))
+    assert old == welcome()
+    assert "cluster_id" in msgspec.msgpack.decode(m.encode(hello()))

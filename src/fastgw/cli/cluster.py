@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import json
 import sys
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -28,19 +30,21 @@ _SOON_DAYS: Final = 7
 
 @click.group()
 def cluster() -> None:
-    """Show which data planes run what, and wait until all run a version.
+    """Show which data planes run what, wait until all run a version, and say which cluster is which.
 
     \b
       fastgw cluster status                       one line for each data plane
       fastgw cluster status --watch               the same, live, until Ctrl-C
       fastgw cluster wait --version 17            until every connected data plane runs version 17
+      fastgw cluster id                           the id of the cluster that the database is of
+      fastgw cluster adopt                        on a data plane: change over to another cluster
 
     In a pipeline, change something and wait for it:
 
     \b
       deck gateway sync kong.yaml && fastgw cluster wait --timeout 60
 
-    A running control plane is asked, at the admin_listen of these settings.
+    For 'status' and 'wait' a running control plane is asked, at the admin_listen of these settings.
     """
 
 
@@ -51,8 +55,9 @@ def cluster() -> None:
 def status(watch: bool, as_json: bool, conf: Path | None, sets: Mapping[str, str]) -> None:
     """Show each data plane: what is wanted of it, what it runs and since when, and what is wrong.
 
-    The first line counts. WANTED and APPLIED are versions of the configuration; a data plane is well when
-    they are the same and ERROR is empty. CERTIFICATE says when its certificate ends.
+    The first line counts. CONTROL PLANE is the one that a data plane is linked to, or was last. WANTED and
+    APPLIED are versions of the configuration; a data plane is well when they are the same and ERROR is empty.
+    CERTIFICATE says when its certificate ends.
     """
     api = AdminApi(load("control_plane", conf, sets, warn=False))
     if as_json:
@@ -123,10 +128,57 @@ def wait(
         sys.exit(EXIT_REFUSED if standing["settled"] else EXIT_LATE)
 
 
+@cluster.command("id")
+@settings_options
+def id_(conf: Path | None, sets: Mapping[str, str]) -> None:
+    """Print the id of the cluster, as the control plane's database has it; it need not run.
+
+    All control planes on one database are one cluster, and each data plane belongs to the first whose
+    configuration it serves. A new database is a new cluster, and is refused by data planes of the old one,
+    unless it is made with the old one's id: 'fastgw migrations bootstrap --cluster-id ID'. So keep it with
+    your backups.
+    """
+    from fastgw.cp.pki.records import read_cluster_id
+    from fastgw.cp.storage import make_storage
+
+    async def read() -> str:
+        async with make_storage(load("control_plane", conf, sets, warn=False)).beside() as connection:
+            return await read_cluster_id(connection)
+
+    click.echo(asyncio.run(read()))
+
+
+@cluster.command()
+@click.argument("cluster_id", required=False, type=click.UUID)
+@settings_options
+def adopt(cluster_id: uuid.UUID | None, conf: Path | None, sets: Mapping[str, str]) -> None:
+    """Let the data plane of this prefix change over to another cluster, once.
+
+    A data plane serves the configurations of one cluster, and refuses the control planes of others: /status
+    and its log then name both ids. Run this where it runs, with its settings. From its next try on it takes
+    the configuration of CLUSTER_ID; without one, of the cluster whose control plane answers first. What it
+    serves until then stays. It needs no restart, but one that is linked stays linked: name the control planes
+    of the other cluster in cluster_control_plane and restart it.
+    """
+    from fastgw.dp.pledge import Pledge
+
+    settings = load("data_plane", conf, sets, warn=False)
+    pledge = Pledge(settings.prefix / "dp")
+    before = pledge.replace(str(cluster_id) if cluster_id is not None else "")
+    now = f"the cluster {cluster_id}" if cluster_id is not None else "the first cluster that it meets"
+    click.echo(
+        f"{pledge.path.parent}: belonged to {f'the cluster {before}' if before else 'no cluster'}; "
+        f"takes configurations of {now} from now on"
+    )
+
+
 def _tell(standing: Mapping[str, Any], timeout_s: float) -> None:
     count, version = standing["data_planes"], standing["version"]
     if standing["applied"]:
-        click.echo(f"version {version} is applied by {count['applied']} of {count['connected']} data planes")
+        click.echo(
+            f"version {version} is applied by {count['applied']} of {count['connected']} data planes"
+            + (f"; a rollout holds {count['held_back']} back" if count["held_back"] else "")
+        )
         return
     if standing["refused"]:
         click.echo(f"fastgw: {standing['refused']}; see /status of the Admin API", err=True)
@@ -164,12 +216,16 @@ def _table(api: AdminApi) -> Any:
         f"published: version {published['version']}; data planes: {len(rows)} known, "
         f"{counts['connected']} connected, {counts['current']} current, {counts['failing']} failing"
     )
+    if summary["rollout"] is not None:
+        rollout = summary["rollout"]
+        title += f"\nrollout {rollout['id']} of version {rollout['version']}: {rollout['state']}"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for name in (
         "DATA PLANE",
         "ID",
         "ADDRESS",
         "LINK",
+        "CONTROL PLANE",
         "WANTED",
         "APPLIED",
         "SINCE",
@@ -181,12 +237,20 @@ def _table(api: AdminApi) -> Any:
     for row in sorted(rows, key=lambda row: (not row["connected"], row["hostname"], row["id"])):
         is_current = row["applied_version"] == row["wanted_version"]
         labels = ",".join(f"{key}:{value}" for key, value in (row["labels"] or {}).items())
+        wanted = str(row["wanted_version"] if row["wanted_version"] is not None else "-")
+        part = f" {row['rollout']}" if row.get("rollout") else ""
         table.add_row(
             *(
                 Text(text)  # what data planes say of themselves is no markup
-                for text in (row["hostname"], row["id"][:8], row["ip"], "up" if row["connected"] else "down")
+                for text in (
+                    row["hostname"],
+                    row["id"][:8],
+                    row["ip"],
+                    "up" if row["connected"] else "down",
+                    _holder(row["control_plane"]),
+                )
             ),
-            str(row["wanted_version"] if row["wanted_version"] is not None else "-"),
+            f"{wanted}{part}",
             Text(_applied(row), style="" if is_current else "yellow"),
             _since(row["applied_at"]),
             _certificate(row["cert_details"]),
@@ -194,6 +258,10 @@ def _table(api: AdminApi) -> Any:
             Text(row["last_error"] or "", style="red"),
         )
     return table
+
+
+def _holder(control_plane: Mapping[str, str] | None) -> str:
+    return "-" if control_plane is None else f"{control_plane['hostname']} {control_plane['id'][:8]}"
 
 
 def _applied(row: Mapping[str, Any]) -> str:

@@ -33,8 +33,8 @@ def health(
     """Ask the control plane (cp) or data plane (dp) of these settings how it is.
 
     A control plane is asked at its Admin API, a data plane at its status port, where it is well once it has
-    applied a configuration. Exits with 0 when it is well, else with 1. NODE may be left out where the
-    settings name the role.
+    applied a configuration; which control plane it is linked to is told besides. Exits with 0 when it is
+    well, else with 1. NODE may be left out where the settings name the role.
     """
     conf = find_conf(conf)
     role = _ROLES[node] if node else find_role(file=conf, flags=sets)
@@ -54,15 +54,26 @@ def health(
     url = f"http://{reachable(listen)}/status/ready"
     try:
         answer = ask(listen, "/status/ready", timeout_s=timeout_s)
+        link = _describe_link(ask(listen, "/status", timeout_s=timeout_s))
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise NotHealthy(f"the data plane does not answer at {url}: {reason}") from None
-    _judge("data plane", url, answer)
+    _judge("data plane", url, answer, link)
 
 
-def _judge(name: str, url: str, answer: Answer) -> None:
+def _describe_link(answer: Answer) -> str:
+    """Which control plane a data plane is linked to, as its /status says; empty where it has no link."""
+    link = answer.body.get("fastgw", {}).get("link") if isinstance(answer.body, dict) else None
+    if link is None:
+        return ""
+    if link["is_connected"]:
+        return f", linked to the control plane {link['control_plane']}"
+    return f", linked to no control plane now: {link['last_error'] or 'not dialled yet'}"
+
+
+def _judge(name: str, url: str, answer: Answer, more: str = "") -> None:
     if answer.status != 200:
         raise NotHealthy(
             f"the {name} is not well: {url} answered {answer.status} {message_of(answer)}".rstrip()
         )
-    click.echo(f"the {name} is well")
+    click.echo(f"the {name} is well{more}")

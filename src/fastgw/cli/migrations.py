@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -43,15 +44,24 @@ def migrations() -> None:
 
 
 @migrations.command()
+@click.option(
+    "--cluster-id",
+    type=click.UUID,
+    help="Take the place of this cluster's lost database: its data planes stay its own.",
+)
 @_quiet_option
 @settings_options
-def bootstrap(conf: Path | None, sets: Mapping[str, str], quiet: bool) -> None:
+def bootstrap(conf: Path | None, sets: Mapping[str, str], quiet: bool, cluster_id: uuid.UUID | None) -> None:
     """Create the tables in an empty database.
 
     A database that has them is left as it is, and that is no error.
+
+    A new database is a new cluster, which data planes of another one refuse. Where it replaces one that was
+    lost, give it the id of that cluster ('fastgw cluster id', and each data plane's /status, name it), and
+    import the configuration: until then data planes keep what they serve.
     """
     say, storage = _prepare(conf, sets, quiet)
-    done = asyncio.run(storage.migrator().bootstrap())
+    done = asyncio.run(storage.migrator().bootstrap(str(cluster_id) if cluster_id is not None else None))
     if done:
         say(f"{storage.where}: bootstrapped with {_names(done)}")
     else:

@@ -18,7 +18,7 @@ from fastgw.errors import CertificateError, SettingsError
 
 if TYPE_CHECKING:
     from fastgw.cp.storage.base import SqlStorage
-    from fastgw.cp.storage.session import Connection
+    from fastgw.cp.storage.contract import Connection
     from fastgw.settings import Settings
     from fastgw.tls.authority import Authority
 
@@ -114,7 +114,12 @@ def token(conf: Path | None, sets: Mapping[str, str], name: str | None, valid: s
 
 
 @pki.command()
-@click.option("--control-plane", required=True, metavar="HOST:PORT", help="The cluster port to join at.")
+@click.option(
+    "--control-plane",
+    required=True,
+    metavar="HOST:PORT,...",
+    help="The cluster port to join at; of several, the first that answers.",
+)
 @click.option(
     "--token",
     "token_text",
@@ -136,11 +141,13 @@ def join(
     from fastgw.dp import enrolment
     from fastgw.dp.identity import load_identity
     from fastgw.dp.membership import IDENTITY_FILE, name_from, store_identity_file
+    from fastgw.dp.pledge import Pledge
     from fastgw.settings import parsers
+    from fastgw.tls.authority import NodeKey
     from fastgw.wire.enrolment import Token
 
     try:
-        authority = parsers.host_port(control_plane)
+        control_planes = parsers.host_ports(control_plane)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--control-plane") from None
     if token_text == "-":
@@ -154,14 +161,22 @@ def join(
     except OSError as error:
         raise SettingsError(f"prefix {settings.prefix}: {os.strerror(error.errno or 0).lower()}") from None
     node = load_identity(settings.prefix)
+    called = name or name_from(socket.gethostname())
+    key = NodeKey()
     identity = asyncio.run(
-        enrolment.join(authority, parsed, node_id=node.id, name=name or name_from(socket.gethostname()))
+        enrolment.at_any(
+            control_planes,
+            lambda address: enrolment.join(address, parsed, node_id=node.id, name=called, key=key),
+        )
     )
     path = settings.prefix / IDENTITY_FILE
     store_identity_file(path, identity)
+    # Whoever joins a cluster means its configuration to be served.
+    Pledge(settings.prefix / "dp").replace(identity.cluster_id)
     until = identity.pair().not_after
     click.echo(f"joined the cluster {identity.cluster_id} until {until:%Y-%m-%d %H:%M} UTC, as {path} proves")
-    click.echo(f"start the data plane with cluster_mtls = pki and cluster_control_plane = {authority}")
+    named = ", ".join(control_planes)
+    click.echo(f"start the data plane with cluster_mtls = pki and cluster_control_plane = {named}")
 
 
 @pki.command()

@@ -33,6 +33,7 @@ from websockets.server import ServerProtocol
 from fastgw import __version__
 from fastgw.cp import kong_peers
 from fastgw.cp.hub import DataPlane, Hub
+from fastgw.cp.identity import ControlPlaneIdentity
 from fastgw.cp.kong_payloads import KongPayloads
 from fastgw.errors import CertificateError, RemoteLinkError
 from fastgw.listening import address_of, open_listeners
@@ -42,12 +43,9 @@ from fastgw.tls.authority import node_id_of, serial_of
 from fastgw.tls.cluster import Credentials, LinkTls
 from fastgw.tls.handshake import alert_of, explain_handshake_failure
 from fastgw.wire.enrolment import ENROL_LIMIT_BYTES, ENROL_PATH
-from fastgw.wire.kong_v1.messages import OUTLET_PATH
-from fastgw.wire.link import (
-    HEARTBEAT_S,
+from fastgw.wire.events import (
     Accepted,
     ControlEvent,
-    ControlLink,
     Ended,
     Joined,
     Rejected,
@@ -55,6 +53,8 @@ from fastgw.wire.link import (
     WholeWanted,
     Withheld,
 )
+from fastgw.wire.kong_v1.messages import OUTLET_PATH
+from fastgw.wire.link import HEARTBEAT_S, ControlLink
 from fastgw.wire.messages import CHUNK_BYTES, LINK_PATH, Hello
 from fastgw.wire.offering import Offering
 from fastgw.wire.pacing import ADMITTED_PER_SECOND, spread_for
@@ -99,7 +99,7 @@ class Admission:
 class _Identity(NamedTuple):
     """What this control plane says about itself, and its time."""
 
-    control_plane_id: str
+    control_plane: ControlPlaneIdentity
     heartbeat_s: float
     clock: Callable[[], float]
 
@@ -202,6 +202,11 @@ class _Session(asyncio.Protocol):
             self._act(self._link.offer(offering))
             self._pump.flush()
 
+    def pace(self, ping_s: float) -> None:
+        if self._link is not None and not self._is_closing:
+            self._link.pace(ping_s)
+            self._pump.flush()
+
     def close(self, reason: str) -> None:
         if self._link is not None:
             self._link.close(reason)
@@ -244,7 +249,9 @@ class _Session(asyncio.Protocol):
         identity = self._server.identity
         self._link = ControlLink(
             identity.clock(),
-            control_plane_id=identity.control_plane_id,
+            cluster_id=identity.control_plane.cluster_id,
+            node_id=identity.control_plane.id,
+            hostname=identity.control_plane.hostname,
             version=__version__,
             spread_s=spread_for(len(self._server.hub) + 1),
             heartbeat_s=identity.heartbeat_s,
@@ -280,8 +287,8 @@ class _Session(asyncio.Protocol):
                     self._end(reason)
                 case _ if self._data_plane is None:
                     raise AssertionError(event)
-                case Reported(version, digest):
-                    hub.reported(self._data_plane, version, digest)
+                case Reported(version, digest, answered):
+                    hub.reported(self._data_plane, version, digest, answered)
                 case Accepted(ack):
                     hub.accepted(self._data_plane, ack)
                 case Rejected():
@@ -295,6 +302,16 @@ class _Session(asyncio.Protocol):
         mismatch = self._mismatch(hello.node_id)
         if mismatch:
             self.close(mismatch)
+            return
+        own = self._server.identity.control_plane.cluster_id
+        if hello.cluster_id and hello.cluster_id != own:
+            # It is told who we are, so that it can say so itself.
+            self._pump.flush()
+            self.close(
+                f"data plane {hello.hostname} ({hello.node_id}) belongs to the cluster {hello.cluster_id}, "
+                f"and this control plane is of {own}: 'fastgw cluster adopt --help' says how it changes "
+                "over, 'fastgw migrations bootstrap --help' how a new database takes the place of an old one"
+            )
             return
         assert self._certificate is not None
         expiry_s = int(self._certificate.not_valid_after_utc.timestamp())
@@ -363,7 +380,6 @@ class ClusterServer:
         credentials: Credentials,
         hub: Hub,
         *,
-        control_plane_id: str,
         heartbeat_s: float = HEARTBEAT_S,
         office: Registrar | None = None,
         takes_own: bool = True,
@@ -372,7 +388,7 @@ class ClusterServer:
     ) -> None:
         self.office = office
         self.hub = hub
-        self.identity = _Identity(control_plane_id, heartbeat_s, clock)
+        self.identity = _Identity(hub.identity, heartbeat_s, clock)
         self.sessions: set[_Session | kong_peers.KongPeer] = set()
         self.link_path = LINK_PATH if takes_own else None
         self.kong = (

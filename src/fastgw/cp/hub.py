@@ -5,6 +5,10 @@ followed by `offer_all`. What data planes report is kept here at once, and writt
 in one go at most once per second and outside the journal; a storage that is away costs nothing but late
 rows. The storage's rows are what all control planes know together; for a data plane that is linked here,
 what is kept here is newer.
+
+The one complication is a data plane that moves to another control plane: both write its row. Each row names
+its writer; the first that a new link writes claims it, and that a link is over is written only by who has the
+row.
 """
 
 from __future__ import annotations
@@ -14,12 +18,17 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from fastgw.cp.ahead import AheadWatch
+from fastgw.cp.identity import ControlPlaneIdentity
+from fastgw.cp.rollout.lately import Lately
+from fastgw.cp.rollout.pinning import Pin
 from fastgw.cp.storage.contract import DataPlaneRow, Storage
 from fastgw.errors import StorageError
 from fastgw.model.snapshot import CONFIG_HASH_HEX_LENGTH
 from fastgw.obs.logs import get_logger
-from fastgw.wire.link import HEARTBEAT_S, Rejected
-from fastgw.wire.messages import Ack, Hello
+from fastgw.wire.events import Rejected
+from fastgw.wire.link import HEARTBEAT_S
+from fastgw.wire.messages import Ack, Answered, Hello
 from fastgw.wire.offering import Offering
 
 log = get_logger(__name__)
@@ -34,6 +43,7 @@ class Link(Protocol):
     """What the hub asks of a link to a data plane."""
 
     def offer(self, offering: Offering | None) -> None: ...
+    def pace(self, ping_s: float) -> None: ...
     def close(self, reason: str) -> None: ...
 
 
@@ -49,12 +59,19 @@ class DataPlane:
         self.plugins = None if hello.plugins is None else frozenset(hello.plugins)
         self.max_snapshot_bytes = hello.max_snapshot_bytes
         self.certificate_expiry_s = certificate_expiry_s
+        self.belongs_to = hello.cluster_id
+        """The cluster that it belongs to; empty while it belongs to none, or does not say."""
+        self.may_go_back = False
+        """Whether it may be sent a version older than the one that it runs."""
+        self.has_claimed = False
+        """Whether its row has been written since this link began."""
         self.link = link
         self.is_connected = True
         self.last_seen_s = 0
         self.applied_version = hello.applied_version
         self.applied_digest = hello.applied_digest
         self.wanted_version: int | None = None
+        self.lately = Lately()
         self.applied_at_s = 0
         """Unix seconds at which this control plane learned of it."""
         self.apply_ms: dict[str, float] | None = None
@@ -70,8 +87,8 @@ class DataPlane:
     def __str__(self) -> str:
         return f"data plane {self.hostname} ({self.id}, {self.ip})"
 
-    def row(self) -> DataPlaneRow:
-        """This data plane as the storage keeps it."""
+    def row(self, control_plane: ControlPlaneIdentity) -> DataPlaneRow:
+        """This data plane as the storage keeps it, written by *control_plane*."""
         return DataPlaneRow(
             id=self.id,
             hostname=self.hostname,
@@ -88,9 +105,13 @@ class DataPlane:
             wanted_version=self.wanted_version,
             refused_version=self.refused_version,
             last_error=self.last_error,
+            answered=self.lately.newest,
+            answered_before=self.lately.oldest,
             labels=self.labels or None,
             cert_expiry=self.certificate_expiry_s,
             connected=self.is_connected,
+            control_plane_id=control_plane.id,
+            control_plane_hostname=control_plane.hostname,
         )
 
 
@@ -98,17 +119,31 @@ class Hub:
     """All links of this control plane.
 
     Args:
+        identity: of this control plane, for rows.
         purge_delay_s: after so long without a sign of life a data plane's row is removed.
         wall_clock: Unix seconds, for rows only.
     """
 
     def __init__(
-        self, storage: Storage, *, purge_delay_s: int, wall_clock: Callable[[], float] = time.time
+        self,
+        storage: Storage,
+        *,
+        identity: ControlPlaneIdentity,
+        purge_delay_s: int,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
+        self.identity = identity
         self._storage = storage
+        self._ahead: AheadWatch[DataPlane] = AheadWatch(
+            storage, identity.cluster_id, release=self._offer, withhold=self.withheld
+        )
         self._purge_delay_s = purge_delay_s
         self._wall_clock = wall_clock
-        self._newest: Offering | None = None
+        self.newest: Offering | None = None
+        """What is published."""
+        self.pin: Pin | None = None
+        """What holds some data planes back, while a rollout runs."""
+        self._ping_s = 0.0
         self._linked: dict[str, DataPlane] = {}
         self._unwritten: dict[str, DataPlane] = {}
         self._has_unwritten = asyncio.Event()
@@ -123,16 +158,40 @@ class Hub:
     def __len__(self) -> int:
         return len(self._linked)
 
-    def wanted(self, _data_plane: DataPlane) -> Offering | None:
+    def wanted(self, data_plane: DataPlane) -> Offering | None:
         """What this data plane is to run; None leaves it with what it has."""
-        return self._newest
+        if self.pin is None or self.newest is None:
+            return self.newest
+        return self.pin.wanted(data_plane.id, data_plane.labels, self.newest)
 
     def publish(self, offering: Offering) -> None:
         """Take a newer configuration, and offer it."""
-        if self._newest is not None and (whole := self._newest.newest_whole) is not None:
+        if self.newest is not None and (whole := self.newest.newest_whole) is not None:
             offering.begin_with(whole)
-        self._newest = offering
+        self.newest = offering
+        self._hold(self.pin)
         self.offer_all()
+
+    def set_pin(self, pin: Pin | None) -> None:
+        """Hold data planes back, or no more; where that changes what is wanted of them, offer it."""
+        held = None if self.pin is None else self.pin.rollout.id
+        self._hold(pin)
+        if held != (None if self.pin is None else self.pin.rollout.id):
+            self.offer_all()
+
+    def _hold(self, pin: Pin | None) -> None:
+        if pin is not None and self.newest is not None and pin.is_released_by(self.newest.version):
+            pin = None
+        self.pin = pin
+        ping_s = 0.0 if pin is None else pin.ping_s
+        if ping_s != self._ping_s:
+            self._ping_s = ping_s
+            for data_plane in list(self._linked.values()):
+                data_plane.link.pace(ping_s)
+
+    def is_held_back(self, row: DataPlaneRow, version: int) -> bool:
+        """Whether a data plane is not to run a version as long as a rollout runs."""
+        return self.pin is not None and self.pin.is_held_back(row.id, row.labels, version)
 
     def certified(self, node_id: str, expiry_s: int) -> None:
         """A node has a newer certificate; its link, which began with the one before, goes on."""
@@ -143,9 +202,10 @@ class Hub:
 
     def sign_again(self) -> None:
         """Other keys sign now: have what is published, and what runs already, bear their signatures too."""
-        if self._newest is not None:
-            self._newest.sign_again()
-            self.offer_all()
+        for offering in {self.newest, self.pin.base if self.pin is not None else None}:
+            if offering is not None:
+                offering.sign_again()
+        self.offer_all()
 
     def offer_all(self) -> None:
         """Offer every data plane what is wanted of it now."""
@@ -161,6 +221,8 @@ class Hub:
         runs = f"version {data_plane.applied_version}" if data_plane.applied_digest else "nothing yet"
         log.notice("%s is connected and runs %s", data_plane, runs)
         self._saw(data_plane)
+        if self._ping_s:
+            data_plane.link.pace(self._ping_s)
         self._offer(data_plane)
 
     def leave(self, data_plane: DataPlane, reason: str) -> None:
@@ -171,10 +233,18 @@ class Hub:
             self._note(data_plane)
         log.notice("%s is disconnected: %s", data_plane, reason)
 
-    def reported(self, data_plane: DataPlane, version: int, digest: str) -> None:
-        """Keep what a data plane said that it runs."""
+    def reported(
+        self, data_plane: DataPlane, version: int, digest: str, answered: Answered | None = None
+    ) -> None:
+        """Keep what a data plane said that it runs, and has answered."""
+        if answered is not None:
+            data_plane.lately.add(answered, time.monotonic())
         self._applied(data_plane, version, digest)
         self._saw(data_plane)
+        wanted = self.wanted(data_plane)
+        if wanted is not None and wanted.version < version:
+            # Its link has forgotten what was wanted of it: what it runs came from another control plane.
+            self._offer(data_plane)
 
     def accepted(self, data_plane: DataPlane, ack: Ack) -> None:
         """Keep that a data plane runs what it was sent."""
@@ -246,8 +316,8 @@ class Hub:
 
     async def _pack(self, offering: Offering) -> None:
         whole = await asyncio.to_thread(offering.make_whole)
-        if self._newest is not None and self._newest is not offering:
-            self._newest.begin_with(whole)
+        if self.newest is not None and self.newest is not offering:
+            self.newest.begin_with(whole)
         for data_plane in self._packing.pop(offering):
             if data_plane.is_connected:
                 self._offer(data_plane)
@@ -284,7 +354,12 @@ class Hub:
             return
         self._being_written = due
         try:
-            await self._storage.put_data_planes([data_plane.row() for data_plane in due.values()])
+            claiming = [one for one in due.values() if one.is_connected and not one.has_claimed]
+            await self._storage.put_data_planes(
+                [one.row(self.identity) for one in due.values()], claims={one.id for one in claiming}
+            )
+            for one in claiming:
+                one.has_claimed = True
         except StorageError as exc:
             log.warning(
                 "the states of %d data planes could not be written, and will be later: %s", len(due), exc
@@ -296,6 +371,7 @@ class Hub:
 
     async def close(self) -> None:
         """Give up what is being packed, and write the rows that are left."""
+        await self._ahead.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -303,7 +379,7 @@ class Hub:
 
     def linked_rows(self) -> list[DataPlaneRow]:
         """The data planes that are linked here."""
-        return [data_plane.row() for data_plane in self._linked.values()]
+        return [data_plane.row(self.identity) for data_plane in self._linked.values()]
 
     async def rows_elsewhere(self) -> list[DataPlaneRow]:
         """Those that are linked to other control planes, as far as the storage knows.
@@ -335,8 +411,8 @@ class Hub:
         pending = [*self._being_written.values(), *self._unwritten.values()]
         rows = await self._stored_rows()
         pending += self._unwritten.values()
-        rows.update((data_plane.id, data_plane.row()) for data_plane in pending)
-        rows.update((data_plane.id, data_plane.row()) for data_plane in self._linked.values())
+        rows.update((data_plane.id, data_plane.row(self.identity)) for data_plane in pending)
+        rows.update((row.id, row) for row in self.linked_rows())
         now_s = int(self._wall_clock())
         return [self._shown(row, now_s) for _, row in sorted(rows.items())]
 
@@ -369,7 +445,18 @@ class Hub:
             "wanted_version": row.wanted_version,
             "last_error": row.last_error,
             "connected": _is_connected(row, now_s),
+            "rollout": self._part_in_rollout(row),
+            "control_plane": (
+                {"id": row.control_plane_id, "hostname": row.control_plane_hostname}
+                if row.control_plane_id
+                else None
+            ),
         }
+
+    def _part_in_rollout(self, row: DataPlaneRow) -> str | None:
+        if self.pin is None or self.pin.rollout.is_over:
+            return None
+        return "chosen" if self.pin.rollout.is_chosen(row.id, row.labels) else "held back"
 
     def _offer(self, data_plane: DataPlane) -> None:
         offering = self.wanted(data_plane)
@@ -377,6 +464,10 @@ class Hub:
             return
         data_plane.wanted_version = offering.version
         self._applied(data_plane, data_plane.applied_version, data_plane.applied_digest)
+        newest_version = self.newest.version if self.newest is not None else offering.version
+        if self._ahead.holds(data_plane, offering, newest_version):
+            self._note(data_plane)
+            return
         data_plane.link.offer(offering)
         self._note(data_plane)
 

@@ -13,7 +13,6 @@ import os
 import resource
 import signal
 import time
-import uuid
 from collections.abc import Coroutine
 from typing import Any, Final
 
@@ -27,12 +26,14 @@ from fastgw.cp.admin.serving import AdminDoors
 from fastgw.cp.applied import AppliedWatch, Standing
 from fastgw.cp.cluster import ClusterServer
 from fastgw.cp.hub import Hub
+from fastgw.cp.identity import ControlPlaneIdentity
 from fastgw.cp.kong_payloads import KongPayloads
 from fastgw.cp.pki.office import Office
 from fastgw.cp.pki.signing import Signer
 from fastgw.cp.publisher import Publisher
+from fastgw.cp.rollout.conductor import Conductor
 from fastgw.cp.status import StatusDoor
-from fastgw.cp.storage import Storage, make_storage
+from fastgw.cp.storage import SqlStorage, make_storage
 from fastgw.errors import FastgwError, SettingsError
 from fastgw.listening import address_of
 from fastgw.model.snapshot import Snapshot
@@ -55,6 +56,10 @@ class _ClusterView:
         self._hub = hub
         self._publisher = publisher
         self._applied = AppliedWatch(hub, publisher)
+
+    @property
+    def identity(self) -> ControlPlaneIdentity:
+        return self._hub.identity
 
     async def wait_applied(self, version: int, timeout_s: float) -> Standing:
         return await self._applied.wait(version, timeout_s)
@@ -123,18 +128,20 @@ class ControlPlane:
         storage = make_storage(settings)
         await storage.open()
         self._cleanup.push_async_callback(storage.close)
-        control_plane_id = await storage.cluster_id()
+        identity = ControlPlaneIdentity.make(await storage.cluster_id())
 
         compile_process = CompileProcess(flavor=self._settings.router_flavor)
         await compile_process.start()
         self._cleanup.push_async_callback(compile_process.close)
 
-        hub = Hub(storage, purge_delay_s=settings.cluster_data_plane_purge_delay)
+        hub = Hub(storage, identity=identity, purge_delay_s=settings.cluster_data_plane_purge_delay)
         self._cleanup.push_async_callback(hub.close)
         signer = Signer(storage.read_records, settings.pki_secret)
         await signer.open()
         signer.on_change = hub.sign_again
         publisher = Publisher(storage, compile_process, hub, sign=signer.sign)
+        rollouts = Conductor(storage, hub, publisher)
+        publisher.may_publish = rollouts.may_publish
 
         office: Office | None = None
         if self._credentials is None:
@@ -146,13 +153,12 @@ class ControlPlane:
             settings.cluster_listen,
             credentials,
             hub,
-            control_plane_id=control_plane_id,
             heartbeat_s=self._heartbeat_s,
             office=office,
             takes_own=settings.cluster_wire != "kong",
             kong_payloads=(
                 KongPayloads(
-                    control_plane_id,
+                    identity.cluster_id,
                     flavor=settings.router_flavor,
                     spacing_s=settings.db_update_frequency,
                 )
@@ -164,9 +170,10 @@ class ControlPlane:
         self._cleanup.push_async_callback(cluster.close)
         self.cluster_addresses = cluster.addresses
 
-        await self._start_admin(storage, _ClusterView(hub, publisher))
+        await self._start_admin(storage, _ClusterView(hub, publisher), rollouts)
         self._background = [self._run(publisher.run(), "publisher"), self._run(hub.run(), "hub")]
         self._background.append(self._run(signer.run(), "signer"))
+        self._background.append(self._run(rollouts.run(), "rollouts"))
         if office is not None:
             office.on_change = cluster.drop_revoked
             office.on_issued = hub.certified
@@ -177,15 +184,19 @@ class ControlPlane:
             log.notice("the cluster port listens on %s", address)
         for address in self.status_addresses:
             log.notice("the status port listens on %s", address)
+        log.notice("this is the control plane %s of the cluster %s", identity.id, identity.cluster_id)
         log.notice("fastgw %s, control plane on %s, is ready", __version__, storage.dialect)
 
-    async def _start_admin(self, storage: Storage, cluster_view: _ClusterView) -> None:
+    async def _start_admin(
+        self, storage: SqlStorage, cluster_view: _ClusterView, rollouts: Conductor
+    ) -> None:
         settings = self._settings
         app = make_admin_app(
             storage=storage,
             settings=settings,
             cluster_view=cluster_view,
-            node_id=str(uuid.uuid4()),
+            rollouts=rollouts,
+            node_id=cluster_view.identity.id,
             started_at=time.time(),
         )
         self._access_log = app.state.access_log

@@ -5,7 +5,6 @@ from fastgw.routing.image import Image
 from fastgw.tls.pair import KeyPair
 
 class Entries:
-    def __init__(self, routes: int, services: int) -> None: ...
     def release(self, limit: int) -> bool:
         """Let go of at most *limit* entries; return whether none is left. Only once their base is gone."""
 

@@ -23,6 +23,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from fastgw.dp.belief import Belief
 from fastgw.dp.generation import Generation, ImageFile, describe_counts
+from fastgw.dp.pledge import Pledge
 from fastgw.dp.store import Store, StoredImage, StoredSnapshot
 from fastgw.dp.sync import Applied, AppliedState, IncomingSnapshot, Refused
 from fastgw.dp.workers import (
@@ -34,7 +35,7 @@ from fastgw.dp.workers import (
     WorkerShort,
     WorkerState,
 )
-from fastgw.errors import CompileError, DeltaError, FastgwError, SignatureError
+from fastgw.errors import CompileError, DeltaError, FastgwError, SettingsError, SignatureError
 from fastgw.obs import logs
 from fastgw.routing.compile_process import CompileProcess, CompileResult
 
@@ -60,7 +61,15 @@ class _Against(NamedTuple):
 class Applier:
     """Holds the decided generation of this data plane and replaces it."""
 
-    def __init__(self, store: Store, compiler: CompileProcess, deadlines: Deadlines, belief: Belief) -> None:
+    def __init__(
+        self,
+        store: Store,
+        compiler: CompileProcess,
+        deadlines: Deadlines,
+        *,
+        belief: Belief,
+        pledge: Pledge,
+    ) -> None:
         self.decided: Generation | None = None
         self.workers: Sequence[Worker] = ()
         """Set once, none before: workers ask for `decided` themselves when they start."""
@@ -70,6 +79,7 @@ class Applier:
         self.applied_total = 0
         self._store = store
         self._belief = belief
+        self._pledge = pledge
         self._compiler = compiler
         self._deadlines = deadlines
         self._number = 0
@@ -137,6 +147,11 @@ class Applier:
 
     async def _apply(self, incoming: IncomingSnapshot) -> Applied | Refused:
         async with self._one_at_a_time:
+            try:
+                # Once more: the pledge may be younger than the link.
+                self._pledge.check(incoming.cluster_id)
+            except FastgwError as error:
+                return self._refuse(incoming, _Against([{"reason": str(error)}], True))
             if self.decided is not None and self.decided.digest == incoming.digest:
                 self.decided = dataclasses.replace(self.decided, version=incoming.version)
                 return Applied(incoming.version, incoming.digest, 0.0, 0.0, 0.0, 0.0)
@@ -265,13 +280,21 @@ class Applier:
                 await asyncio.to_thread(self._store.discard)
                 return against, 0.0
             await asyncio.to_thread(self._belief.keep, incoming)
+            await asyncio.to_thread(self._pledge.keep, incoming.cluster_id)
             await asyncio.to_thread(self._store.decide)
-        except OSError as error:
+        except (OSError, SettingsError) as error:
             with contextlib.suppress(OSError):
                 await asyncio.to_thread(self._store.discard)
-            reason = f"cannot store the configuration in {self._store.directory}: {error.strerror}"
+            why = error.strerror if isinstance(error, OSError) else error
+            reason = f"cannot store the configuration in {self._store.directory}: {why}"
             return against or _Against([{"reason": reason}], True), 0.0
-        self.decided = generation
+        before, self.decided = self.decided, generation
+        if before is not None and generation.version < before.version:
+            _log.warning(
+                "goes back from version %d to version %d, as the control plane wants",
+                before.version,
+                generation.version,
+            )
         return None, _ms_since(begun)
 
     def _base(self) -> ImageFile | None:

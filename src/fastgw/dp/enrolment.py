@@ -6,7 +6,8 @@
 
 Contract. The key is made here and stays here. The token is sent only over a connection whose certificate
 comes from the authority that the token pins. Everything has a deadline, and each failure is one
-RemoteLinkError or CertificateError that says what to do.
+RemoteLinkError or CertificateError that says what to do. Of several control planes the first that answers
+will do (`at_any`): all of a cluster have the same authority.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import datetime as dt
 import hmac
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -28,6 +29,7 @@ from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 
+from fastgw.dp.connecting import split_address
 from fastgw.errors import CertificateError, RemoteLinkError
 from fastgw.tls.authority import CONTROL_PLANE_NAME, NodeKey, public_key_der
 from fastgw.tls.cluster import LinkTls, check_chain, make_stranger_context
@@ -75,6 +77,24 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
         return LinkTls("pki", self.pair(), authorities, server_name or self.server_name)
 
 
+async def at_any(control_planes: Sequence[str], ask: Callable[[str], Awaitable[Identity]]) -> Identity:
+    """What the first of *control_planes* answers that answers at all, asked one after the other.
+
+    Raises:
+        RemoteLinkError, CertificateError: none does; of several, with what each one said.
+    """
+    reasons: list[str] = []
+    for address in control_planes:
+        try:
+            return await ask(address)
+        except (RemoteLinkError, CertificateError) as exc:
+            if len(control_planes) == 1:
+                raise
+            reason = str(exc)
+            reasons.append(reason if address in reason else f"{address}: {reason}")
+    raise RemoteLinkError("; ".join(reasons))
+
+
 async def join(
     control_plane: str, token: e.Token, *, node_id: str, name: str, key: NodeKey | None = None
 ) -> Identity:
@@ -82,7 +102,7 @@ async def join(
 
     Args:
         control_plane: `host:port` of a cluster port.
-        key: of the node; who tries again with the same one may use the same token.
+        key: of the tries before, for a token is good for one: an answer may have been lost. None: a new one.
 
     Raises:
         RemoteLinkError: no connection, or the control plane declines; it says why.
@@ -122,7 +142,11 @@ async def renew(control_plane: str, tls: LinkTls, believed: Sequence[bytes] = ()
         key = NodeKey()
         question = e.Renew(request=key.request())
         answer = await _exchange(
-            control_plane, tls.client_context, tls.server_name, question, tls.check_control_plane
+            control_plane,
+            tls.client_context,
+            tls.name_at(split_address(control_plane)[0]),
+            question,
+            tls.check_control_plane,
         )
     return _identity(answer, key, believed)
 
@@ -135,10 +159,10 @@ async def _exchange(
     check: Callable[[ssl.SSLObject], object],
 ) -> e.FromOffice:
     """One question, one answer."""
-    host, _, port = control_plane.rpartition(":")
+    host, port = split_address(control_plane)
     try:
         reader, writer = await asyncio.open_connection(
-            host.strip("[]"), int(port), ssl=context, server_hostname=server_name, limit=e.ENROL_LIMIT_BYTES
+            host, port, ssl=context, server_hostname=server_name, limit=e.ENROL_LIMIT_BYTES
         )
     except ssl.SSLError as exc:
         raise RemoteLinkError(f"{control_plane}: {explain_handshake_failure(exc, is_shared=False)}") from None

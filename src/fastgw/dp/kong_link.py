@@ -16,22 +16,20 @@ from __future__ import annotations
 
 import asyncio
 import re
-import ssl
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol, cast
+from typing import Any, Final, NamedTuple
 
 from websockets.client import ClientProtocol
 from websockets.uri import parse_uri
 
+from fastgw.dp.connection import LinkConnection, Owner
 from fastgw.dp.incoming import Applied, AppliedState, ApplyResult, IncomingSnapshot
-from fastgw.errors import CertificateError, DeclarativeError, RemoteLinkError
+from fastgw.errors import DeclarativeError, RemoteLinkError
 from fastgw.model.plugin_schemas import PLUGIN_SCHEMAS
 from fastgw.model.snapshot import Snapshot
-from fastgw.obs.logs import Logger
 from fastgw.settings import Settings
 from fastgw.tls.cluster import LinkTls
-from fastgw.tls.handshake import explain_handshake_failure
 from fastgw.wire.kong_v1.hashes import ZERO_HASH, hash_b, hash_c
 from fastgw.wire.kong_v1.importing import import_table
 from fastgw.wire.kong_v1.link import DataEvent, Ended, Ignored, KongDataLink, Pushed
@@ -45,8 +43,6 @@ from fastgw.wire.kong_v1.messages import (
 )
 from fastgw.wire.kong_v1.versions import has_plugin, parse_version, plugin_version
 
-UPGRADE_TIMEOUT_S: Final = 5.0
-_CLOSE_TIMEOUT_S: Final = 1.0
 _HEAD_LIMIT_BYTES: Final = 16 * 1024
 _STATUS: Final = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 _HASHES_KEPT: Final = 8
@@ -133,58 +129,24 @@ class KongNode:
         return (hash_c if self._version.major >= 3 else hash_b)(table).config
 
 
-class Owner(Protocol):
-    """Who keeps the links, and applies what they bring."""
+class KongConnection(LinkConnection):
+    """A connection that speaks Kong's protocol."""
 
-    authority: str
-    clock: Callable[[], float]
-    log: Logger
+    wire = "kong"
 
-    def applied(self) -> AppliedState: ...
-    def kong_linked(self, connection: KongConnection) -> None: ...
-    def received(self, connection: KongConnection, snapshot: IncomingSnapshot) -> None: ...
-    def confirmed(self, version: int) -> None: ...
-
-
-class KongConnection(asyncio.Protocol):
-    """One try: from the end of the TLS handshake until the link is over."""
-
-    is_foreign: Final = False
-
-    def __init__(self, owner: Owner, node: KongNode, tls: LinkTls) -> None:
+    def __init__(self, owner: Owner, address: str, tls: LinkTls, node: KongNode) -> None:
+        super().__init__(address, tls, owner.clock)
         self._owner = owner
         self._node = node
-        self._tls = tls
-        self._transport: asyncio.Transport | None = None
         self._websocket = ClientProtocol(
-            parse_uri(f"wss://{owner.authority}{outlet_path(node.arguments)}"), max_size=None
+            parse_uri(f"wss://{address}{outlet_path(node.arguments)}"), max_size=None
         )
         self._head = b""
         self._link: KongDataLink | None = None
         self._frame: bytes | None = None
         self._taking: asyncio.Task[None] | None = None
         self._has_answer = asyncio.Event()
-        self._timer: asyncio.TimerHandle | None = None
         self._is_paused = False
-        self.over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        """Done, with the reason, when the link is over."""
-
-    # What asyncio calls.
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's TLS transport is one in all but its bases.
-        self._transport = cast(asyncio.Transport, transport)
-        try:
-            self._tls.check_control_plane(transport.get_extra_info("ssl_object"))
-        except CertificateError as exc:
-            self._end(str(exc))
-            return
-        self._timer = asyncio.get_running_loop().call_later(
-            UPGRADE_TIMEOUT_S, self._end, f"the control plane did not upgrade within {UPGRADE_TIMEOUT_S:g} s"
-        )
-        self._websocket.send_request(self._websocket.connect())
-        for piece in self._websocket.data_to_send():
-            self._transport.write(piece)
 
     def data_received(self, data: bytes) -> None:
         if self.over.done():
@@ -192,11 +154,8 @@ class KongConnection(asyncio.Protocol):
         if self._link is None:
             data = self._take_head(data)
         if self._link is not None:
-            self._act(self._link.receive(data, self._owner.clock()))
+            self._act(self._link.receive(data, self._clock()))
             self._flush()
-
-    def eof_received(self) -> None:
-        self._end(self._closed_by_peer())
 
     def pause_writing(self) -> None:
         self._is_paused = True
@@ -205,21 +164,11 @@ class KongConnection(asyncio.Protocol):
         self._is_paused = False
         self._flush()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        if isinstance(exc, ssl.SSLError):
-            self._end(explain_handshake_failure(exc, is_shared=self._tls.is_shared))
-        elif exc is None or isinstance(exc, ConnectionError):
-            self._end(self._closed_by_peer())
-        else:
-            self._end(f"the connection broke: {exc}")
-
-    # What the owner calls.
-
     def answer(self, result: ApplyResult) -> None:
         """Take what came of the snapshot that this connection brought."""
         self._has_answer.set()
         if isinstance(result, Applied):
-            self._owner.confirmed(result.version)
+            self._owner.confirmed(self, result.version)
             self.report(self._owner.applied())
         else:
             self._tell_refused([str(fault.get("reason", fault)) for fault in result.faults])
@@ -227,23 +176,20 @@ class KongConnection(asyncio.Protocol):
     def report(self, state: AppliedState) -> None:
         """Tell what runs now."""
         if self._link is not None and not self.over.done():
-            self._link.report(self._node.hash_of(state), self._owner.clock())
+            self._link.report(self._node.hash_of(state), self._clock())
             self._flush()
 
-    def close(self, reason: str) -> None:
-        self._end(reason)
+    def _upgrade(self) -> None:
+        assert self._transport is not None
+        self._websocket.send_request(self._websocket.connect())
+        for piece in self._websocket.data_to_send():
+            self._transport.write(piece)
 
-    def tick(self) -> None:
-        """Do what the link's deadline is for, and set the timer for the next."""
-        if self._link is None or self.over.done():
-            return
-        now_s = self._owner.clock()
+    def _on_tick(self, now_s: float) -> float:
+        assert self._link is not None
         self._act(self._link.on_tick(now_s))
         self._flush()
-        if not self.over.done():
-            self._timer = asyncio.get_running_loop().call_later(
-                max(0.0, self._link.next_deadline() - now_s), self.tick
-            )
+        return self._link.next_deadline()
 
     def _take_head(self, data: bytes) -> bytes:
         """Take bytes of the answer to the upgrade; gives back what comes after it."""
@@ -261,14 +207,13 @@ class KongConnection(asyncio.Protocol):
         if self._websocket.handshake_exc is not None:
             self._end(f"no websocket was opened: {self._websocket.handshake_exc}")
             return b""
-        self._cancel_timer()
         self._link = KongDataLink(
-            self._owner.clock(),
+            self._clock(),
             self._node.basic_info(),
             self._node.hash_of(self._owner.applied()),
             self._node.limit_bytes,
         )
-        self._owner.kong_linked(self)
+        self._owner.linked(self)
         self.tick()
         return rest
 
@@ -350,24 +295,12 @@ class KongConnection(asyncio.Protocol):
             more,
         )
 
-    def _end(self, reason: str) -> None:
-        if self.over.done():
-            return
-        self.over.set_result(reason)
-        self._cancel_timer()
+    def _say_goodbye(self) -> None:
         if self._taking is not None:
             self._taking.cancel()
         if self._link is not None:
             self._link.close()
             self._flush()
-        if self._transport is not None:
-            self._transport.close()
-            asyncio.get_running_loop().call_later(_CLOSE_TIMEOUT_S, self._transport.abort)
-
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def _flush(self) -> None:
         while self._link is not None and self._transport is not None and not self._is_paused:

@@ -23,13 +23,15 @@ import random
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import msgspec
 from cryptography import x509
 
-from fastgw.dp.enrolment import Identity, join, renew
+from fastgw.dp.dialling import preferred_order
+from fastgw.dp.enrolment import Identity, at_any, join, renew
 from fastgw.errors import CertificateError, FastgwError, SettingsError
 from fastgw.obs.logs import Logger
 from fastgw.settings import Settings
@@ -75,6 +77,7 @@ class Membership:
         self._settings = settings
         self._path = settings.prefix / IDENTITY_FILE
         self._node_id = node_id
+        self._control_planes = preferred_order(node_id, settings.cluster_control_plane)
         self._name = name_from(hostname)
         self._log = log
         self._draw = draw
@@ -121,13 +124,7 @@ class Membership:
         key = NodeKey()  # one for all tries: a token is good for one key
         while self._token is not None and self._needs_joining():
             try:
-                identity = await join(
-                    self._settings.cluster_control_plane,
-                    self._token,
-                    node_id=self._node_id,
-                    name=self._name,
-                    key=key,
-                )
+                identity = await at_any(self._control_planes, partial(self._join, self._token, key))
                 await asyncio.to_thread(store_identity_file, self._path, identity)
             except FastgwError as exc:
                 delay_s = next_delay(failures, 0.0, self._draw)
@@ -168,8 +165,9 @@ class Membership:
     async def renew(self) -> None:
         """Get a new certificate now. Raises FastgwError when it cannot be had; then the old one stays."""
         assert self._identity is not None
-        identity = await renew(
-            self._settings.cluster_control_plane, self.current(), self._identity.signing_keys
+        believed = self._identity.signing_keys
+        identity = await at_any(
+            self._control_planes, lambda address: renew(address, self.current(), believed)
         )
         await asyncio.to_thread(store_identity_file, self._path, identity)
         self._take(identity)
@@ -197,6 +195,9 @@ class Membership:
             self._told_trust = trust
             self._spread_s = min(_TOLD_SPREAD_S, (self._ends_s - self._begins_s) / 20)
             self._is_told.set()
+
+    async def _join(self, token: Token, key: NodeKey, address: str) -> Identity:
+        return await join(address, token, node_id=self._node_id, name=self._name, key=key)
 
     def _needs_joining(self) -> bool:
         return self._tls is None or dt.datetime.now(dt.UTC) >= self._tls.pair.not_after

@@ -152,6 +152,9 @@ class StatusApp:
             config_applied_total=applier.applied_total,
             config_refused_total=applier.refused_total,
             control_plane_connected=None if link is None else link.is_connected,
+            control_planes={}
+            if link is None
+            else {one: link.is_connected and one == link.control_plane for one in link.control_planes},
             certificate_expires_s=self._certificate_expires_s(),
         )
         return render(node, self._gather())

@@ -1,48 +1,49 @@
-"""The data plane's link to its control plane: dialled, kept, and dialled again.
+"""The data plane's link to its cluster: dialled, kept, and dialled again, at one control plane or the next.
 
-    resolve -> connect -> TLS, certificate -> upgrade -> Hello, Welcome -> linked -> broken -> wait ->
-    resolve ...
+    dial ──greeted──> linked ──broken──> next control plane ... a whole round failed: wait ──> dial
+                        │ not at the first of our order: minutes later
+                        └──> dial that beside the link ──greeted──> linked there; the former link says goodbye
 
 Contract. `Sync.run` never gives up and never stops the data plane from serving: whatever breaks is logged
 with its reason and the seconds until the next try. Snapshots are applied one at a time by the *apply* that
-was given, and each is answered with what came of it. What is being applied when a link breaks goes on being
-applied; the next link is told the result by its Hello or a Ping.
+was given, and each is answered with what came of it. What is being applied when a link ends goes on being
+applied; the next link is told the result by its Hello or a Ping. A control plane of another cluster than the
+one that this data plane belongs to is left at its Welcome (`pledge`).
 
-The one complication: the newest snapshot that waits is the only one that waits. The control plane sends the
-next only after the verdict on the last, but a new link may bring one while the old link's is still being
-applied.
+Two complications. The newest snapshot that waits is the only one that waits: the control plane sends the next
+only after the verdict on the last, but a new link may bring one while the old link's is still being applied.
+And a link may be replaced while it is well: the new one takes its place in the moment of its Welcome, so that
+there is always exactly one whose word counts.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import random
-import socket
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, cast
-
-from websockets.exceptions import InvalidStatus
-from websockets.http11 import Response
 
 from fastgw import __version__
+from fastgw.dp.connecting import connect
+from fastgw.dp.connection import LinkConnection, OwnConnection
+from fastgw.dp.dialling import Rounds, preferred_order
 from fastgw.dp.incoming import Applied, AppliedState, ApplyResult, IncomingSnapshot, NodeIdentity, Refused
 from fastgw.dp.kong_link import KongConnection, KongNode, next_kong_delay
-from fastgw.errors import CertificateError, CompileError, DeltaError, FastgwError, RemoteLinkError
+from fastgw.dp.pledge import Pledge
+from fastgw.errors import CompileError, DeltaError, FastgwError, RemoteLinkError
 from fastgw.model.served import SERVED_PLUGINS
 from fastgw.obs.logs import Logger
 from fastgw.settings import Settings
 from fastgw.tls.cluster import Credentials, LinkTls
-from fastgw.tls.handshake import alert_of, explain_handshake_failure
-from fastgw.wire.link import Confirmed, DataEvent, DataLink, Ended, Received, TrustTold, Welcomed
-from fastgw.wire.messages import Ack, Hello, Welcome
-from fastgw.wire.pacing import CONNECT_TIMEOUT_S, HEALTHY_AFTER_S, next_delay
-from fastgw.wire.pump import Pump, make_client_connection
-from fastgw.wire.states import DataState
+from fastgw.wire.messages import Answered, Hello, Welcome
+from fastgw.wire.pacing import (
+    CONNECT_TIMEOUT_S,
+    HEALTHY_AFTER_S,
+    next_delay,
+    return_delay,
+    switch_delay,
+)
 
 __all__ = [
     "Applied",
@@ -55,8 +56,7 @@ __all__ = [
     "SyncStatus",
 ]
 
-UPGRADE_TIMEOUT_S: Final = 5.0
-_CLOSE_TIMEOUT_S: Final = 1.0
+_SHUTTING_DOWN = "the data plane is shutting down"
 
 
 @dataclass(slots=True)
@@ -64,9 +64,17 @@ class SyncStatus:
     """The link as /status shows it."""
 
     control_plane: str
+    """The address that is linked, or dialled."""
+    control_planes: Sequence[str] = ()
+    """All of them, in the order in which this data plane prefers them."""
+    control_plane_id: str = ""
+    """Of the process that is linked, or was last; empty where it does not say, as Kong's."""
+    control_plane_hostname: str = ""
+    cluster_id: str = ""
+    """The cluster that this data plane belongs to; empty while that is none."""
     is_connected: bool = False
     since_s: float = field(default_factory=time.time)
-    """Unix seconds since when it is so."""
+    """Unix seconds since when it is so, at this control plane."""
     last_error: str | None = None
     """Why the last link broke or the last try failed."""
     retry_at_s: float | None = None
@@ -83,194 +91,19 @@ class SyncStatus:
         self.last_error = reason
 
 
-class _Connection(asyncio.Protocol):
-    """One try: from the end of the TLS handshake until the link is over."""
-
-    def __init__(self, sync: Sync, tls: LinkTls) -> None:
-        self._sync = sync
-        self._tls = tls
-        self._transport: asyncio.Transport | None = None
-        self._pump = Pump(make_client_connection(sync.authority), self._write)
-        self._timer: asyncio.TimerHandle | None = None
-        self.link: DataLink | None = None
-        self.is_foreign = False
-        """The control plane has answered that it does not know our protocol."""
-        self.over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        """Done, with the reason, when the link is over."""
-
-    # What asyncio calls.
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's TLS transport is one in all but its bases.
-        self._transport = cast(asyncio.Transport, transport)
-        try:
-            self._tls.check_control_plane(transport.get_extra_info("ssl_object"))
-        except CertificateError as exc:
-            self._end(str(exc))
-            return
-        self._timer = asyncio.get_running_loop().call_later(
-            UPGRADE_TIMEOUT_S, self._end, f"the control plane did not upgrade within {UPGRADE_TIMEOUT_S:g} s"
-        )
-        self._pump.open()
-
-    def data_received(self, data: bytes) -> None:
-        if self.over.done():
-            return
-        try:
-            for item in self._pump.feed(data):
-                if isinstance(item, Response):
-                    self._upgraded()
-                elif isinstance(item, bytes) and self.link is not None:
-                    self._act(self.link.receive_message(item, self._sync.clock()))
-        except RemoteLinkError as exc:
-            refusal = self._pump.connection.handshake_exc
-            self.is_foreign = isinstance(refusal, InvalidStatus) and refusal.response.status_code == 404
-            self._end(str(exc))
-        self._pump.flush()
-
-    def eof_received(self) -> None:
-        self._end(self._closed_by_peer())
-
-    def pause_writing(self) -> None:
-        self._pump.is_paused = True
-
-    def resume_writing(self) -> None:
-        self._pump.is_paused = False
-        self._pump.flush()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if isinstance(exc, ssl.SSLError):
-            # TLS 1.3: the control plane's word about our certificate comes after our side of the handshake.
-            self._end(explain_handshake_failure(exc, is_shared=self._tls.is_shared))
-        elif exc is None or isinstance(exc, ConnectionError):
-            self._end(self._closed_by_peer())
-        else:
-            self._end(f"the connection broke: {exc}")
-
-    # What Sync calls.
-
-    def answer(self, result: ApplyResult) -> None:
-        """Tell what came of the snapshot that this connection brought."""
-        if self.over.done() or self.link is None:
-            return
-        if isinstance(result, Applied):
-            self.link.accept(
-                Ack(
-                    version=result.version,
-                    digest=result.digest,
-                    decode_ms=result.decode_ms,
-                    compile_ms=result.compile_ms,
-                    store_ms=result.store_ms,
-                    commit_ms=result.commit_ms,
-                    warnings=list(result.warnings),
-                )
-            )
-        else:
-            self.report(self._sync.applied())
-            self.link.reject(
-                result.version,
-                result.faults,
-                wants_whole=result.wants_whole,
-                is_passing=result.is_passing,
-            )
-        self._pump.flush()
-
-    def report(self, state: AppliedState) -> None:
-        """Tell what runs now, if this link has greeted; if not, its greeting tells."""
-        if self.over.done() or self.link is None or self.link.state is DataState.GREETING:
-            return
-        self.link.report(state.version, state.digest)
-        self._pump.flush()
-
-    def close(self, reason: str) -> None:
-        if self.link is not None:
-            self.link.close(reason)
-        self._end(reason)
-
-    def tick(self) -> None:
-        """Do what the link's deadline is for, and set the timer for the next."""
-        if self.link is None or self.over.done():
-            return
-        now_s = self._sync.clock()
-        self._act(self.link.on_tick(now_s))
-        self._pump.flush()
-        if not self.over.done():
-            self._timer = asyncio.get_running_loop().call_later(
-                max(0.0, self.link.next_deadline() - now_s), self.tick
-            )
-
-    def _closed_by_peer(self) -> str:
-        if self.link is not None:
-            return "the control plane closed the connection"
-        # Its TLS layer may close without a word.
-        what = "its cluster_cert is another one" if self._tls.is_shared else "it refuses our certificate"
-        return (
-            f"the control plane closed the connection at once: {what}, or too many connect to it now; "
-            "its log says which"
-        )
-
-    def _upgraded(self) -> None:
-        self.link = DataLink(self._sync.clock(), self._sync.hello())
-        self._pump.link = self.link
-        self._cancel_timer()
-        self.tick()
-
-    def _act(self, events: Sequence[DataEvent]) -> None:
-        assert self.link is not None
-        for event in events:
-            match event:
-                case Ended(reason):
-                    self._end(reason)
-                case Welcomed(welcome):
-                    self._sync.welcomed(self.link, welcome)
-                    # The heartbeat that it brings may be due before the deadline of the greeting.
-                    self._cancel_timer()
-                    asyncio.get_running_loop().call_soon(self.tick)
-                case TrustTold(trust):
-                    self._sync.trust_told(trust)
-                case Confirmed(version, digest, signatures):
-                    self._sync.confirmed(version)
-                    if signatures:
-                        self._sync.signed_again(
-                            IncomingSnapshot(version, digest, b"", "", signatures, self._sync.cluster_id)
-                        )
-                case Received():
-                    self._sync.received(self, IncomingSnapshot(*event, self._sync.cluster_id))
-
-    def _end(self, reason: str) -> None:
-        if self.over.done():
-            return
-        self.over.set_result(reason)
-        self._cancel_timer()
-        self._pump.finish()
-        if self._transport is not None:
-            self._transport.close()
-            asyncio.get_running_loop().call_later(_CLOSE_TIMEOUT_S, self._transport.abort)
-
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _write(self, data: bytes) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)
-
-
-_AnyConnection = _Connection | KongConnection
-
-
 class Sync:
-    """Keeps one link to the control plane.
+    """Keeps one link to the cluster.
 
     Args:
         credentials: what each connection is made with.
         apply: applies one snapshot, which costs nothing when its digest is what runs; a FastgwError of it
             is answered as a refusal.
         applied: what runs now.
+        pledge: the cluster that this data plane belongs to; None: any will do.
         draw: a number from 0 up to 1 for each delay.
         clock: monotonic seconds, of which the link's deadlines are made.
         trust_told: is called with the state of the cluster's authorities whenever the control plane names it.
+        answered: gives what was answered since the start.
         signed_again: takes the signatures that what runs has now, without its content.
     """
 
@@ -283,42 +116,52 @@ class Sync:
         apply: Callable[[IncomingSnapshot], Awaitable[ApplyResult]],
         applied: Callable[[], AppliedState],
         log: Logger,
+        pledge: Pledge | None = None,
         draw: Callable[[], float] = random.random,
         clock: Callable[[], float] = time.monotonic,
         trust_told: Callable[[str], None] = lambda _: None,
         signed_again: Callable[[IncomingSnapshot], None] = lambda _: None,
+        answered: Callable[[], Answered | None] = lambda: None,
     ) -> None:
         self.trust_told = trust_told
         self.signed_again = signed_again
-        self.cluster_id = ""
-        """As the last Welcome told it."""
-        self.authority = settings.cluster_control_plane
+        self.answered = answered
         self.clock = clock
-        self.status = SyncStatus(self.authority)
         self._settings = settings
         self._node = node
         self._apply = apply
         self.applied = applied
         self.log = log
         self._credentials = credentials
+        self._pledge = pledge
         self._draw = draw
+        self._rounds = Rounds(preferred_order(node.id, settings.cluster_control_plane))
+        self.status = SyncStatus(self._rounds.next, self._rounds.order)
         self._kong = KongNode(settings, node.id, node.hostname)
-        self._speaks_kong = settings.cluster_wire == "kong"
+        self._kong_addresses: set[str] = set()
+        """Those that were last spoken to in Kong's protocol."""
         self._spread_s = 0.0
         self._linked_at_s: float | None = None
-        self._connection: _AnyConnection | None = None
-        self._waiting: tuple[_AnyConnection, IncomingSnapshot] | None = None
+        self._connection: LinkConnection | None = None
+        """The link whose word counts; None while there is none."""
+        self._looking = asyncio.Lock()
+        """Held while a control plane is dialled beside a link."""
+        self._returns = 0
+        """Looks for a control plane that comes first, since a link there has lasted."""
+        self._keeping: set[asyncio.Task[None]] = set()
+        self._waiting: tuple[LinkConnection, IncomingSnapshot] | None = None
         self._has_waiting = asyncio.Event()
+        self._belongs_to()
 
     async def run(self) -> None:
         """Keep the link until cancelled; then say goodbye on it."""
         applier = asyncio.create_task(self._apply_each())
         try:
-            await self._dial_for_ever()
+            await self._keep_linked()
         finally:
             self.status.is_connected = False
             applier.cancel()
-            await asyncio.gather(applier, return_exceptions=True)
+            await asyncio.gather(applier, *self._keeping, return_exceptions=True)
 
     # What the connection tells.
 
@@ -333,140 +176,193 @@ class Sync:
             max_snapshot_bytes=self._settings.cluster_max_payload,
             labels=dict(self._settings.cluster_dp_labels),
             plugins=sorted(SERVED_PLUGINS),
+            cluster_id=self._belongs_to(),
         )
 
-    def welcomed(self, link: DataLink, welcome: Welcome) -> None:
+    def welcomed(self, connection: OwnConnection, welcome: Welcome) -> None:
+        """A control plane answers in our own protocol: it is linked, if it is of our cluster."""
+        try:
+            if self._pledge is not None:
+                self._pledge.check(welcome.cluster_id)
+        except FastgwError as exc:
+            connection.close(str(exc))
+            return
         self._spread_s = welcome.spread_s
-        self.cluster_id = welcome.control_plane_id
         self.trust_told(welcome.trust)
-        self._linked(wire="fastgw")
-        self.log.notice("connected to the control plane %s (%s)", self.authority, welcome.control_plane_id)
+        self.linked(connection)
+
+    def linked(self, connection: LinkConnection) -> None:
+        """From now on this connection is the link; one that was is said goodbye to."""
+        former, self._connection = self._connection, connection
+        self._linked_at_s = self.clock()
+        status, welcome = self.status, connection.welcome
+        status.is_connected = True
+        status.since_s = time.time()
+        status.retry_at_s = None
+        status.control_plane, status.wire = connection.address, connection.wire
+        status.control_plane_id = welcome.node_id if welcome is not None else ""
+        status.control_plane_hostname = welcome.hostname if welcome is not None else ""
+        if welcome is None:
+            self.log.notice("connected to the control plane %s, by Kong's protocol", connection)
+        else:
+            self.log.notice(
+                "connected to the control plane %s of the cluster %s", connection, welcome.cluster_id
+            )
+        connection.greeted.set_result(None)
         # An apply begun on the former link may have ended since the Hello.
-        link.report(*self.applied())
+        connection.report(self.applied())
+        if former is not None:
+            former.close(f"the data plane goes to {connection.address}, which it prefers")
 
-    def kong_linked(self, connection: KongConnection) -> None:
-        """A link to a Kong control plane is there."""
-        self._linked(wire="kong")
-        self.log.notice("connected to the control plane %s, by Kong's protocol", self.authority)
-
-    def confirmed(self, version: int) -> None:
+    def confirmed(self, connection: LinkConnection, version: int) -> None:
         """The control plane says that what runs here is what it wants."""
         self.status.confirmed_version = version
+        if self._pledge is not None and connection.cluster_id and not self._belongs_to():
+            keeping = asyncio.create_task(self._keep_pledge(self._pledge, connection.cluster_id))
+            self._keeping.add(keeping)
+            keeping.add_done_callback(self._keeping.discard)
 
-    def received(self, connection: _AnyConnection, snapshot: IncomingSnapshot) -> None:
+    def received(self, connection: LinkConnection, snapshot: IncomingSnapshot) -> None:
         self.status.received_version = snapshot.version
         self._waiting = (connection, snapshot)
         self._has_waiting.set()
 
-    def _linked(self, *, wire: str) -> None:
-        self._linked_at_s = self.clock()
-        self.status.is_connected = True
-        self.status.since_s = time.time()
-        self.status.retry_at_s = None
-        self.status.wire = wire
-
-    async def _dial_for_ever(self) -> None:
-        failures = 0
-        while True:
-            self._linked_at_s = None
+    def _belongs_to(self) -> str:
+        if self._pledge is not None:
             try:
-                self._connection = await self._connect()
-                try:
-                    reason = await asyncio.shield(self._connection.over)
-                finally:
-                    self._connection.close("the data plane is shutting down")
-                if self._connection.is_foreign and self._settings.cluster_wire == "auto":
-                    self.log.notice("%s does not speak fastgw's protocol: trying Kong's", self.authority)
-                    self._connection = None
-                    self._speaks_kong = True
-                    continue
+                self.status.cluster_id = self._pledge.read()
+            except FastgwError as exc:
+                self.log.error("%s", exc)
+        return self.status.cluster_id
+
+    async def _keep_pledge(self, pledge: Pledge, cluster_id: str) -> None:
+        """Belong to the cluster whose configuration runs here already."""
+        try:
+            await asyncio.to_thread(pledge.keep, cluster_id)
+        except (OSError, FastgwError) as exc:
+            self.log.error("cannot write down the cluster %s: %s", cluster_id, exc)
+        self._belongs_to()
+
+    # Dialling.
+
+    async def _keep_linked(self) -> None:
+        while True:
+            address = self._rounds.next
+            try:
+                connection = await self._link(address)
             except RemoteLinkError as exc:
                 reason = str(exc)
-            self._connection = None
-            if self._linked_at_s is not None and self.clock() - self._linked_at_s >= HEALTHY_AFTER_S:
-                failures = 0
-            if self._speaks_kong:
-                delay_s = next_kong_delay(self._draw)
             else:
-                delay_s = next_delay(failures, self._spread_s, self._draw)
-            # Where both are spoken, each try begins with our own: a control plane may have been replaced.
-            self._speaks_kong = self._settings.cluster_wire == "kong"
-            failures += 1
-            self._broken(reason, delay_s)
+                address, reason = await self._stay(connection)
+            delay_s = self._delay_after(address)
+            self._broken(address, reason, delay_s)
             await asyncio.sleep(delay_s)
 
-    def _broken(self, reason: str, delay_s: float) -> None:
+    async def _link(self, address: str) -> LinkConnection:
+        """Dial, and greet.
+
+        Raises:
+            RemoteLinkError: it is not linked; says why.
+        """
+        # Each try begins with our own protocol: a control plane may have been replaced.
+        speaks_kong = self._settings.cluster_wire == "kong"
+        while True:
+            (self._kong_addresses.add if speaks_kong else self._kong_addresses.discard)(address)
+            tls = self._credentials.current()
+            connection = await connect(address, tls, self._maker(address, tls, speaks_kong=speaks_kong))
+            try:
+                await asyncio.wait((connection.greeted, connection.over), return_when=asyncio.FIRST_COMPLETED)
+            except asyncio.CancelledError:
+                connection.close(_SHUTTING_DOWN)
+                raise
+            if connection.greeted.done():
+                return connection
+            if not connection.is_foreign or self._settings.cluster_wire != "auto":
+                raise RemoteLinkError(connection.over.result())
+            self.log.notice("%s does not speak fastgw's protocol: trying Kong's", address)
+            speaks_kong = True
+
+    def _maker(self, address: str, tls: LinkTls, *, speaks_kong: bool) -> Callable[[], LinkConnection]:
+        if speaks_kong:
+            return lambda: KongConnection(self, address, tls, self._kong)
+        return lambda: OwnConnection(self, address, tls)
+
+    async def _stay(self, connection: LinkConnection) -> tuple[str, str]:
+        """Stay linked as long as there is a link; return where the last one was, and why it ended."""
+        returning = asyncio.create_task(self._return())
+        try:
+            while True:
+                reason = await asyncio.shield(connection.over)
+                if self._connection is connection:
+                    self._connection = None
+                    await self._wait_for_look()
+                if self._connection is None:
+                    return connection.address, reason
+                connection = self._connection
+        finally:
+            if self._connection is not None:
+                self._connection.close(_SHUTTING_DOWN)
+            returning.cancel()
+            await asyncio.gather(returning, return_exceptions=True)
+            # What was greeted in that very moment has been closed with it.
+            self._connection = None
+
+    async def _wait_for_look(self) -> None:
+        """A link is over: if another one is being made already, wait for that.
+
+        For one: a control plane that is dialled by two of its names ends the former link of a data plane.
+        """
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S), self._looking:
+                pass
+        except TimeoutError:
+            pass
+
+    async def _return(self) -> None:
+        """While linked elsewhere, look now and then for a control plane that comes first."""
+        first_s = self._settings.cluster_return_delay
+        while first_s > 0:
+            await asyncio.sleep(return_delay(self._returns, first_s, self._draw))
+            async with self._looking:
+                linked = self._connection
+                preferred = self._rounds.before(linked.address) if linked is not None else ()
+                if not preferred:
+                    return
+                self._returns += 1
+                for address in preferred:
+                    try:
+                        await self._link(address)
+                    except RemoteLinkError as exc:
+                        self.log.info("stays with %s: no link to %s: %s", linked, address, exc)
+                    else:
+                        break
+
+    def _delay_after(self, address: str) -> float:
+        """Seconds until the next try, after the link to *address* broke or was not made."""
+        linked_at_s, self._linked_at_s = self._linked_at_s, None
+        if linked_at_s is not None and self.clock() - linked_at_s >= HEALTHY_AFTER_S:
+            self._rounds.lasted()
+            if address == self._rounds.order[0]:
+                self._returns = 0
+        if not self._rounds.failed(address):
+            return switch_delay(self._draw)
+        if address in self._kong_addresses:
+            return next_kong_delay(self._draw)
+        return next_delay(self._rounds.failures - 1, self._spread_s, self._draw)
+
+    def _broken(self, address: str, reason: str, delay_s: float) -> None:
         now_s = time.time()
         if self.status.is_connected:
             self.status.is_connected = False
             self.status.since_s = now_s
-        self.status.last_error = reason
+        self.status.last_error = reason if len(self._rounds.order) == 1 else f"{address}: {reason}"
         self.status.retry_at_s = now_s + delay_s
-        self.log.warning("no link to %s: %s; next try in %.1f s", self.authority, reason, delay_s)
+        following = self._rounds.next
+        self.status.control_plane = following
+        where = "" if len(self._rounds.order) == 1 else f" at {following}"
+        self.log.warning("no link to %s: %s; next try%s in %.1f s", address, reason, where, delay_s)
 
-    async def _connect(self) -> _AnyConnection:
-        """Resolve the name, connect to the first address that takes us, and finish the TLS handshake."""
-        host, _, port = self.authority.rpartition(":")
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                return await self._connect_to_any(host.strip("[]"), int(port))
-        except ssl.SSLError as exc:
-            is_shared = self._credentials.current().is_shared
-            raise RemoteLinkError(explain_handshake_failure(exc, is_shared=is_shared)) from exc
-        except TimeoutError:
-            raise RemoteLinkError(f"no connection within {CONNECT_TIMEOUT_S:g} s") from None
-        except socket.gaierror as exc:
-            raise RemoteLinkError(f"the name {host} does not resolve: {exc.strerror}") from exc
-        except OSError as exc:
-            raise RemoteLinkError(f"cannot connect: {os.strerror(exc.errno) if exc.errno else exc}") from exc
-
-    async def _connect_to_any(self, host: str, port: int) -> _AnyConnection:
-        loop = asyncio.get_running_loop()
-        addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        for left, (family, kind, protocol, _, address) in zip(
-            reversed(range(len(addresses))), addresses, strict=True
-        ):
-            connection = socket.socket(family, kind, protocol)
-            try:
-                connection.setblocking(False)
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                # One address that swallows packets must leave time for the others.
-                async with asyncio.timeout(CONNECT_TIMEOUT_S / len(addresses)):
-                    await loop.sock_connect(connection, address)
-            except OSError:
-                connection.close()
-                if left == 0:
-                    raise
-                continue
-            except BaseException:
-                connection.close()
-                raise
-            return await self._shake_hands(connection)
-        raise RemoteLinkError(f"the name {host} has no address")
-
-    async def _shake_hands(self, connection: socket.socket) -> _AnyConnection:
-        tls = self._credentials.current()
-        context = tls.client_context
-        # The event loop closes what it was given without the alert that tells the peer why.
-        with connection.dup() as second:
-            try:
-                _, made = await asyncio.get_running_loop().create_connection(
-                    lambda: (
-                        KongConnection(self, self._kong, tls) if self._speaks_kong else _Connection(self, tls)
-                    ),
-                    sock=connection,
-                    ssl=context,
-                    server_hostname=tls.server_name,
-                )
-            except BaseException as exc:
-                # The loop has closed the descriptor, or will. Where the first write failed, this object does
-                # not know, and would close the number once more, when it is another connection's.
-                connection.detach()
-                if isinstance(exc, ssl.SSLError):
-                    with contextlib.suppress(OSError):
-                        second.send(alert_of(exc))
-                raise
-        return made
+    # Applying.
 
     async def _apply_each(self) -> None:
         while True:
@@ -476,6 +372,7 @@ class Sync:
                 continue
             (connection, snapshot), self._waiting = self._waiting, None
             result = await self._apply_one(snapshot)
+            self._belongs_to()
             if connection is self._connection:
                 connection.answer(result)
             elif self._connection is not None:

@@ -73,6 +73,8 @@ class NodeFigures:
     config_refused_total: int
     control_plane_connected: bool | None
     """None without a control plane."""
+    control_planes: Mapping[str, bool]
+    """The addresses of all that are named, and whether it is the one that is linked."""
     certificate_expires_s: float | None
 
 
@@ -229,6 +231,9 @@ def _render_own(page: _Page, node: NodeFigures, workers: Sequence[WorkerFigures]
             "Whether the link to the control plane stands",
             int(node.control_plane_connected),
         )
+        page.family("fastgw_control_plane_linked", "gauge", "Which control plane the link leads to")
+        for address, is_linked in sorted(node.control_planes.items()):
+            page.sample("fastgw_control_plane_linked", int(is_linked), (("control_plane", address),))
     page.single(
         "fastgw_generations_live",
         "gauge",

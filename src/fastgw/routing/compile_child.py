@@ -46,6 +46,8 @@ from fastgw.routing.jobs import (
 
 _LARGE_BYTES: Final = 1024 * 1024
 """A new base beyond this size left enough behind to be worth giving back."""
+NICENESS: Final = 5
+"""Above that of its parent: workers and the control plane's requests go first, on a machine that is full."""
 _MERGE_NICENESS: Final = 10
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -173,7 +175,7 @@ def _merge(channel: socket.socket, snapshot: Snapshot, flavor: str, fd: int) -> 
     try:
         channel.close()
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        os.nice(_MERGE_NICENESS)
+        os.nice(_MERGE_NICENESS - NICENESS)
         fill_memfd(fd, compile_snapshot(snapshot, flavor=flavor))
         status = 0
     finally:
@@ -194,6 +196,7 @@ def main() -> None:
     # What a terminal or a service manager sends to the group is for the parent to obey.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    os.nice(NICENESS)
     gc.disable()  # decoded rows make no cycles
     fd, flavor = int(_argument("--fd")), _argument("--flavor")
     try:

@@ -7,7 +7,9 @@ behind the winner.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -24,6 +26,10 @@ from fastgw.routing.plugins import StepRecord
 CANDIDATES_LIMIT: Final = 200
 BEHIND_WINNER: Final = 20
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""Source: RFC 9110 §5.6.2."""
+_BREAKS: Final = re.compile(r"[\0\r\n]")
+_BLANKS: Final = re.compile(r"[\0-\x20\x7f]")
 
 
 class BadQuestion(FastgwError):
@@ -61,6 +67,10 @@ class Asked(NamedTuple):
         Raises:
             BadQuestion: it is no URL, or a text is none that can be sent.
         """
+        if not _TOKEN.fullmatch(method):
+            raise BadQuestion(f"'{method}' is no method: a method is letters, digits and !#$%&'*+.^_`|~-")
+        if _BLANKS.search(url):
+            raise BadQuestion(f"{url!r} holds a space or a control character: write %20 for a space")
         try:
             parts = urlsplit(url)
             url_port = parts.port
@@ -72,13 +82,22 @@ class Asked(NamedTuple):
         host = parts.netloc.rpartition("@")[2]
         others = []
         for name, value in headers:
+            if not _TOKEN.fullmatch(name):
+                raise BadQuestion(f"'{name}' is no name of a header field")
+            if _BREAKS.search(value):
+                raise BadQuestion(f"the value of the header field {name} holds a line break or a zero byte")
             if name.lower() == "host":
                 host = value
             else:
-                others.append((name.encode("latin-1", "replace"), value.encode()))
+                others.append((name.encode(), value.encode()))
         target = parts.path or "/"
         if sni is None:
             sni = parts.hostname or ""
+        if peer:
+            try:
+                ip_address(peer)
+            except ValueError:
+                raise BadQuestion(f"client_ip: '{peer}' is no IP address") from None
         request = Request(
             method.encode(),
             host.lower().encode(),
@@ -231,7 +250,7 @@ def asked_of(document: Mapping[str, Any]) -> Asked:
     if "url" not in document:
         raise BadQuestion("url: required")
     port = document.get("port")
-    if port is not None and (not isinstance(port, int) or not 0 < port < 65536):
+    if port is not None and (type(port) is not int or not 0 < port < 65536):
         raise BadQuestion("port: expected a number from 1 to 65535")
     headers: list[tuple[str, str]] = []
     given = document.get("headers", {})

@@ -35,29 +35,29 @@ class Reference(msgspec.Struct, gc=False):
     id: str
 
 
-class RouteRow(msgspec.Struct, gc=False):
-    """What the data plane needs of a row."""
+class RouteRow(msgspec.Struct, gc=False, kw_only=True):
+    """What the data plane needs of a row; the fields stand as in a line, sorted, which reads faster."""
 
-    id: str
-    name: str | None
     created_at: _Int
-    protocols: list[str]
-    strip_path: bool
-    preserve_host: bool
-    https_redirect_status_code: _Int
-    service: Reference | None = None
-    methods: list[str] | None = None
-    hosts: list[str] | None = None
-    paths: list[str] | None = None
-    headers: dict[str, list[str]] | None = None
-    snis: list[str] | None = None
-    regex_priority: _Int | None = None
-    path_handling: str | None = None
-    expression: str | None = None
-    priority: _Int | None = None
-    # Never served so far: looked at by the table of what is not.
-    sources: Any = None
     destinations: Any = None
+    """Never served so far, as `sources`: looked at by the table of what is not."""
+    expression: str | None = None
+    headers: dict[str, list[str]] | None = None
+    hosts: list[str] | None = None
+    https_redirect_status_code: _Int
+    id: str
+    methods: list[str] | None = None
+    name: str | None
+    path_handling: str | None = None
+    paths: list[str] | None = None
+    preserve_host: bool
+    priority: _Int | None = None
+    protocols: tuple[str, ...]
+    regex_priority: _Int | None = None
+    service: Reference | None = None
+    snis: list[str] | None = None
+    sources: Any = None
+    strip_path: bool
 
 
 class RouteRefused(Exception):
@@ -77,7 +77,7 @@ def add_route(table: TableBuilder, number: int, row: RouteRow, flavor: str) -> N
     Raises:
         RouteRefused: with all reasons.
     """
-    if row.sources or row.destinations or _protocol_mask(tuple(row.protocols)) is None:
+    if row.sources or row.destinations or _protocol_mask(row.protocols) is None:
         raise RouteRefused(list(refusals(row, unserved_of("routes", flavor))))
     if row.expression is not None:
         _add_expression(table, number, row, flavor)
@@ -170,7 +170,7 @@ def record_of(
         service,
         row.strip_path,
         row.preserve_host,
-        _protocol_mask(tuple(row.protocols)) or 0,
+        _protocol_mask(row.protocols) or 0,
         row.https_redirect_status_code,
         flavor == "traditional" and row.path_handling == "v1",
         missing_plugin,

@@ -36,6 +36,8 @@ class Surroundings:
             self._add_plugin(row, knows_consumers)
         self.plugins: Final = PluginIndex(plugins, served)
         """Those that are served."""
+        self.has_plugins: Final = bool(self._missing or self.plugins.records)
+        """Whether any route may need one, missing or not."""
 
     def _add_plugin(self, row: Mapping[str, Any], knows_consumers: bool) -> None:
         if not row["enabled"] or row["name"] in self._served:

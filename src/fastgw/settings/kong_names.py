@@ -1,7 +1,8 @@
 """Kong 3.9's property names (open source and Enterprise) that have no meaning in this version.
 
 They are accepted from every source, so that a Kong user's environment and file start unchanged, and named
-in one warning. A row goes when the property gains a meaning here. Source: Kong's list of properties, 3.9.
+in one warning. A row goes when the property gains a meaning here. Those that would leave a door open which
+Kong closes are refused instead. Source: Kong's list of properties, 3.9.
 """
 
 from __future__ import annotations
@@ -68,6 +69,19 @@ _NAMES: Final = frozenset(
     feature_conf_path
     """.split()
 )
+
+
+_REFUSED: Final = {
+    ("cluster_ocsp", "on"): (
+        "no OCSP responder is asked here, and revoked data planes would get in: set it to off, and revoke by "
+        "'fastgw pki revoke' (docs/pki.md) or by another authority"
+    ),
+}
+
+
+def refusal_of(name: str, value: str) -> str | None:
+    """Why *value* of this property of Kong's must not be ignored; None when it may be."""
+    return _REFUSED.get((name, value.strip().lower()))
 
 
 def is_kong_name(name: str) -> bool:

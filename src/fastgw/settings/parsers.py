@@ -18,6 +18,7 @@ LOG_LEVELS: Final = ("debug", "info", "notice", "warn", "error", "crit", "alert"
 _SIZE = re.compile(r"(\d{1,15})([kmg]?)", re.IGNORECASE)
 _TIME = re.compile(r"(\d{1,10})(ms|s|m|h|d|)")
 _TIME_UNITS_S: Final = {"ms": 0.001, "s": 1, "": 1, "m": 60, "h": 3600, "d": 86400}
+_HOSTS_LIMIT: Final = 16
 _LABEL_KEY = re.compile(r"[a-z0-9](?:[\w.:-]{0,61}[a-z0-9])?", re.IGNORECASE | re.ASCII)
 _RESERVED_LABELS: Final = ("kong", "konnect", "insomnia", "mesh", "kic")
 
@@ -161,6 +162,17 @@ def host_port(value: str) -> str:
     elif ":" in host or "/" in host or any(character.isspace() for character in host):
         raise ValueError(f"{value!r} is not 'host:port' (an IPv6 address stands in brackets, no scheme)")
     return value
+
+
+def host_ports(value: str) -> tuple[str, ...]:
+    """Read comma-separated `host:port`, each once."""
+    found = tuple(host_port(part.strip()) for part in value.split(","))
+    twice = [one for number, one in enumerate(found) if one in found[:number]]
+    if twice:
+        raise ValueError(f"{twice[0]!r} stands there twice")
+    if len(found) > _HOSTS_LIMIT:
+        raise ValueError(f"{len(found)} addresses, at most {_HOSTS_LIMIT} are allowed")
+    return found
 
 
 def origins(value: str) -> tuple[str, ...]:

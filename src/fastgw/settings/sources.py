@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from fastgw.settings.kong_names import is_kong_name
+from fastgw.settings.kong_names import is_kong_name, refusal_of
 from fastgw.settings.table import PROPERTIES
 
 MAX_FILE_BYTES: Final = 1 << 20
@@ -74,7 +74,9 @@ def _add(gathered: Gathered, name: str, value: str, source: str) -> None:
         if value.strip():
             gathered.values[canonical] = Given(value.strip(), source)
     elif is_kong_name(name):
-        if value.strip():
+        if reason := refusal_of(name, value):
+            gathered.faults.append(f"{source}: {name}: {reason}")
+        elif value.strip():
             gathered.meaningless.append(name)
     else:
         near = closest(name)

@@ -153,8 +153,17 @@ class Settings:
     db_update_frequency: float = _property(
         "5", parsers.seconds, "least seconds between two pushes to one Kong data plane", CP
     )
-    cluster_control_plane: str = _property(
-        "127.0.0.1:8005", parsers.host_port, "the control plane to connect to", DP
+    cluster_control_plane: tuple[str, ...] = _property(
+        "127.0.0.1:8005",
+        parsers.host_ports,
+        "the control planes of one cluster, `host:port, host:port`; each data plane has an order of its own",
+        DP,
+    )
+    cluster_return_delay: float = _property(
+        "5m",
+        parsers.seconds,
+        "seconds (or 5m) until a data plane linked elsewhere looks for its first control plane; 0: never",
+        DP,
     )
     cluster_wire: str = _property(
         "auto",
@@ -184,7 +193,7 @@ class Settings:
         "", parsers.text, "with pki: the authorities of the other side's certificates; forms as cluster_cert"
     )
     cluster_server_name: str = _property(
-        "", parsers.text, "with pki: the control plane's name; none: the host of cluster_control_plane", DP
+        "", parsers.text, "with pki: the control plane's name; none: the host that is dialled", DP
     )
     cluster_allowed_common_names: frozenset[str] = _property(
         "",

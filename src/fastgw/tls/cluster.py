@@ -58,7 +58,7 @@ class LinkTls:
     authorities: tuple[x509.Certificate, ...] = ()
     """Whose certificates are taken; none in the mode shared."""
     server_name: str = SERVER_NAME
-    """What a data plane asks for by SNI and, unless the mode is shared, insists on."""
+    """What a data plane asks for by SNI and, unless the mode is shared, insists on; none: see `name_at`."""
     allowed_names: frozenset[str] = frozenset()
     """Common names of data planes that pki_check_cn takes, lower case; none: those of our parent domain."""
     revoked: frozenset[str] = frozenset()
@@ -74,6 +74,10 @@ class LinkTls:
     def is_shared(self) -> bool:
         return self.mode == "shared"
 
+    def name_at(self, host: str) -> str:
+        """The name that the control plane at *host* is to have: `server_name`, or else that host itself."""
+        return self.server_name or host
+
     @cached_property
     def server_context(self) -> ssl.SSLContext:
         """The control plane's context."""
@@ -84,7 +88,7 @@ class LinkTls:
 
     @cached_property
     def client_context(self) -> ssl.SSLContext:
-        """The data plane's context; connect with `server_name` as the server's name."""
+        """The data plane's context; connect with `name_at` as the server's name."""
         context = LinkContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = not self.is_shared
         return self._fill(context)

@@ -109,12 +109,11 @@ def load_link_tls(settings: Settings, *, must_be_current: bool = True) -> LinkTl
         tls = LinkTls.shared(pair)
     else:
         check_usage(x509.load_der_x509_certificate(pair.der), is_server=is_server, called="cluster_cert")
-        host = settings.cluster_control_plane.rpartition(":")[0].strip("[]")
         tls = LinkTls(
             "pki_check_cn" if settings.cluster_mtls == "pki_check_cn" else "pki",
             pair,
             load_authorities(settings.cluster_ca_cert),
-            SERVER_NAME if is_server else settings.cluster_server_name or host,
+            SERVER_NAME if is_server else settings.cluster_server_name,
             settings.cluster_allowed_common_names,
         )
     # What OpenSSL has against them is to be known now.

@@ -12,6 +12,10 @@ the ceiling:
   data planes fit into 6 s at 25 per second, so they are announced a spread of 0; a larger fleet gives up the
   promise for the longer cap.
 
+Where a data plane knows several control planes, one that fails is followed by the next within `SWITCH_S`: the
+delay above is for a whole round that failed. One that is linked elsewhere than at its first goes back after
+minutes (`return_delay`), so that a fleet spreads again, and not all at once.
+
 Source: the usual exponential back-off with full jitter.
 """
 
@@ -28,6 +32,9 @@ SHORT_CAP_S: Final = 6.0
 LONG_CAP_S: Final = 30.0
 RETRY_CAP_S: Final = 15.0
 """What a data plane could not take for the moment is sent again after so long at most."""
+SWITCH_S: Final = 0.5
+"""From one control plane that failed to the next, at most."""
+RETURN_CAP_S: Final = 3600.0
 _FIRST_CEILING_S: Final = 1.0
 _DOUBLINGS_LIMIT: Final = 16
 
@@ -53,6 +60,22 @@ def retry_delay(failures: int, draw: Callable[[], float] = random.random) -> flo
     """
     ceiling_s: float = min(RETRY_CAP_S, _FIRST_CEILING_S * 2.0 ** min(failures, _DOUBLINGS_LIMIT))
     return ceiling_s * (0.5 + draw() / 2)
+
+
+def switch_delay(draw: Callable[[], float] = random.random) -> float:
+    """Seconds until the next control plane is tried after another one failed."""
+    return SWITCH_S * draw()
+
+
+def return_delay(failures: int, first_s: float, draw: Callable[[], float] = random.random) -> float:
+    """Seconds until a data plane that is linked elsewhere looks for a control plane that comes before.
+
+    Args:
+        failures: looks in vain, or returns that did not last, in a row.
+        first_s: around which the first is; each that follows is twice as far, up to an hour.
+    """
+    ceiling_s: float = max(first_s, min(RETURN_CAP_S, first_s * 2.0 ** min(failures, _DOUBLINGS_LIMIT)))
+    return ceiling_s * (0.5 + draw())
 
 
 def spread_for(data_planes: int) -> float:

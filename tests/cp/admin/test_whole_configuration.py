@@ -138,6 +138,17 @@ def test_the_same_text_is_not_loaded_twice(admin: httpx.Client) -> None:
     assert admin.post("/config?check_hash=1", json={"config": FILE}).status_code == 201
 
 
+def test_who_comes_while_another_is_loaded_is_told_to_come_back(admin: httpx.Client) -> None:
+    services = [{"name": f"s{number}", "host": "h"} for number in range(5000)]
+    document = {"_format_version": "3.0", "services": services}
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: admin.post("/config", json=document, timeout=60), range(4)))
+    assert {answer.status_code for answer in answers} == {201, 429}
+    busy = next(answer for answer in answers if answer.status_code == 429)
+    assert busy.json() == {"message": "Currently loading previous configuration"}
+    assert busy.headers["retry-after"] == "1"
+
+
 def test_a_text_is_taken_for_json_if_it_is_some_and_else_for_yaml(admin: httpx.Client) -> None:
     for text in ('{"_format_version": "3.0"}', '{_format_version: "3.0"}', "{'_format_version': '3.0',}"):
         for sent in (

@@ -12,11 +12,12 @@ from typing import TypeVar
 
 from fastgw.cp.cluster import ClusterServer
 from fastgw.cp.hub import Hub
+from fastgw.cp.identity import ControlPlaneIdentity
 from fastgw.cp.pki import management
 from fastgw.cp.pki.office import Office
 from fastgw.cp.storage import make_storage
 from fastgw.cp.storage.base import SqlStorage
-from fastgw.cp.storage.session import Connection
+from fastgw.cp.storage.contract import Connection
 from fastgw.dp.membership import Membership
 from fastgw.dp.sync import NodeIdentity
 from fastgw.obs import logs
@@ -104,7 +105,7 @@ class Member:
         await self.membership.ready()
         self.node = Node(
             self.settings.prefix,
-            self.settings.cluster_control_plane,
+            self.settings.cluster_control_plane[0],
             credentials=self.membership,
             trust_told=self.membership.told,
             identity=NodeIdentity(self.id, "dp-1"),
@@ -136,12 +137,12 @@ async def cluster(
         settings, read=storage.read_records, write=storage.write_records, wall_clock=clock or Clock()
     )
     await office.open()
-    hub = Hub(storage, purge_delay_s=1000)
+    identity = ControlPlaneIdentity.make(await storage.cluster_id())
+    hub = Hub(storage, identity=identity, purge_delay_s=1000)
     server = ClusterServer(
         Listen.parse("127.0.0.1:0"),
         office,
         hub,
-        control_plane_id=await storage.cluster_id(),
         heartbeat_s=heartbeat_s,
         office=office,
     )

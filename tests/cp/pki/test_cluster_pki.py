@@ -20,8 +20,9 @@ from fastgw.tls.authority import NodeKey, node_id_of, serial_of
 from fastgw.tls.cluster import make_stranger_context
 from fastgw.wire import enrolment as e
 from fastgw.wire.messages import LINK_PATH
-from tests.cp.cluster_nodes import Log, Stranger, eventually, offering_of, run
+from tests.cp.cluster_nodes import Log, Stranger, eventually, node_id_that_prefers, offering_of, run
 from tests.cp.pki.cluster import Clock, Cluster, Member, cluster
+from tests.waiting import free_port
 
 NODE = "3f8e2b50-0000-4000-8000-000000000001"
 
@@ -412,5 +413,27 @@ def test_the_authoritys_key_is_encrypted_where_a_secret_is_set(tmp_path: Path, l
                 for secret, words in (("", "is encrypted: pki_secret must be"), ("wrong", "is another one")):
                     with pytest.raises(CertificateError, match=words):
                         await management.load_active(connection, secret)
+
+    run(scenario())
+
+
+def test_of_several_control_planes_the_first_that_answers_will_do(tmp_path: Path, log: Log) -> None:
+    async def scenario() -> None:
+        async with cluster(tmp_path / "cp") as port, cluster(tmp_path / "strange") as strange:
+            addresses = (f"127.0.0.1:{free_port()}", strange.address, port.address)
+            named = {"cluster_control_plane": ", ".join(addresses)}
+            member = port.member("dp-1", await port.token(), node_id_that_prefers(addresses), **named)
+            await member.membership.ready()
+            serial = serial_in_use(member)
+            await member.membership.renew()
+            assert serial_in_use(member) != serial
+            named = {"cluster_control_plane": ", ".join(addresses[:2])}
+            late = port.member("dp-2", await port.token(), **named)
+            joining = asyncio.create_task(late.membership.ready())
+            line = await log.shows("has not joined the cluster")
+            assert f"cannot connect to {addresses[0]}: " in line
+            assert f"{addresses[1]} is no control plane of the cluster that the token is for" in line
+            joining.cancel()
+            await asyncio.gather(joining, return_exceptions=True)
 
     run(scenario())

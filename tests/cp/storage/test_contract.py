@@ -445,6 +445,40 @@ async def test_a_data_plane_row_never_goes_back_in_time(storage: SqlStorage) -> 
     assert await storage.list_data_planes(9) == ([same_second], None)
 
 
+async def test_a_data_plane_that_moved_stays_connected_whoever_writes_last(storage: SqlStorage) -> None:
+    """The control plane a lets go of it, b has it; their words come in either order, and a's clock is ahead."""
+    at_a = make_data_plane(1, last_seen=NOW_S + 30, connected=True, control_plane_id="a")
+    left_a = make_data_plane(1, last_seen=NOW_S + 30, connected=False, control_plane_id="a")
+    at_b = make_data_plane(1, last_seen=NOW_S, connected=True, control_plane_id="b")
+    for words in ((at_b, left_a), (left_a, at_b)):
+        await storage.put_data_planes([at_a], claims={at_a.id})
+        for word in words:
+            await storage.put_data_planes([word], claims={at_b.id} if word is at_b else set())
+        assert await storage.list_data_planes(9) == ([at_b], None)
+    # What b writes of it later counts, that it is gone too; and then anybody may have it.
+    left_b = make_data_plane(1, last_seen=NOW_S + 1, connected=False, control_plane_id="b")
+    await storage.put_data_planes([left_b])
+    assert await storage.list_data_planes(9) == ([left_b], None)
+    again = make_data_plane(
+        1, last_seen=NOW_S + 2, connected=False, control_plane_id="a", last_error="turned away"
+    )
+    await storage.put_data_planes([again])
+    assert await storage.list_data_planes(9) == ([again], None)
+
+
+async def test_a_link_that_nobody_knows_is_dead_gives_way_to_the_one_that_is_heard_of(
+    storage: SqlStorage,
+) -> None:
+    """Both believe that it is theirs: who has heard of it last is right, until the other hears of it again."""
+    at_b = make_data_plane(1, last_seen=NOW_S + 5, connected=True, control_plane_id="b")
+    await storage.put_data_planes([at_b])
+    await storage.put_data_planes([make_data_plane(1, last_seen=NOW_S, connected=True, control_plane_id="a")])
+    assert await storage.list_data_planes(9) == ([at_b], None)
+    at_a = make_data_plane(1, last_seen=NOW_S + 9, connected=True, control_plane_id="a")
+    await storage.put_data_planes([at_a])
+    assert await storage.list_data_planes(9) == ([at_a], None)
+
+
 async def test_data_planes_are_forgotten(storage: SqlStorage) -> None:
     rows = [make_data_plane(n, last_seen=NOW_S + n) for n in range(4)]
     await storage.put_data_planes(rows)

@@ -34,18 +34,21 @@ def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | Non
 class Answer(Exception):
     """The request ends here with this status and body."""
 
-    def __init__(self, status: int, body: Mapping[str, Any]) -> None:
+    def __init__(
+        self, status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None
+    ) -> None:
         self.status = status
         self.body = body
+        self.headers = headers
         super().__init__(f"{status} {body.get('message')}")
 
 
 def error_response(answer: Answer) -> Response:
     """The response of an error. What it quotes may hold bytes that were no UTF-8: they show as `?`."""
     try:
-        return json_response(answer.body, answer.status)
+        return json_response(answer.body, answer.status, answer.headers)
     except UnicodeEncodeError:
-        return json_response(_encodable(answer.body), answer.status)
+        return json_response(_encodable(answer.body), answer.status, answer.headers)
 
 
 def _encodable(value: Any) -> Any:

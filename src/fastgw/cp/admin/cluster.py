@@ -26,6 +26,7 @@ from fastgw.cp.admin.bodies import parse_urlencoded
 from fastgw.cp.admin.clustering import ClusterView
 from fastgw.cp.admin.dispatch import Call, Resource
 from fastgw.cp.applied import Standing
+from fastgw.cp.rollout.conductor import Conductor
 from fastgw.cp.storage.contract import Storage
 from fastgw.errors import StorageError
 
@@ -40,14 +41,25 @@ _NUMBER: Final = re.compile(r"[0-9]{1,18}")
 _SECONDS: Final = re.compile(r"[0-9]{1,4}(\.[0-9]{1,3})?")
 
 
-def cluster_resources(cluster_view: ClusterView) -> Iterator[Resource]:
+def cluster_resources(cluster_view: ClusterView, rollouts: Conductor) -> Iterator[Resource]:
     async def summary(_call: Call) -> Response:
         rows = [row for row in await cluster_view.data_planes() if row["connected"]]
         published = cluster_view.publication()
         versions = Counter((row["applied_version"], row["config_hash"]) for row in rows)
+        holders = Counter(
+            (holder["hostname"], holder["id"])
+            for row in rows
+            if (holder := row.get("control_plane")) is not None
+        )
+        own = cluster_view.identity
+        holders.setdefault((own.hostname, own.id), 0)
         newest_first = sorted(versions.items(), key=lambda item: (-(item[0][0] or 0), item[0][1] or ""))
+        rollout = rollouts.running
         body: dict[str, Any] = {
+            "cluster_id": own.cluster_id,
+            "control_plane": {"id": own.id, "hostname": own.hostname},
             "published": published,
+            "rollout": None if rollout is None else rollout.shown(),
             "data_planes": {
                 "connected": len(rows),
                 "current": sum(row["applied_version"] == row["wanted_version"] for row in rows),
@@ -56,6 +68,11 @@ def cluster_resources(cluster_view: ClusterView) -> Iterator[Resource]:
             "versions": [
                 {"version": version, "config_hash": config_hash, "data_planes": count}
                 for (version, config_hash), count in newest_first
+            ],
+            # Those that data planes are linked to, and this one.
+            "control_planes": [
+                {"id": id_, "hostname": hostname, "data_planes": count}
+                for (hostname, id_), count in sorted(holders.items())
             ],
         }
         return json_response(body)
@@ -122,6 +139,8 @@ class WaitApplied:
         standing = await self._cluster_view.wait_applied(version, timeout_s)
         headers["X-Fastgw-Version"] = str(version)
         headers["X-Fastgw-Applied"] = f"{standing.applied}/{standing.applied + len(standing.behind)}"
+        if standing.held_back:
+            headers["X-Fastgw-Held-Back"] = str(standing.held_back)
         if is_preferred:
             headers["Preference-Applied"] = f"wait={timeout_s:g}"
         if not standing.is_applied:

@@ -2,7 +2,7 @@
 
 The first is Kong 2.0's shape, an object by id, kept for old tools; the second is a list of the newer shape
 with our own fields beside Kong's (`connected`, `applied_version`, `applied_at`, `apply_ms`, `wanted_version`,
-`last_error`).
+`last_error`, `control_plane`: the one that it is linked to, or was last).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from fastgw.cp.admin.answers import json_response
 from fastgw.cp.admin.dispatch import Call, Resource
 from fastgw.cp.admin.paging import page_body, page_request
 from fastgw.cp.applied import Standing
+from fastgw.cp.identity import ControlPlaneIdentity
 from fastgw.model.snapshot import Snapshot
 from fastgw.routing.layered import LayeredImage
 
@@ -35,6 +36,10 @@ class Capability(NamedTuple):
 
 class ClusterView(Protocol):
     """What the Admin API needs to know of the cluster."""
+
+    @property
+    def identity(self) -> ControlPlaneIdentity:
+        """Who this control plane is."""
 
     async def data_planes(self) -> list[dict[str, Any]]:
         """All known data planes, each a row with `id` and the fields shown."""

@@ -59,7 +59,8 @@ class _Config:
 
     async def replace(self, call: Call) -> Response:
         if self._one_at_a_time.locked():
-            raise answers.message(429, "Currently loading previous configuration")
+            busy = {"message": "Currently loading previous configuration"}
+            raise Answer(429, busy, {"Retry-After": "1"})
         async with self._one_at_a_time:
             with no_collection():
                 return await self._replace(call)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, ClassVar, Final
 
@@ -18,6 +19,7 @@ import msgspec
 from fastgw.cp.storage.contract import (
     CHANGES_LIMIT,
     Change,
+    Connection,
     DataPlaneRow,
     Reader,
     Row,
@@ -27,7 +29,7 @@ from fastgw.cp.storage.contract import (
 )
 from fastgw.cp.storage.migrations import MIGRATIONS, Migration, Migrator
 from fastgw.cp.storage.schema import Dialect, Schema, decode_row
-from fastgw.cp.storage.session import Connection, JournalLimits, SqlReader, SqlWriter, read_state
+from fastgw.cp.storage.session import JournalLimits, SqlReader, SqlWriter, read_state
 from fastgw.cp.storage.version_signal import VersionSignal
 from fastgw.errors import StorageUnavailable
 from fastgw.model.entities import ENTITIES, Entity
@@ -39,8 +41,12 @@ _TURN_S: Final = 30.0
 _LOAD_SLICE: Final = 500
 
 _PUT_DATA_PLANE: Final = (
-    "INSERT INTO data_planes (id, last_seen, doc) VALUES ($1, $2, $3) ON CONFLICT (id) DO UPDATE "
-    "SET last_seen = excluded.last_seen, doc = excluded.doc WHERE data_planes.last_seen <= excluded.last_seen"
+    "INSERT INTO data_planes (id, last_seen, doc, holder, is_connected) VALUES ($1, $2, $3, $4, $5) "
+    "ON CONFLICT (id) DO UPDATE SET last_seen = excluded.last_seen, doc = excluded.doc, "
+    "holder = excluded.holder, is_connected = excluded.is_connected "
+    # The clocks of two control planes may differ, so who has just been connected to need not be later.
+    "WHERE $6 = 1 OR (data_planes.last_seen <= excluded.last_seen AND (excluded.is_connected = 1 "
+    "OR data_planes.is_connected = 0 OR data_planes.holder = excluded.holder))"
 )
 
 _FETCH_CHANGES: Final = (
@@ -196,11 +202,23 @@ class SqlStorage(Storage):
     async def wait_version_above(self, version: int, timeout_s: float) -> int:
         return await self._signal.wait_above(version, timeout_s)
 
-    async def put_data_planes(self, rows: Sequence[DataPlaneRow]) -> None:
+    async def put_data_planes(
+        self, rows: Sequence[DataPlaneRow], *, claims: AbstractSet[str] = frozenset()
+    ) -> None:
         if not rows:
             return
         # By id, so that two control planes that write the same rows cannot wait for each other in a circle.
-        records = [(row.id, row.last_seen, _encode(row).decode()) for row in sorted(rows, key=lambda r: r.id)]
+        records = [
+            (
+                row.id,
+                row.last_seen,
+                _encode(row).decode(),
+                row.control_plane_id,
+                int(row.connected),
+                int(row.id in claims),
+            )
+            for row in sorted(rows, key=lambda row: row.id)
+        ]
         async with self._transaction() as connection:
             await connection.execute_many(_PUT_DATA_PLANE, records)
 

@@ -21,9 +21,9 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
+from fastgw.cp.storage.contract import Connection
 from fastgw.cp.storage.schema import REAL, TEXT, Dialect, Schema
-from fastgw.cp.storage.session import Connection
-from fastgw.errors import NeedsBootstrap, PendingMigrations
+from fastgw.errors import NeedsBootstrap, PendingMigrations, StorageError
 
 
 class Sql:
@@ -132,6 +132,34 @@ MIGRATIONS: Final[Sequence[Migration]] = (
             Sql("CREATE TABLE pki_signing_keys (id {text} PRIMARY KEY, doc TEXT NOT NULL)"),
         ),
     ),
+    Migration(
+        4,
+        "data_plane_holders",
+        up=(
+            # The control plane process that wrote the row.
+            Sql("ALTER TABLE data_planes ADD COLUMN holder {text} NOT NULL DEFAULT ''"),
+            Sql("ALTER TABLE data_planes ADD COLUMN is_connected INTEGER NOT NULL DEFAULT 0"),
+        ),
+    ),
+    Migration(
+        5,
+        "rollouts",
+        up=(
+            # `running` is 1 or null: so the index lets one be on its way, and any number be over.
+            Sql(
+                "CREATE TABLE rollouts (id {text} PRIMARY KEY, running INTEGER, started_at {real} NOT NULL, "
+                "base_version BIGINT NOT NULL, revision BIGINT NOT NULL, doc TEXT NOT NULL)"
+            ),
+            Sql("CREATE UNIQUE INDEX rollouts_running ON rollouts (running)"),
+            Sql("CREATE INDEX rollouts_started_at ON rollouts (started_at)"),
+            Sql(
+                "CREATE TABLE rollout_bases (id {text} NOT NULL, part INTEGER NOT NULL, data BLOB NOT NULL, "
+                "PRIMARY KEY (id, part))",
+                "CREATE TABLE rollout_bases (id {text} NOT NULL, part INTEGER NOT NULL, data BYTEA NOT NULL, "
+                "PRIMARY KEY (id, part))",
+            ),
+        ),
+    ),
 )
 
 _CREATE_STATE: Final = Sql(
@@ -207,11 +235,24 @@ class Migrator:
                 return SchemaState(needs_bootstrap=True, new=tuple(self._migrations))
             return await self._state(connection)
 
-    async def bootstrap(self) -> list[Migration]:
-        """Fill an empty database; return what was run, nothing if it was not empty."""
+    async def bootstrap(self, cluster_id: str | None = None) -> list[Migration]:
+        """Fill an empty database; return what was run, nothing if it was not empty.
+
+        Args:
+            cluster_id: of the cluster that it is to be the database of; None: a new one.
+
+        Raises:
+            StorageError: the database was not empty, and is that of another cluster.
+        """
         async with self._maintenance.transaction(exclusive=True) as connection:
             assert connection is not None
             if not (await self._state(connection)).needs_bootstrap:
+                ((present,),) = await connection.fetch("SELECT id FROM cluster")
+                if cluster_id is not None and present != cluster_id:
+                    raise StorageError(
+                        f"the database is that of the cluster {present} already: only an empty one can "
+                        f"become that of {cluster_id}"
+                    )
                 return []
             await connection.execute(_CREATE_STATE.text(self._maintenance.dialect))
             for migration in self._migrations:
@@ -219,7 +260,7 @@ class Migrator:
                 await self._record(connection, migration, is_finished=True)
             await connection.execute(
                 "INSERT INTO cluster (one, id, version, seq, trimmed) VALUES (1, $1, 0, 0, 0)",
-                str(uuid.uuid4()),
+                cluster_id or str(uuid.uuid4()),
             )
             return list(self._migrations)
 
