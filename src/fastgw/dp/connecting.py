@@ -76,11 +76,12 @@ async def _connect_to_any(host: str, port: int, tls: LinkTls, make_protocol: Cal
 async def _shake_hands(
     connection: socket.socket, tls: LinkTls, server_name: str, make_protocol: Callable[[], _P]
 ) -> _P:
+    context = tls.client_context
     # The event loop closes what it was given without the alert that tells the peer why.
     with connection.dup() as second:
         try:
             _, made = await asyncio.get_running_loop().create_connection(
-                make_protocol, sock=connection, ssl=tls.client_context, server_hostname=server_name
+                make_protocol, sock=connection, ssl=context, server_hostname=server_name
             )
         except BaseException as exc:
             # The loop has closed the descriptor, or will. Where the first write failed, this object does

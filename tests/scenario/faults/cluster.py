@@ -153,7 +153,7 @@ class Cluster:
         for control_plane in self.control_planes:
             try:
                 shown = self._publication(control_plane)
-                rows = control_plane.data_planes()
+                rows = {row["id"]: row for row in _pages(control_plane, "/clustering/data-planes")}
             except Exception as error:  # it starts, or its database does
                 yield control_plane.name, repr(error)
                 continue

@@ -21,6 +21,7 @@ from tests.scenario.process import HOST, free_port
 
 Direction = Literal["up", "down"]
 _DEADLINE_S: Final = 15.0
+_LAST_TURNS: Final = 10
 
 
 class _End(asyncio.Protocol):
@@ -195,6 +196,10 @@ class Wire:
         for task in self._waiting:
             task.cancel()
         await asyncio.gather(*self._waiting, return_exceptions=True)
+        # What was accepted or connected in the last turn of the loop ends within the next ones.
+        for _ in range(_LAST_TURNS):
+            self._cut()
+            await asyncio.sleep(0)
         await asyncio.gather(*(end.gone.wait() for end in self.ends))
 
     def _close(self) -> None:
