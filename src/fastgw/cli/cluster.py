@@ -225,11 +225,11 @@ def _table(api: AdminApi) -> Any:
         "ID",
         "ADDRESS",
         "LINK",
-        "CONTROL PLANE",
         "WANTED",
         "APPLIED",
         "SINCE",
         "CERTIFICATE",
+        "CONTROL PLANE",
         "LABELS",
     ):
         table.add_column(name, no_wrap=name not in {"LABELS"})
@@ -247,13 +247,13 @@ def _table(api: AdminApi) -> Any:
                     row["id"][:8],
                     row["ip"],
                     "up" if row["connected"] else "down",
-                    _holder(row["control_plane"]),
                 )
             ),
             f"{wanted}{part}",
             Text(_applied(row), style="" if is_current else "yellow"),
             _since(row["applied_at"]),
             _certificate(row["cert_details"]),
+            Text(_holder(row["control_plane"])),
             Text(labels),
             Text(row["last_error"] or "", style="red"),
         )
