@@ -18,6 +18,7 @@ FastgwError
 │   └── DeltaError           delta          changes lead elsewhere, or nobody knows from where: take the whole
 ├── CompileError             compile        a snapshot cannot become an image: all reasons
 ├── ImageError               image          an image is damaged or of another format
+├── RolloutError             rollout        what is asked of a rollout cannot be done: why
 ├── DeclarativeError         declarative    a declarative file is wrong: all faults with their paths
 └── LinkError                link
     ├── LocalLinkError       link_local     we broke the protocol: a bug here
@@ -149,6 +150,10 @@ class CompileError(FastgwError):
 
 class ImageError(FastgwError):
     code = "image"
+
+
+class RolloutError(FastgwError):
+    code = "rollout"
 
 
 TOLD_FAULTS: Final = 100

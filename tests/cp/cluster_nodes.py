@@ -220,6 +220,7 @@ class Node:
         identity = identity or NodeIdentity(str(uuid.uuid4()), "dp-1")
         self.id = identity.id
         self.state = AppliedState(0, "")
+        self.answered: m.Answered | None = m.Answered(0, 0)
         self.snapshot: Snapshot | None = None
         self.seen: list[int] = []
         self.deltas = 0
@@ -237,6 +238,7 @@ class Node:
             applied=lambda: self.state,
             log=logs.get_logger("sync"),
             draw=draw,
+            answered=lambda: self.answered,
             clock=clock or time.monotonic,
         )
 

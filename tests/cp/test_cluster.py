@@ -39,8 +39,9 @@ def log(tmp_path: Path) -> Log:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_configuration_arrives_and_its_application_is_shown(tmp_path: Path, log: Log, kind: str) -> None:
+    pair = pair_of(kind)  # takes long for openssl, and is not what has a deadline here
+
     async def scenario() -> None:
-        pair = pair_of(kind)
         async with cluster_port(tmp_path, pair) as port:
             node = Node(tmp_path, port.address, pair, cluster_dp_labels="region:eu")
             async with node.running():

@@ -29,6 +29,9 @@ class Linked:
     def offer(self, offering: Offering | None) -> None:
         pass
 
+    def pace(self, ping_s: float) -> None:
+        pass  # no rollout runs
+
     def close(self, reason: str) -> None:
         pass
 

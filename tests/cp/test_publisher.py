@@ -41,6 +41,9 @@ class Listener:
         assert offering is not None
         self.offered.append(offering)
 
+    def pace(self, ping_s: float) -> None:
+        raise AssertionError(ping_s)
+
     def close(self, reason: str) -> None:
         raise AssertionError(reason)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastgw.dp._metrics import SEGMENT_BYTES, MetricsSegment, read_segment
+from fastgw.dp._metrics import SEGMENT_BYTES, MetricsSegment, read_answered, read_segment
 
 ROUTE = bytes(range(16))
 
@@ -74,3 +74,17 @@ def test_a_short_file_is_refused() -> None:
             MetricsSegment(fd)
     finally:
         os.close(fd)
+
+
+def test_answers_are_summed_over_routes_sources_and_what_found_no_route(segment_fd: int) -> None:
+    with mmap.mmap(segment_fd, 0) as view:
+        assert read_answered(view) == (0, 0)  # nobody has counted in it
+    segment = MetricsSegment(segment_fd)
+    for number, (code, source) in enumerate([(200, 0), (499, 1), (500, 0), (503, 1), (599, 0), (200, 0)]):
+        segment.count(bytes([number % 3] * 16), b"svc", b"rt", code, source, 1, 1, 1, 1, 1)
+    segment.count_refused(404)
+    segment.count_refused(503)
+    with mmap.mmap(segment_fd, 0) as view:
+        assert read_answered(view) == (8, 4)
+    with pytest.raises(ValueError, match="too short"):
+        read_answered(bytes(100))

@@ -6,7 +6,8 @@ from typing import Any
 
 from fastgw.model.snapshot import Snapshot
 from fastgw.wire import messages as m
-from fastgw.wire.link import ControlEvent, ControlLink, DataEvent, DataLink
+from fastgw.wire.events import ControlEvent, DataEvent
+from fastgw.wire.link import ControlLink, DataLink
 from fastgw.wire.offering import Offering
 from fastgw.wire.states import ControlState, DataState
 

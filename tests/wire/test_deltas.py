@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from fastgw.model.snapshot import Snapshot, unpack_delta
 from fastgw.wire import messages as m
-from fastgw.wire.link import Confirmed, ControlLink, DataLink, Received, Rejected, WholeWanted
+from fastgw.wire.events import Confirmed, Received, Rejected, WholeWanted
+from fastgw.wire.link import ControlLink, DataLink
 from fastgw.wire.offering import Offering
 from fastgw.wire.pacing import RETRY_CAP_S, retry_delay
 from fastgw.wire.states import ControlState

@@ -9,18 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgw.wire import messages as m
-from fastgw.wire.link import (
+from fastgw.wire.events import (
     Accepted,
     Confirmed,
-    DataLink,
     Ended,
     Joined,
+    Paced,
     Received,
     Rejected,
     Reported,
     Welcomed,
     Withheld,
 )
+from fastgw.wire.link import DataLink
 from fastgw.wire.offering import Offering
 from fastgw.wire.signature import SigningKey
 from fastgw.wire.states import ControlState, DataState
@@ -249,6 +250,48 @@ def test_pings_go_out_every_heartbeat_with_what_is_applied() -> None:
         assert events == [Reported(1, ONE)]
     assert data.next_deadline() == 120.0
     assert control.next_deadline() == 135.0
+
+
+def test_pings_come_at_the_pace_that_is_asked_for_and_tell_what_was_answered() -> None:
+    total = 0
+
+    def answered() -> m.Answered:
+        nonlocal total
+        total += 10
+        return m.Answered(total, 1)
+
+    control = control_link()
+    data = DataLink(0.0, hello(version=1, digest=ONE), answered=answered)
+    control.pace(2.0)  # in the greeting: the Welcome goes first
+    assert [type(event) for event in exchange(control, data)[1]] == [Welcomed, Paced]
+    for beat in (0.0, 2.0, 4.0):
+        assert data.next_deadline() == beat
+        data.on_tick(beat)
+        assert exchange(control, data, beat)[0] == [Reported(1, ONE, m.Answered(total, 1))]
+    assert total == 30
+    control.pace(2.0)
+    assert exchange(control, data, 4.0) == ([], [])  # that was said
+    control.pace(0.0)
+    assert exchange(control, data, 5.0)[1] == [Paced()]
+    data.on_tick(6.0)  # the one that was due already
+    assert len(exchange(control, data, 6.0)[0]) == 1
+    assert data.next_deadline() == 36.0
+    # Silence goes by heartbeats, whatever the pace.
+    control.pace(300.0)
+    exchange(control, data, 7.0)
+    assert control.next_deadline() == 51.0
+
+
+def test_one_of_the_minor_version_before_takes_a_pace_for_a_pong() -> None:
+    control, data = control_link(), DataLink(0.0, hello(version=1, digest=ONE, minor=1))
+    exchange(control, data)
+    control.pace(2.0)
+    (sent,) = sent_by(control)
+    fields = msgspec.msgpack.decode(sent)
+    assert fields == {"type": "pong", "trust": "", "ping_s": 2.0}
+    # And its Pings are what they were.
+    old = msgspec.msgpack.encode({"type": "ping", "version": 1, "digest": ONE})
+    assert control.receive_message(old, 1.0) == [Reported(1, ONE)]
 
 
 def test_what_changes_is_reported_at_once_and_only_then() -> None:

@@ -15,16 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from fastgw.errors import SnapshotError
 from fastgw.model.snapshot import Snapshot, unpack_delta
-from fastgw.wire.link import (
-    ControlEvent,
-    ControlLink,
-    DataEvent,
-    DataLink,
-    Ended,
-    Received,
-    Rejected,
-    WholeWanted,
-)
+from fastgw.wire.events import ControlEvent, DataEvent, Ended, Received, Rejected, WholeWanted
+from fastgw.wire.link import ControlLink, DataLink
 from fastgw.wire.offering import Offering
 from fastgw.wire.states import DataState
 from fastgw.wire.steps import Steps, changes_of

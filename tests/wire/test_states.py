@@ -8,7 +8,8 @@ import pytest
 
 from fastgw.errors import LocalLinkError
 from fastgw.wire import messages as m
-from fastgw.wire.link import DataLink, Ended
+from fastgw.wire.events import Ended
+from fastgw.wire.link import DataLink
 from fastgw.wire.states import (
     CONTROL_MOVES,
     DATA_MOVES,

@@ -26,6 +26,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "history": "List, show, compare and restore versions of the configuration.",
     "cluster": "Show which data planes run what, and wait until all run a version.",
     "plan": "Say what a declarative file would change, and what speaks against it.",
+    "rollout": "Have a version run on some data planes first, and go back by itself.",
     "pki": "Give every node a certificate of its own, and take it back.",
     "hybrid": "Make the key pair that control plane and data planes share.",
     "route": "Explain how a request is routed, and find routes that cannot match.",

@@ -175,7 +175,10 @@ def adopt(cluster_id: uuid.UUID | None, conf: Path | None, sets: Mapping[str, st
 def _tell(standing: Mapping[str, Any], timeout_s: float) -> None:
     count, version = standing["data_planes"], standing["version"]
     if standing["applied"]:
-        click.echo(f"version {version} is applied by {count['applied']} of {count['connected']} data planes")
+        click.echo(
+            f"version {version} is applied by {count['applied']} of {count['connected']} data planes"
+            + (f"; a rollout holds {count['held_back']} back" if count["held_back"] else "")
+        )
         return
     if standing["refused"]:
         click.echo(f"fastgw: {standing['refused']}; see /status of the Admin API", err=True)
@@ -213,6 +216,9 @@ def _table(api: AdminApi) -> Any:
         f"published: version {published['version']}; data planes: {len(rows)} known, "
         f"{counts['connected']} connected, {counts['current']} current, {counts['failing']} failing"
     )
+    if summary["rollout"] is not None:
+        rollout = summary["rollout"]
+        title += f"\nrollout {rollout['id']} of version {rollout['version']}: {rollout['state']}"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for name in (
         "DATA PLANE",
@@ -231,6 +237,8 @@ def _table(api: AdminApi) -> Any:
     for row in sorted(rows, key=lambda row: (not row["connected"], row["hostname"], row["id"])):
         is_current = row["applied_version"] == row["wanted_version"]
         labels = ",".join(f"{key}:{value}" for key, value in (row["labels"] or {}).items())
+        wanted = str(row["wanted_version"] if row["wanted_version"] is not None else "-")
+        part = f" {row['rollout']}" if row.get("rollout") else ""
         table.add_row(
             *(
                 Text(text)  # what data planes say of themselves is no markup
@@ -242,7 +250,7 @@ def _table(api: AdminApi) -> Any:
                     _holder(row["control_plane"]),
                 )
             ),
-            str(row["wanted_version"] if row["wanted_version"] is not None else "-"),
+            f"{wanted}{part}",
             Text(_applied(row), style="" if is_current else "yellow"),
             _since(row["applied_at"]),
             _certificate(row["cert_details"]),

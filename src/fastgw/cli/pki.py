@@ -18,7 +18,7 @@ from fastgw.errors import CertificateError, SettingsError
 
 if TYPE_CHECKING:
     from fastgw.cp.storage.base import SqlStorage
-    from fastgw.cp.storage.session import Connection
+    from fastgw.cp.storage.contract import Connection
     from fastgw.settings import Settings
     from fastgw.tls.authority import Authority
 

@@ -238,6 +238,7 @@ def _show_findings(answer: dict[str, Any]) -> None:
     for found in answer["contradictions"]:
         click.echo(f"{names_of([found['route']])}: can never match: {found['reason']}")
     for group in answer["duplicates"]:
-        click.echo(f"{names_of(group)}: ask for the same; the oldest takes all")
+        first = names_of(group[:1])
+        click.echo(f"{names_of(group)}: ask for the same; {first} stands first and takes all")
     if not _has_findings(answer):
         click.echo(f"{answer['routes']} routes, nothing to tell")

@@ -1,9 +1,10 @@
 """Where a version stands: published or refused, which data planes run it, and which do not yet.
 
-Contract. A version counts as applied when every connected data plane runs it or a later one; the digest
-decides, so one that changed nothing for a data plane is run at once. Nobody waits for a data plane that has
-refused it for good, nor for a version that does not compile: `Standing.is_settled` says that nothing more
-will come by waiting.
+Contract. A version counts as applied when every connected data plane of which it is wanted runs it or a later
+one; the digest decides, so one that changed nothing for a data plane is run at once. A rollout wants its
+version of the chosen only: the others are held back, and counted apart. Nobody waits for a data plane that
+has refused it for good, nor for a version that does not compile: `Standing.is_settled` says that nothing
+more will come by waiting.
 
 The one complication is data planes of other control planes on the same database. Their rows are read from
 the storage, where they arrive once per second.
@@ -29,6 +30,7 @@ _GATHER_S: Final = 0.003
 class _Hub(Protocol):
     def linked_rows(self) -> list[DataPlaneRow]: ...
     async def rows_elsewhere(self) -> list[DataPlaneRow]: ...
+    def is_held_back(self, row: DataPlaneRow, version: int) -> bool: ...
     async def changed(self) -> None: ...
 
 
@@ -48,6 +50,8 @@ class Standing(NamedTuple):
     """Connected data planes that run it, or a later one."""
     behind: list[DataPlaneRow]
     """Connected data planes that do not."""
+    held_back: int = 0
+    """Connected data planes that are not to run it as long as a rollout runs; not among those above."""
 
     @property
     def is_applied(self) -> bool:
@@ -68,7 +72,11 @@ class Standing(NamedTuple):
             "refused": self.refusal,
             "applied": self.is_applied,
             "settled": self.is_settled,
-            "data_planes": {"connected": self.applied + len(self.behind), "applied": self.applied},
+            "data_planes": {
+                "connected": self.applied + len(self.behind) + self.held_back,
+                "applied": self.applied,
+                "held_back": self.held_back,
+            },
             "not_applied": [
                 {
                     "id": row.id,
@@ -113,6 +121,7 @@ class AppliedWatch:
     def _standing(self, version: int, elsewhere: list[DataPlaneRow]) -> Standing:
         rows = [*self._hub.linked_rows(), *elsewhere]
         behind = [row for row in rows if (row.applied_version or 0) < version]
+        waiting = [row for row in behind if not self._hub.is_held_back(row, version)]
         publication = self._publisher.publication()
         published, refused = publication["version"], publication["refused"]
         is_published = published is not None and published >= version
@@ -122,7 +131,8 @@ class AppliedWatch:
             is_published,
             str(refused["message"]) if is_refused and refused is not None else None,
             len(rows) - len(behind),
-            sorted(behind, key=lambda row: (row.hostname, row.id)),
+            sorted(waiting, key=lambda row: (row.hostname, row.id)),
+            len(behind) - len(waiting),
         )
 
 

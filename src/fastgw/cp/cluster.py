@@ -43,12 +43,9 @@ from fastgw.tls.authority import node_id_of, serial_of
 from fastgw.tls.cluster import Credentials, LinkTls
 from fastgw.tls.handshake import alert_of, explain_handshake_failure
 from fastgw.wire.enrolment import ENROL_LIMIT_BYTES, ENROL_PATH
-from fastgw.wire.kong_v1.messages import OUTLET_PATH
-from fastgw.wire.link import (
-    HEARTBEAT_S,
+from fastgw.wire.events import (
     Accepted,
     ControlEvent,
-    ControlLink,
     Ended,
     Joined,
     Rejected,
@@ -56,6 +53,8 @@ from fastgw.wire.link import (
     WholeWanted,
     Withheld,
 )
+from fastgw.wire.kong_v1.messages import OUTLET_PATH
+from fastgw.wire.link import HEARTBEAT_S, ControlLink
 from fastgw.wire.messages import CHUNK_BYTES, LINK_PATH, Hello
 from fastgw.wire.offering import Offering
 from fastgw.wire.pacing import ADMITTED_PER_SECOND, spread_for
@@ -203,6 +202,11 @@ class _Session(asyncio.Protocol):
             self._act(self._link.offer(offering))
             self._pump.flush()
 
+    def pace(self, ping_s: float) -> None:
+        if self._link is not None and not self._is_closing:
+            self._link.pace(ping_s)
+            self._pump.flush()
+
     def close(self, reason: str) -> None:
         if self._link is not None:
             self._link.close(reason)
@@ -283,8 +287,8 @@ class _Session(asyncio.Protocol):
                     self._end(reason)
                 case _ if self._data_plane is None:
                     raise AssertionError(event)
-                case Reported(version, digest):
-                    hub.reported(self._data_plane, version, digest)
+                case Reported(version, digest, answered):
+                    hub.reported(self._data_plane, version, digest, answered)
                 case Accepted(ack):
                     hub.accepted(self._data_plane, ack)
                 case Rejected():

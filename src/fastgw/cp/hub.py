@@ -20,12 +20,15 @@ from typing import Any, Final, Protocol
 
 from fastgw.cp.ahead import AheadWatch
 from fastgw.cp.identity import ControlPlaneIdentity
+from fastgw.cp.rollout.lately import Lately
+from fastgw.cp.rollout.pinning import Pin
 from fastgw.cp.storage.contract import DataPlaneRow, Storage
 from fastgw.errors import StorageError
 from fastgw.model.snapshot import CONFIG_HASH_HEX_LENGTH
 from fastgw.obs.logs import get_logger
-from fastgw.wire.link import HEARTBEAT_S, Rejected
-from fastgw.wire.messages import Ack, Hello
+from fastgw.wire.events import Rejected
+from fastgw.wire.link import HEARTBEAT_S
+from fastgw.wire.messages import Ack, Answered, Hello
 from fastgw.wire.offering import Offering
 
 log = get_logger(__name__)
@@ -40,6 +43,7 @@ class Link(Protocol):
     """What the hub asks of a link to a data plane."""
 
     def offer(self, offering: Offering | None) -> None: ...
+    def pace(self, ping_s: float) -> None: ...
     def close(self, reason: str) -> None: ...
 
 
@@ -67,6 +71,7 @@ class DataPlane:
         self.applied_version = hello.applied_version
         self.applied_digest = hello.applied_digest
         self.wanted_version: int | None = None
+        self.lately = Lately()
         self.applied_at_s = 0
         """Unix seconds at which this control plane learned of it."""
         self.apply_ms: dict[str, float] | None = None
@@ -100,6 +105,8 @@ class DataPlane:
             wanted_version=self.wanted_version,
             refused_version=self.refused_version,
             last_error=self.last_error,
+            answered=self.lately.newest,
+            answered_before=self.lately.oldest,
             labels=self.labels or None,
             cert_expiry=self.certificate_expiry_s,
             connected=self.is_connected,
@@ -132,7 +139,11 @@ class Hub:
         )
         self._purge_delay_s = purge_delay_s
         self._wall_clock = wall_clock
-        self._newest: Offering | None = None
+        self.newest: Offering | None = None
+        """What is published."""
+        self.pin: Pin | None = None
+        """What holds some data planes back, while a rollout runs."""
+        self._ping_s = 0.0
         self._linked: dict[str, DataPlane] = {}
         self._unwritten: dict[str, DataPlane] = {}
         self._has_unwritten = asyncio.Event()
@@ -147,16 +158,40 @@ class Hub:
     def __len__(self) -> int:
         return len(self._linked)
 
-    def wanted(self, _data_plane: DataPlane) -> Offering | None:
+    def wanted(self, data_plane: DataPlane) -> Offering | None:
         """What this data plane is to run; None leaves it with what it has."""
-        return self._newest
+        if self.pin is None or self.newest is None:
+            return self.newest
+        return self.pin.wanted(data_plane.id, data_plane.labels, self.newest)
 
     def publish(self, offering: Offering) -> None:
         """Take a newer configuration, and offer it."""
-        if self._newest is not None and (whole := self._newest.newest_whole) is not None:
+        if self.newest is not None and (whole := self.newest.newest_whole) is not None:
             offering.begin_with(whole)
-        self._newest = offering
+        self.newest = offering
+        self._hold(self.pin)
         self.offer_all()
+
+    def set_pin(self, pin: Pin | None) -> None:
+        """Hold data planes back, or no more; where that changes what is wanted of them, offer it."""
+        held = None if self.pin is None else self.pin.rollout.id
+        self._hold(pin)
+        if held != (None if self.pin is None else self.pin.rollout.id):
+            self.offer_all()
+
+    def _hold(self, pin: Pin | None) -> None:
+        if pin is not None and self.newest is not None and pin.is_released_by(self.newest.version):
+            pin = None
+        self.pin = pin
+        ping_s = 0.0 if pin is None else pin.ping_s
+        if ping_s != self._ping_s:
+            self._ping_s = ping_s
+            for data_plane in list(self._linked.values()):
+                data_plane.link.pace(ping_s)
+
+    def is_held_back(self, row: DataPlaneRow, version: int) -> bool:
+        """Whether a data plane is not to run a version as long as a rollout runs."""
+        return self.pin is not None and self.pin.is_held_back(row.id, row.labels, version)
 
     def certified(self, node_id: str, expiry_s: int) -> None:
         """A node has a newer certificate; its link, which began with the one before, goes on."""
@@ -167,9 +202,10 @@ class Hub:
 
     def sign_again(self) -> None:
         """Other keys sign now: have what is published, and what runs already, bear their signatures too."""
-        if self._newest is not None:
-            self._newest.sign_again()
-            self.offer_all()
+        for offering in {self.newest, self.pin.base if self.pin is not None else None}:
+            if offering is not None:
+                offering.sign_again()
+        self.offer_all()
 
     def offer_all(self) -> None:
         """Offer every data plane what is wanted of it now."""
@@ -185,6 +221,8 @@ class Hub:
         runs = f"version {data_plane.applied_version}" if data_plane.applied_digest else "nothing yet"
         log.notice("%s is connected and runs %s", data_plane, runs)
         self._saw(data_plane)
+        if self._ping_s:
+            data_plane.link.pace(self._ping_s)
         self._offer(data_plane)
 
     def leave(self, data_plane: DataPlane, reason: str) -> None:
@@ -195,8 +233,12 @@ class Hub:
             self._note(data_plane)
         log.notice("%s is disconnected: %s", data_plane, reason)
 
-    def reported(self, data_plane: DataPlane, version: int, digest: str) -> None:
-        """Keep what a data plane said that it runs."""
+    def reported(
+        self, data_plane: DataPlane, version: int, digest: str, answered: Answered | None = None
+    ) -> None:
+        """Keep what a data plane said that it runs, and has answered."""
+        if answered is not None:
+            data_plane.lately.add(answered, time.monotonic())
         self._applied(data_plane, version, digest)
         self._saw(data_plane)
         wanted = self.wanted(data_plane)
@@ -274,8 +316,8 @@ class Hub:
 
     async def _pack(self, offering: Offering) -> None:
         whole = await asyncio.to_thread(offering.make_whole)
-        if self._newest is not None and self._newest is not offering:
-            self._newest.begin_with(whole)
+        if self.newest is not None and self.newest is not offering:
+            self.newest.begin_with(whole)
         for data_plane in self._packing.pop(offering):
             if data_plane.is_connected:
                 self._offer(data_plane)
@@ -403,6 +445,7 @@ class Hub:
             "wanted_version": row.wanted_version,
             "last_error": row.last_error,
             "connected": _is_connected(row, now_s),
+            "rollout": self._part_in_rollout(row),
             "control_plane": (
                 {"id": row.control_plane_id, "hostname": row.control_plane_hostname}
                 if row.control_plane_id
@@ -410,13 +453,18 @@ class Hub:
             ),
         }
 
+    def _part_in_rollout(self, row: DataPlaneRow) -> str | None:
+        if self.pin is None or self.pin.rollout.is_over:
+            return None
+        return "chosen" if self.pin.rollout.is_chosen(row.id, row.labels) else "held back"
+
     def _offer(self, data_plane: DataPlane) -> None:
         offering = self.wanted(data_plane)
         if offering is None:
             return
         data_plane.wanted_version = offering.version
         self._applied(data_plane, data_plane.applied_version, data_plane.applied_digest)
-        newest_version = self._newest.version if self._newest is not None else offering.version
+        newest_version = self.newest.version if self.newest is not None else offering.version
         if self._ahead.holds(data_plane, offering, newest_version):
             self._note(data_plane)
             return

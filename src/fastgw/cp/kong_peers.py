@@ -166,6 +166,9 @@ class KongPeer(asyncio.Protocol):
             self._link.offer(offering.digest)
             self._consider()
 
+    def pace(self, ping_s: float) -> None:
+        """Kong's data planes have a pace of their own, and count nothing that they tell."""
+
     def close(self, reason: str) -> None:
         self._end(reason)
 

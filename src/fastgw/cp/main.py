@@ -31,8 +31,9 @@ from fastgw.cp.kong_payloads import KongPayloads
 from fastgw.cp.pki.office import Office
 from fastgw.cp.pki.signing import Signer
 from fastgw.cp.publisher import Publisher
+from fastgw.cp.rollout.conductor import Conductor
 from fastgw.cp.status import StatusDoor
-from fastgw.cp.storage import Storage, make_storage
+from fastgw.cp.storage import SqlStorage, make_storage
 from fastgw.errors import FastgwError, SettingsError
 from fastgw.listening import address_of
 from fastgw.model.snapshot import Snapshot
@@ -139,6 +140,8 @@ class ControlPlane:
         await signer.open()
         signer.on_change = hub.sign_again
         publisher = Publisher(storage, compile_process, hub, sign=signer.sign)
+        rollouts = Conductor(storage, hub, publisher)
+        publisher.may_publish = rollouts.may_publish
 
         office: Office | None = None
         if self._credentials is None:
@@ -167,9 +170,10 @@ class ControlPlane:
         self._cleanup.push_async_callback(cluster.close)
         self.cluster_addresses = cluster.addresses
 
-        await self._start_admin(storage, _ClusterView(hub, publisher))
+        await self._start_admin(storage, _ClusterView(hub, publisher), rollouts)
         self._background = [self._run(publisher.run(), "publisher"), self._run(hub.run(), "hub")]
         self._background.append(self._run(signer.run(), "signer"))
+        self._background.append(self._run(rollouts.run(), "rollouts"))
         if office is not None:
             office.on_change = cluster.drop_revoked
             office.on_issued = hub.certified
@@ -183,12 +187,15 @@ class ControlPlane:
         log.notice("this is the control plane %s of the cluster %s", identity.id, identity.cluster_id)
         log.notice("fastgw %s, control plane on %s, is ready", __version__, storage.dialect)
 
-    async def _start_admin(self, storage: Storage, cluster_view: _ClusterView) -> None:
+    async def _start_admin(
+        self, storage: SqlStorage, cluster_view: _ClusterView, rollouts: Conductor
+    ) -> None:
         settings = self._settings
         app = make_admin_app(
             storage=storage,
             settings=settings,
             cluster_view=cluster_view,
+            rollouts=rollouts,
             node_id=cluster_view.identity.id,
             started_at=time.time(),
         )

@@ -20,7 +20,7 @@ import os
 import random
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, ParamSpec, TypeVar
 
 from fastgw.cp.garbage import no_collection
@@ -82,6 +82,9 @@ class Publisher:
         sign: Callable[[int, str], Sequence[Signature]] = lambda _version, _digest: (),
     ) -> None:
         self._sign = sign
+        self.may_publish: Callable[[int], Awaitable[bool]] | None = None
+        """Is asked of a version that was read, before data planes get it. False: there is a
+        later one, and this one is not for all. It may raise StorageError."""
         self.current: Snapshot | None = None
         """What is published; None before the first that compiles."""
         self._storage = storage
@@ -118,6 +121,17 @@ class Publisher:
             "refused": self._refused,
         }
 
+    def refused_for_good(self) -> tuple[int, str] | None:
+        """The version that does not compile, and the reason, if the newest is one."""
+        if self._refused is None or self._retry_s is not None:
+            return None
+        faults = self._refused["faults"]
+        reason = f": {faults[0].get('reason', '')}" if faults else ""
+        return self._refused["version"], f"{self._refused['message']}{reason}"
+
+    def make_offering(self, snapshot: Snapshot) -> Offering:
+        return Offering(snapshot.version, snapshot.digest, snapshot.pack, steps=self._steps, sign=self._sign)
+
     def open_image(self) -> LayeredImage | None:
         """The image that a data plane makes of what is published, opened anew; None before the first.
 
@@ -150,11 +164,14 @@ class Publisher:
             if stands == self._head.version and self._retry_s is None:
                 return
         is_first = self._head is None
-        self._head = await self._read(self._head)
+        head = await self._read(self._head)
         if is_first:
             # Data planes that were linked before a restart may be a few versions behind.
-            self._steps = await recent_steps(self._storage, self._head)
-        await self._publish(self._head)
+            self._steps = await recent_steps(self._storage, head)
+        while self.may_publish is not None and not await self.may_publish(head.version):
+            head = await self._read(head)
+        self._head = head
+        await self._publish(head)
 
     async def _read(self, head: Snapshot | None) -> Snapshot:
         """The newest snapshot, from *head* by the journal if that tells, or else whole."""
@@ -180,9 +197,7 @@ class Publisher:
 
     async def _publish(self, snapshot: Snapshot) -> None:
         started_at_s = time.monotonic()
-        offering = Offering(
-            snapshot.version, snapshot.digest, snapshot.pack, steps=self._steps, sign=self._sign
-        )
+        offering = self.make_offering(snapshot)
         before, since = self.current, self._since
         if before is None or snapshot.digest != before.digest:
             try:

@@ -127,6 +127,48 @@ def read_segment(buffer):
         PyBuffer_Release(&view)
 
 
+def read_answered(buffer):
+    """Sum a worker's answers: how many there were, and how many of them with 5xx.
+
+    Answers to what found no route count as well. Nothing but sums is made: it costs what reading a
+    cache line of each route that carries traffic costs, 2 to 30 ms for 100,000 of them.
+    """
+    cdef Py_buffer view
+    cdef uint64_t answers = 0, server_errors = 0
+    PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
+    try:
+        if view.len < <Py_ssize_t>(PAGE_BYTES + sizeof(RouteSlot)):
+            raise ValueError("not a metrics segment: too short")
+        _sum_answered(<uint8_t*>view.buf, view.len, &answers, &server_errors)
+    finally:
+        PyBuffer_Release(&view)
+    return answers, server_errors
+
+
+cdef void _sum_answered(
+    uint8_t* base, Py_ssize_t size, uint64_t* answers, uint64_t* server_errors
+) noexcept nogil:
+    cdef WorkerTotals* totals = <WorkerTotals*>base
+    cdef RouteSlot* slots = <RouteSlot*>(base + PAGE_BYTES)
+    cdef uint64_t used, number
+    if totals.magic != MAGIC:
+        return
+    used = min(totals.slots_used, <uint64_t>((size - PAGE_BYTES) // sizeof(RouteSlot)))
+    _sum_codes(totals.refused, answers, server_errors)
+    for number in range(used):
+        _sum_codes(slots[number].codes, answers, server_errors)
+
+
+cdef inline void _sum_codes(CodeCount* codes, uint64_t* answers, uint64_t* server_errors) noexcept nogil:
+    cdef int place
+    for place in range(CODE_PLACES):
+        if codes[place].code == 0:
+            return
+        answers[0] += codes[place].count
+        if codes[place].code >= 500:
+            server_errors[0] += codes[place].count
+
+
 cdef _decode(uint8_t* base, Py_ssize_t size):
     cdef WorkerTotals* totals = <WorkerTotals*>base
     cdef RouteSlot* slots = <RouteSlot*>(base + PAGE_BYTES)

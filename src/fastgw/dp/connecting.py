@@ -82,8 +82,12 @@ async def _shake_hands(
             _, made = await asyncio.get_running_loop().create_connection(
                 make_protocol, sock=connection, ssl=tls.client_context, server_hostname=server_name
             )
-        except ssl.SSLError as exc:
-            with contextlib.suppress(OSError):
-                second.send(alert_of(exc))
+        except BaseException as exc:
+            # The loop has closed the descriptor, or will. Where the first write failed, this object does
+            # not know, and would close the number once more, when it is another connection's.
+            connection.detach()
+            if isinstance(exc, ssl.SSLError):
+                with contextlib.suppress(OSError):
+                    second.send(alert_of(exc))
             raise
     return made

@@ -23,8 +23,9 @@ from fastgw.errors import CertificateError, RemoteLinkError
 from fastgw.obs.logs import Logger
 from fastgw.tls.cluster import LinkTls
 from fastgw.tls.handshake import explain_handshake_failure
-from fastgw.wire.link import Confirmed, DataEvent, DataLink, Ended, Received, TrustTold, Welcomed
-from fastgw.wire.messages import Ack, Hello, Welcome
+from fastgw.wire.events import Confirmed, DataEvent, Ended, Paced, Received, TrustTold, Welcomed
+from fastgw.wire.link import DataLink
+from fastgw.wire.messages import Ack, Answered, Hello, Welcome
 from fastgw.wire.pump import Pump, make_client_connection
 from fastgw.wire.states import DataState
 
@@ -172,6 +173,7 @@ class OwnOwner(Owner, Protocol):
     def welcomed(self, connection: OwnConnection, welcome: Welcome) -> None: ...
     def trust_told(self, trust: str) -> None: ...
     def signed_again(self, signed: IncomingSnapshot) -> None: ...
+    def answered(self) -> Answered | None: ...
 
 
 class OwnConnection(LinkConnection):
@@ -246,7 +248,7 @@ class OwnConnection(LinkConnection):
         self._pump.open()
 
     def _upgraded(self) -> None:
-        self.link = DataLink(self._clock(), self._owner.hello())
+        self.link = DataLink(self._clock(), self._owner.hello(), answered=self._owner.answered)
         self._pump.link = self.link
         self.tick()
 
@@ -265,6 +267,8 @@ class OwnConnection(LinkConnection):
                     self.welcome = welcome
                     self._owner.welcomed(self, welcome)
                     # The heartbeat that it brings may be due before the deadline of the greeting.
+                    asyncio.get_running_loop().call_soon(self.tick)
+                case Paced():
                     asyncio.get_running_loop().call_soon(self.tick)
                 case TrustTold(trust):
                     self._owner.trust_told(trust)

@@ -73,6 +73,7 @@ class Source:
             log=log,
             pledge=supervisor.pledge,
             trust_told=self._membership.told if self._membership is not None else lambda _: None,
+            answered=supervisor.answered,
             signed_again=supervisor.applier.keep_signatures,
         )
 

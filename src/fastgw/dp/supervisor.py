@@ -22,6 +22,7 @@ from typing import Final
 
 import msgspec
 
+from fastgw.dp._metrics import read_answered
 from fastgw.dp.apply import Applier, short_digest
 from fastgw.dp.belief import Belief
 from fastgw.dp.control import Drain, ListenerKind
@@ -40,6 +41,7 @@ from fastgw.routing.compile_process import CompileProcess
 from fastgw.routing.routes import FLAVORS
 from fastgw.settings import Listen, Settings
 from fastgw.tls.proxy_pairs import load_proxy_tls
+from fastgw.wire.messages import Answered
 
 PROXY_LISTEN: Final = "proxy_listen"
 
@@ -200,6 +202,11 @@ class Supervisor:
 
     def state(self) -> AppliedState:
         return self.applier.state()
+
+    def answered(self) -> Answered:
+        """What all workers have answered since the start."""
+        counts = [read_answered(worker.metrics) for worker in self.workers]
+        return Answered(sum(number for number, _ in counts), sum(errors for _, errors in counts))
 
     async def reopen_logs(self) -> None:
         """Open all log files anew under their names, here and in the workers."""

@@ -36,7 +36,7 @@ from fastgw.model.served import SERVED_PLUGINS
 from fastgw.obs.logs import Logger
 from fastgw.settings import Settings
 from fastgw.tls.cluster import Credentials, LinkTls
-from fastgw.wire.messages import Hello, Welcome
+from fastgw.wire.messages import Answered, Hello, Welcome
 from fastgw.wire.pacing import (
     CONNECT_TIMEOUT_S,
     HEALTHY_AFTER_S,
@@ -103,6 +103,7 @@ class Sync:
         draw: a number from 0 up to 1 for each delay.
         clock: monotonic seconds, of which the link's deadlines are made.
         trust_told: is called with the state of the cluster's authorities whenever the control plane names it.
+        answered: gives what was answered since the start.
         signed_again: takes the signatures that what runs has now, without its content.
     """
 
@@ -120,9 +121,11 @@ class Sync:
         clock: Callable[[], float] = time.monotonic,
         trust_told: Callable[[str], None] = lambda _: None,
         signed_again: Callable[[IncomingSnapshot], None] = lambda _: None,
+        answered: Callable[[], Answered | None] = lambda: None,
     ) -> None:
         self.trust_told = trust_told
         self.signed_again = signed_again
+        self.answered = answered
         self.clock = clock
         self._settings = settings
         self._node = node

@@ -93,10 +93,15 @@ def _asks_for(candidate: CandidateRecord) -> tuple[Any, ...]:
 
 
 def _duplicates(candidates: dict[int, list[CandidateRecord]]) -> list[list[int]]:
+    """Each group in the order of precedence: age, or of the same age the id, or the priority."""
     groups: dict[frozenset[tuple[Any, ...]], list[int]] = {}
     for route, own in candidates.items():
         groups.setdefault(frozenset(map(_asks_for, own)), []).append(route)
-    return [group for group in groups.values() if len(group) > 1]
+    return [
+        sorted(group, key=lambda route: min(one.rank for one in candidates[route]))
+        for group in groups.values()
+        if len(group) > 1
+    ]
 
 
 class _Known:

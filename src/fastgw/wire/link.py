@@ -17,12 +17,29 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from fastgw.errors import LocalLinkError, RemoteLinkError
+from fastgw.wire.events import (
+    Accepted,
+    Confirmed,
+    ControlEvent,
+    DataEvent,
+    Ended,
+    Joined,
+    Paced,
+    Received,
+    Rejected,
+    Reported,
+    TrustTold,
+    Welcomed,
+    WholeWanted,
+    Withheld,
+)
 from fastgw.wire.messages import (
     TEXT_LIMIT,
     Ack,
+    Answered,
     Bye,
     Delta,
     Hello,
@@ -58,85 +75,6 @@ HEARTBEAT_S: Final = 30.0
 GREETING_TIMEOUT_S: Final = 10.0
 _SILENCE_IN_HEARTBEATS: Final = 1.5
 """Source: Kong's 45 s for its 30 s."""
-
-
-class Joined(NamedTuple):
-    """A data plane said Hello."""
-
-    hello: Hello
-
-
-class Reported(NamedTuple):
-    """A data plane told what it runs."""
-
-    version: int
-    digest: str
-
-
-class Accepted(NamedTuple):
-    ack: Ack
-
-
-class Rejected(NamedTuple):
-    nack: Nack
-    retry_s: float | None
-    """In so many seconds what is wanted then is tried again; None: not this one."""
-
-
-class Withheld(NamedTuple):
-    """What is wanted of the data plane cannot be sent to it."""
-
-    version: int
-    reason: str
-
-
-class WholeWanted(NamedTuple):
-    """The data plane cannot be sent a delta: have this packed (`Offering.make_whole`), then `offer` again."""
-
-    offering: Offering
-
-
-class Welcomed(NamedTuple):
-    welcome: Welcome
-
-
-class Confirmed(NamedTuple):
-    """What we run is what is wanted of us."""
-
-    version: int
-    digest: str
-    signatures: Sequence[Signature] = ()
-    """Of both, by the keys that sign now; not checked."""
-
-
-class Received(NamedTuple):
-    """A snapshot has arrived, whole or as a delta; it is owed a verdict."""
-
-    version: int
-    digest: str
-    compressed: bytes
-    """From `Snapshot.pack`; of a delta from `pack_delta`."""
-    base_digest: str = ""
-    """The digest of the snapshot that the delta is to be applied to; empty: it is whole."""
-    signatures: Sequence[Signature] = ()
-    """Of version and digest; not checked yet."""
-
-
-class TrustTold(NamedTuple):
-    """The control plane names the state of the cluster's authorities, as with every sign of life."""
-
-    trust: str
-
-
-class Ended(NamedTuple):
-    """The link is over. `is_refusal`: a rule is broken, and another try may find it broken again."""
-
-    reason: str
-    is_refusal: bool
-
-
-ControlEvent = Joined | Reported | Accepted | Rejected | Withheld | WholeWanted | Ended
-DataEvent = Welcomed | Confirmed | Received | TrustTold | Ended
 
 
 class ControlLink:
@@ -200,6 +138,8 @@ class ControlLink:
         self._transfer_signatures: tuple[Signature, ...] = ()
         self._welcome_due = False
         self._pong_due = False
+        self._ping_s = 0.0
+        """How often the data plane is to send a Ping; 0: at every heartbeat."""
         self._same_due: Same | None = None
         self._bye_due: Bye | None = None
 
@@ -246,6 +186,12 @@ class ControlLink:
         self._wanted = offering
         return self._settle()
 
+    def pace(self, ping_s: float) -> None:
+        """Want a Ping at once and every *ping_s* seconds; 0: by the heartbeat again."""
+        if not self.is_closed and ping_s != self._ping_s:
+            self._ping_s = ping_s
+            self._pong_due = True
+
     def close(self, reason: str) -> None:
         """End the link from here; `next_message` still gives the Bye that says so."""
         if not self.is_closed:
@@ -259,9 +205,9 @@ class ControlLink:
         if self._welcome_due:
             self._welcome_due = False
             return encode(self._welcome)
-        if self._pong_due:
+        if self._pong_due and self.state is not ControlState.GREETING:
             self._pong_due = False
-            return encode(Pong(trust=self._trust()))
+            return encode(Pong(trust=self._trust(), ping_s=self._ping_s))
         if self._same_due is not None:
             same, self._same_due = self._same_due, None
             return encode(same)
@@ -289,7 +235,7 @@ class ControlLink:
                 if self._wanted is not None and self._wanted.version < message.version:
                     # It runs more than was known when this was wanted: whoever wants it is to say so anew.
                     self._wanted = None
-                return [Reported(message.version, message.digest), *self._settle()]
+                return [Reported(message.version, message.digest, message.answered), *self._settle()]
             case Ack():
                 self._move(ControlInput.ACK)
                 self._check_verdict(message.version)
@@ -402,16 +348,22 @@ class DataLink:
     Args:
         now_s: monotonic seconds, as in all calls.
         hello: the first message; what it says about what is applied is where this end begins.
+        answered: gives what each Ping tells of what was answered; it is called when one is sent.
     """
 
-    def __init__(self, now_s: float, hello: Hello) -> None:
+    def __init__(
+        self, now_s: float, hello: Hello, *, answered: Callable[[], Answered | None] = lambda: None
+    ) -> None:
         self.state = DataState.GREETING
+        self._answered = answered
         self._hello_due: Hello | None = hello
         self._max_snapshot_bytes = hello.max_snapshot_bytes
         self._applied = (hello.applied_version, hello.applied_digest)
         self._heartbeat_s = HEARTBEAT_S
         self._silent_at_s = now_s + GREETING_TIMEOUT_S
         self._ping_at_s = float("inf")
+        self._ping_s = 0.0
+        """The pace of Pings that was asked for; 0: that of the heartbeat."""
         self._begin: SnapshotBegin | None = None
         self._chunks: list[bytes] = []
         self._missing_bytes = 0
@@ -439,7 +391,7 @@ class DataLink:
         if now_s >= self._ping_at_s:
             self._move(DataInput.PING)
             self._ping_due = True
-            self._ping_at_s = now_s + self._heartbeat_s
+            self._ping_at_s = now_s + (self._ping_s or self._heartbeat_s)
         return []
 
     def receive_message(self, data: bytes | bytearray, now_s: float) -> list[DataEvent]:
@@ -513,7 +465,7 @@ class DataLink:
         elif self._ping_due:
             # Before a refusal: what is sent next depends on what runs here.
             self._ping_due = False
-            message = Ping(version=self._applied[0], digest=self._applied[1])
+            message = Ping(version=self._applied[0], digest=self._applied[1], answered=self._answered())
         elif self._verdict_due is not None:
             message, self._verdict_due = self._verdict_due, None
         else:
@@ -561,11 +513,20 @@ class DataLink:
                 return self._take_chunk(message.data)
             case Pong():
                 self._move(DataInput.PONG)
-                return [TrustTold(message.trust)] if message.trust else []
+                told: list[DataEvent] = [TrustTold(message.trust)] if message.trust else []
+                return [*told, *self._take_pace(message.ping_s, now_s)]
             case Bye():
                 self._move(DataInput.PEER_BYE)
                 return [Ended(f"the control plane ended the link: {message.reason}", message.is_refusal)]
         raise AssertionError(message)
+
+    def _take_pace(self, ping_s: float, now_s: float) -> list[DataEvent]:
+        if ping_s == self._ping_s:
+            return []
+        self._ping_s = ping_s
+        # At once, so that what is counted from now on can be told from what was before.
+        self._ping_at_s = now_s if ping_s else min(self._ping_at_s, now_s + self._heartbeat_s)
+        return [Paced()]
 
     def _take_chunk(self, data: bytes) -> list[DataEvent]:
         self._move(DataInput.LAST_CHUNK if len(data) >= self._missing_bytes else DataInput.CHUNK)

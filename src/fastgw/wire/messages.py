@@ -18,8 +18,9 @@ from fastgw.wire.signature import Signatures
 
 LINK_PATH: Final = "/fastgw/v1/link"
 SUBPROTOCOL: Final = "fastgw-link-1"
-MINOR_VERSION: Final = 1
-"""1: the data plane takes a `Delta`, and says `wants_whole` and `is_passing` in a Nack."""
+MINOR_VERSION: Final = 2
+"""1: the data plane takes a `Delta`, and says `wants_whole` and `is_passing` in a Nack.
+2: its Pings tell what it has answered, and come as often as a Pong asks for."""
 
 CHUNK_BYTES: Final = 16 * 1024
 """What a control plane puts into one chunk: a TLS record. OpenSSL keeps for each connection a buffer as large
@@ -143,16 +144,31 @@ class Nack(Message, tag="nack", frozen=True, kw_only=True):
     """The reasons are the moment's (a full disk, a time-out): the same may be taken later."""
 
 
+class Answered(msgspec.Struct, frozen=True):
+    """What a data plane has answered since its start."""
+
+    requests: Count
+    server_errors: Count
+    """Of these with 5xx, whether by an upstream or by the gateway."""
+
+
 class Ping(Message, tag="ping", frozen=True, kw_only=True):
     """Sent at every heartbeat, and at once when what is applied changes."""
 
     version: Count
     digest: AppliedDigest
+    answered: Answered | None = None
+    """None from one that does not count. Since minor version 2."""
 
 
 class Pong(Message, tag="pong", frozen=True, kw_only=True):
+    """The answer to Ping; sent unasked, too, when `ping_s` changes."""
+
     trust: Text = ""
     """As `Welcome.trust`, as it is now."""
+    ping_s: Annotated[float, Meta(ge=0, le=300)] = 0.0
+    """How often to send a Ping from now on; 0: at every heartbeat. Silence goes by heartbeats all the same.
+    Since minor version 2."""
 
 
 class Bye(Message, tag="bye", frozen=True, kw_only=True):

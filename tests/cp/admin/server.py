@@ -17,7 +17,9 @@ from starlette.applications import Starlette
 from fastgw.cp.admin import make_admin_app
 from fastgw.cp.admin.clustering import Capability
 from fastgw.cp.applied import Standing
+from fastgw.cp.hub import Hub
 from fastgw.cp.identity import ControlPlaneIdentity
+from fastgw.cp.rollout.conductor import Conductor
 from fastgw.cp.storage import Storage, make_storage
 from fastgw.cp.storage.contract import DataPlaneRow
 from fastgw.model.snapshot import Snapshot
@@ -26,6 +28,7 @@ from fastgw.routing.image import Image
 from fastgw.routing.jobs import make_sealed_memfd
 from fastgw.routing.layered import LayeredImage
 from fastgw.settings import Settings, load_settings
+from fastgw.wire.offering import Offering
 
 NODE_ID = "a08f5bf2-43b8-4f1c-bdf5-0a0ffb421c21"
 DEADLINE_S = 20
@@ -39,6 +42,7 @@ class StoredDataPlanes:
         self._storage_loop = asyncio.get_running_loop()
         self.waited: list[tuple[int, float]] = []
         self.behind: list[DataPlaneRow] = []
+        self.capable: list[Capability] = []
 
     @property
     def identity(self) -> ControlPlaneIdentity:
@@ -74,13 +78,26 @@ class StoredDataPlanes:
         return Standing(version, True, None, 2, self.behind)
 
     def capabilities(self) -> list[Capability]:
-        return []
+        return self.capable
 
     def last_read(self) -> Snapshot | None:
         return None
 
     def publication(self) -> dict[str, Any]:
         return {"version": None, "config_hash": None, "published_at": None, "refused": None}
+
+
+class NothingPublished:
+    """What a conductor asks of a publisher; a test that needs one says what is published."""
+
+    current: Snapshot | None = None
+    refused: tuple[int, str] | None = None
+
+    def refused_for_good(self) -> tuple[int, str] | None:
+        return self.refused
+
+    def make_offering(self, snapshot: Snapshot) -> Offering:
+        return Offering(snapshot.version, snapshot.digest, snapshot.pack)
 
 
 class AdminServer:
@@ -95,6 +112,7 @@ class AdminServer:
         self.port: int = self._socket.getsockname()[1]
         self.app = Starlette()
         self.cluster_view: StoredDataPlanes
+        self.publisher = NothingPublished()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: uvicorn.Server | None = None
         self._ready = threading.Event()
@@ -146,6 +164,11 @@ class AdminServer:
                 storage=self.storage,
                 settings=self.settings,
                 cluster_view=self.cluster_view,
+                rollouts=Conductor(
+                    self.storage,
+                    Hub(self.storage, identity=self.cluster_view.identity, purge_delay_s=1000),
+                    self.publisher,
+                ),
                 node_id=NODE_ID,
                 started_at=1_700_000_000.0,
             )

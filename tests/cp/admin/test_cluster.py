@@ -114,7 +114,7 @@ def test_waiting_for_a_version(cluster: tuple[AdminServer, httpx.Client]) -> Non
     server.cluster_view.behind = [data_plane(1, 0, "odd")]
     answer = client.get("/fastgw/cluster/wait?version=7&timeout=0.5").json()
     assert server.cluster_view.waited == [(7, 0.5)]
-    assert answer["data_planes"] == {"connected": 3, "applied": 2}
+    assert answer["data_planes"] == {"connected": 3, "applied": 2, "held_back": 0}
     assert (answer["applied"], answer["settled"]) == (False, False)
     assert [(row["hostname"], row["last_error"]) for row in answer["not_applied"]] == [("dp-1", "odd")]
     for query in ("", "?version=x", "?version=-1", "?version=1&timeout=x", "?version=1&timeout=99999"):

@@ -17,7 +17,7 @@ from fastgw.cp.pki import management
 from fastgw.cp.pki.office import Office
 from fastgw.cp.storage import make_storage
 from fastgw.cp.storage.base import SqlStorage
-from fastgw.cp.storage.session import Connection
+from fastgw.cp.storage.contract import Connection
 from fastgw.dp.membership import Membership
 from fastgw.dp.sync import NodeIdentity
 from fastgw.obs import logs

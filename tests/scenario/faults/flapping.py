@@ -1,8 +1,8 @@
 """Data planes that connect and drop at random: `python -m tests.scenario.faults.flapping --help`.
 
-Each is a data plane up to its link (`bench.cluster.data_planes`), and keeps to no pacing: it dials, stays for a
-moment, and is gone. A line on stdin has them settle: each then keeps one link, by
-the product's pacing. Then every line is answered by one of JSON, `{"linked": N, "digests": {digest: count}}`.
+Each is a data plane up to its link (`bench.cluster.data_planes`) and keeps to no pacing: it dials, is gone after a
+moment wherever it stands, and dials anew. A line on stdin has them settle: each then keeps one link, by the
+product's pacing. Then every line is answered by one of JSON, `{"linked": N, "digests": {digest: count}}`.
 """
 
 from __future__ import annotations

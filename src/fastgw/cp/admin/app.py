@@ -33,11 +33,13 @@ from fastgw.cp.admin.info import info_resources
 from fastgw.cp.admin.last_known import LastKnown
 from fastgw.cp.admin.openapi import description_resources
 from fastgw.cp.admin.plan import plan_resources
+from fastgw.cp.admin.rollout import rollout_resources
 from fastgw.cp.admin.routes import route_resources
 from fastgw.cp.admin.schemas import schema_resources
 from fastgw.cp.admin.special import special_resources
 from fastgw.cp.admin.tags import tag_resources
 from fastgw.cp.admin.transaction import transaction_resources
+from fastgw.cp.rollout.conductor import Conductor
 from fastgw.cp.storage.contract import Storage
 from fastgw.errors import StorageError
 from fastgw.obs.logs import get_logger
@@ -54,6 +56,7 @@ def make_admin_app(
     storage: Storage,
     settings: Settings,
     cluster_view: ClusterView,
+    rollouts: Conductor,
     node_id: str,
     started_at: float,
 ) -> Starlette:
@@ -83,7 +86,7 @@ def make_admin_app(
                 started_at=started_at,
             ),
             *clustering_resources(cluster_view),
-            *cluster_resources(cluster_view),
+            *cluster_resources(cluster_view, rollouts),
             *debug_resources(),
             *route_resources(cluster_view),
             *entities,
@@ -91,6 +94,7 @@ def make_admin_app(
             *tag_resources(storage),
             *config_resources(storage, hooks),
             *plan_resources(storage, settings, hooks, cluster_view),
+            *rollout_resources(storage, settings, hooks, cluster_view, rollouts),
             *transaction_resources(storage, entities),
             *history_resources(storage, hooks, settings.router_flavor),
             *description_resources(resources),

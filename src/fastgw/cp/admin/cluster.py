@@ -26,6 +26,7 @@ from fastgw.cp.admin.bodies import parse_urlencoded
 from fastgw.cp.admin.clustering import ClusterView
 from fastgw.cp.admin.dispatch import Call, Resource
 from fastgw.cp.applied import Standing
+from fastgw.cp.rollout.conductor import Conductor
 from fastgw.cp.storage.contract import Storage
 from fastgw.errors import StorageError
 
@@ -40,7 +41,7 @@ _NUMBER: Final = re.compile(r"[0-9]{1,18}")
 _SECONDS: Final = re.compile(r"[0-9]{1,4}(\.[0-9]{1,3})?")
 
 
-def cluster_resources(cluster_view: ClusterView) -> Iterator[Resource]:
+def cluster_resources(cluster_view: ClusterView, rollouts: Conductor) -> Iterator[Resource]:
     async def summary(_call: Call) -> Response:
         rows = [row for row in await cluster_view.data_planes() if row["connected"]]
         published = cluster_view.publication()
@@ -53,10 +54,12 @@ def cluster_resources(cluster_view: ClusterView) -> Iterator[Resource]:
         own = cluster_view.identity
         holders.setdefault((own.hostname, own.id), 0)
         newest_first = sorted(versions.items(), key=lambda item: (-(item[0][0] or 0), item[0][1] or ""))
+        rollout = rollouts.running
         body: dict[str, Any] = {
             "cluster_id": own.cluster_id,
             "control_plane": {"id": own.id, "hostname": own.hostname},
             "published": published,
+            "rollout": None if rollout is None else rollout.shown(),
             "data_planes": {
                 "connected": len(rows),
                 "current": sum(row["applied_version"] == row["wanted_version"] for row in rows),
@@ -136,6 +139,8 @@ class WaitApplied:
         standing = await self._cluster_view.wait_applied(version, timeout_s)
         headers["X-Fastgw-Version"] = str(version)
         headers["X-Fastgw-Applied"] = f"{standing.applied}/{standing.applied + len(standing.behind)}"
+        if standing.held_back:
+            headers["X-Fastgw-Held-Back"] = str(standing.held_back)
         if is_preferred:
             headers["Preference-Applied"] = f"wait={timeout_s:g}"
         if not standing.is_applied:

@@ -101,6 +101,8 @@ _ERROR: Final = {
     "properties": {"message": {"type": ["string", "null"]}},
     "required": ["message"],
 }
+_MAKING: Final = frozenset({"/config", "/fastgw/rollout"})
+"""Where a POST is answered 201, besides those of entities."""
 _PAGE_ARGUMENTS: Final = (("size", "integer"), ("offset", "string"), ("tags", "string"))
 
 
@@ -174,9 +176,10 @@ def _operation(resource: Resource, method: str, entity: Entity | None, *, is_lis
     status, answer = "200", _answer(method, entity, is_list=is_list)
     if method == "POST" and entity is not None:
         status = "201"
+    if resource.pattern in _MAKING and method == "POST":
+        status = "201"
     if resource.pattern == "/config" and method == "POST":
         operation["responses"]["304"] = {"description": "the same text is loaded"}
-        status = "201"
     if method == "DELETE":
         status, answer = "204", None
     operation["responses"][status] = (

@@ -44,7 +44,7 @@ def plan_resources(
             raise answers.message(429, "Another plan is being made")
         async with one_at_a_time:
             content, is_json, _ = sent_document(call)
-            stands = await _what_stands(storage, cluster_view)
+            stands = await what_stands(storage, cluster_view)
             base = Base(
                 stands.version,
                 await asyncio.to_thread(stands.pack),
@@ -67,7 +67,7 @@ def plan_resources(
     yield Resource("/fastgw/plan", {"POST": plan}, content_types=YAML_TYPES)
 
 
-async def _what_stands(storage: Storage, cluster_view: ClusterView) -> Snapshot:
+async def what_stands(storage: Storage, cluster_view: ClusterView) -> Snapshot:
     """What the database holds, from memory where that is the same."""
     known = cluster_view.last_read()
     if known is not None and known.version == await storage.version():

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from fastgw.cp.pki import records
 from fastgw.cp.pki.records import AuthorityRecord, CertificateRecord, TokenRecord
-from fastgw.cp.storage.session import Connection
+from fastgw.cp.storage.contract import Connection
 from fastgw.errors import CertificateError
 from fastgw.tls.authority import Authority, Issued, NodeKey, check_name
 from fastgw.wire.enrolment import Token

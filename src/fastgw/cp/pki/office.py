@@ -31,7 +31,7 @@ from fastgw.cp.pki import records
 from fastgw.cp.pki.management import certificate_record, chain_of, load_active
 from fastgw.cp.pki.records import Transact, UnknownToken
 from fastgw.cp.pki.signing import list_keys
-from fastgw.cp.storage.session import Connection
+from fastgw.cp.storage.contract import Connection
 from fastgw.errors import CertificateError, FastgwError, RemoteLinkError, StorageError
 from fastgw.obs.logs import get_logger
 from fastgw.settings import Settings

@@ -18,7 +18,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from fastgw.cp.storage.session import Connection
+from fastgw.cp.storage.contract import Connection
 from fastgw.errors import CertificateError
 
 KEPT_AFTER_EXPIRY_S: Final = 30 * 86400

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fastgw.cp.pki import records
 from fastgw.cp.pki.records import Transact
-from fastgw.cp.storage.session import Connection
+from fastgw.cp.storage.contract import Connection
 from fastgw.errors import CertificateError, FastgwError
 from fastgw.obs.logs import get_logger
 from fastgw.tls.authority import load_private_pem, private_pem

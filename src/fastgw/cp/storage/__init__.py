@@ -29,6 +29,7 @@ __all__ = [
     "DataPlaneRow",
     "Reader",
     "Row",
+    "SqlStorage",
     "Storage",
     "TagFilter",
     "Writer",

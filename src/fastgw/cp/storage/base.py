@@ -19,6 +19,7 @@ import msgspec
 from fastgw.cp.storage.contract import (
     CHANGES_LIMIT,
     Change,
+    Connection,
     DataPlaneRow,
     Reader,
     Row,
@@ -28,7 +29,7 @@ from fastgw.cp.storage.contract import (
 )
 from fastgw.cp.storage.migrations import MIGRATIONS, Migration, Migrator
 from fastgw.cp.storage.schema import Dialect, Schema, decode_row
-from fastgw.cp.storage.session import Connection, JournalLimits, SqlReader, SqlWriter, read_state
+from fastgw.cp.storage.session import JournalLimits, SqlReader, SqlWriter, read_state
 from fastgw.cp.storage.version_signal import VersionSignal
 from fastgw.errors import StorageUnavailable
 from fastgw.model.entities import ENTITIES, Entity

@@ -13,12 +13,14 @@ Every method may raise `StorageUnavailable`: the database does not answer within
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import msgspec
+
+from fastgw.wire.messages import Answered
 
 Row = dict[str, Any]
 """An entity in the Admin API's shape: every field present, null is None, a reference is {"id": "<uuid>"}."""
@@ -26,6 +28,16 @@ Row = dict[str, Any]
 Operation = Literal["create", "update", "delete"]
 
 CHANGES_LIMIT = 10_000
+
+
+class Connection(Protocol):
+    """One connection, inside a transaction that its owner began and will end."""
+
+    async def fetch(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]: ...
+
+    async def execute(self, sql: str, *arguments: Any) -> None: ...
+
+    async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None: ...
 
 
 class Change(NamedTuple):
@@ -104,6 +116,10 @@ class DataPlaneRow(msgspec.Struct, frozen=True, kw_only=True):
     refused_version: int | None = None
     """The newest version that it refused for good."""
     last_error: str | None = None
+    answered: Answered | None = None
+    """What it has answered since its start; None from one that does not count."""
+    answered_before: Answered | None = None
+    """The same some minutes earlier, or as early as is known."""
     labels: dict[str, str] | None = None
     cert_expiry: int | None = None
     """Unix seconds at which the data plane's certificate ends."""
@@ -189,6 +205,8 @@ class Writer(Reader):
     """Inside: the version that a change will make. After exit: the version that stands."""
     changed: bool
     """Whether a row has been changed; if none, the version stays."""
+    records: Connection
+    """For what is kept beside entities and belongs to the same transaction; it makes no version."""
 
     @abstractmethod
     async def insert(self, entity: str, row: Row) -> None:

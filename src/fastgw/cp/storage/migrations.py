@@ -21,8 +21,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
+from fastgw.cp.storage.contract import Connection
 from fastgw.cp.storage.schema import REAL, TEXT, Dialect, Schema
-from fastgw.cp.storage.session import Connection
 from fastgw.errors import NeedsBootstrap, PendingMigrations, StorageError
 
 
@@ -139,6 +139,25 @@ MIGRATIONS: Final[Sequence[Migration]] = (
             # The control plane process that wrote the row.
             Sql("ALTER TABLE data_planes ADD COLUMN holder {text} NOT NULL DEFAULT ''"),
             Sql("ALTER TABLE data_planes ADD COLUMN is_connected INTEGER NOT NULL DEFAULT 0"),
+        ),
+    ),
+    Migration(
+        5,
+        "rollouts",
+        up=(
+            # `running` is 1 or null: so the index lets one be on its way, and any number be over.
+            Sql(
+                "CREATE TABLE rollouts (id {text} PRIMARY KEY, running INTEGER, started_at {real} NOT NULL, "
+                "base_version BIGINT NOT NULL, revision BIGINT NOT NULL, doc TEXT NOT NULL)"
+            ),
+            Sql("CREATE UNIQUE INDEX rollouts_running ON rollouts (running)"),
+            Sql("CREATE INDEX rollouts_started_at ON rollouts (started_at)"),
+            Sql(
+                "CREATE TABLE rollout_bases (id {text} NOT NULL, part INTEGER NOT NULL, data BLOB NOT NULL, "
+                "PRIMARY KEY (id, part))",
+                "CREATE TABLE rollout_bases (id {text} NOT NULL, part INTEGER NOT NULL, data BYTEA NOT NULL, "
+                "PRIMARY KEY (id, part))",
+            ),
         ),
     ),
 )

@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Final
 import asyncpg
 
 from fastgw.cp.storage.base import SqlStorage, in_turn
+from fastgw.cp.storage.contract import Connection
 from fastgw.cp.storage.migrations import MIGRATIONS, Migration, Migrator
 from fastgw.cp.storage.postgres_server import (
     CONNECTION_LOST,
@@ -30,7 +31,7 @@ from fastgw.cp.storage.postgres_server import (
     PostgresServer,
 )
 from fastgw.cp.storage.schema import Dialect
-from fastgw.cp.storage.session import Connection, JournalLimits, SqlWriter
+from fastgw.cp.storage.session import JournalLimits, SqlWriter
 from fastgw.errors import StorageError, StorageUnavailable
 from fastgw.model.entities import ENTITIES, Entity
 from fastgw.obs.logs import get_logger

@@ -11,11 +11,20 @@ version.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
-from fastgw.cp.storage.contract import ImportCounts, Operation, Reader, Row, TagFilter, TagRow, Writer
+from fastgw.cp.storage.contract import (
+    Connection,
+    ImportCounts,
+    Operation,
+    Reader,
+    Row,
+    TagFilter,
+    TagRow,
+    Writer,
+)
 from fastgw.cp.storage.importing import ImportPlan, plan_import, plan_restore
 from fastgw.cp.storage.schema import (
     COMPOSITE_KEY,
@@ -51,18 +60,9 @@ _FETCH_TOUCHED: Final = (
     "(SELECT max(c.seq) FROM journal AS c WHERE c.entity = t.entity AND c.entity_id = t.entity_id "
     "AND c.seq < t.seq)"
 )
+_FETCH_HELD: Final = "SELECT min(base_version) FROM rollouts WHERE running = 1"
 _FEW_IDS: Final = 100
 """In one query by ids."""
-
-
-class Connection(Protocol):
-    """One connection, inside a transaction that its owner began and will end."""
-
-    async def fetch(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]: ...
-
-    async def execute(self, sql: str, *arguments: Any) -> None: ...
-
-    async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None: ...
 
 
 class JournalLimits(NamedTuple):
@@ -204,6 +204,7 @@ class SqlWriter(SqlReader, Writer):
         self._trimmed = trimmed
         self._limits = limits
         self._is_trimmed = False
+        self.records = connection
         self._unwritten: list[tuple[Any, ...]] = []
 
     async def insert(self, entity: str, row: Row) -> None:
@@ -412,6 +413,10 @@ class SqlWriter(SqlReader, Writer):
         await self._cut(max(self._newest - self._limits.keep_versions, beyond or 0))
 
     async def _cut(self, version: int) -> None:
+        # What was changed since the base of a rollout has to be known until that has ended.
+        ((held,),) = await self._connection.fetch(_FETCH_HELD)
+        if held is not None:
+            version = min(version, held)
         if version > self._trimmed:
             await self._connection.execute("DELETE FROM journal WHERE version <= $1", version)
             self._trimmed, self._is_trimmed = version, True

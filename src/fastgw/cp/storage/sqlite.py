@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
 
 from fastgw.cp.storage.base import SqlStorage, in_turn
+from fastgw.cp.storage.contract import Connection
 from fastgw.cp.storage.file_lock import FileLock
 from fastgw.cp.storage.migrations import MIGRATIONS, Migration, Migrator
 from fastgw.cp.storage.schema import Dialect
-from fastgw.cp.storage.session import Connection, JournalLimits, SqlWriter
+from fastgw.cp.storage.session import JournalLimits, SqlWriter
 from fastgw.errors import StorageError, StorageUnavailable
 from fastgw.model.entities import ENTITIES, Entity
 
