@@ -16,7 +16,8 @@ def test_the_empty_configuration_is_applied_as_any_other(stage: Stage, pair: Pai
     admin = ("--set", f"admin_listen=127.0.0.1:{control_plane.admin_port}")
     assert fastgw_command("cluster", "wait", "--version", "0", "--timeout", "20", *admin).returncode == 0
     (line,) = fastgw_command("cluster", "status", *admin).stdout.splitlines()[2:]
-    assert line.split()[3:6] == ["up", "0", "0"]
+    wanted_and_applied = [part for part in line.split() if part == "0"]
+    assert (" up " in line, wanted_and_applied) == (True, ["0", "0"])
 
 
 def test_a_write_that_waits_serves_when_it_is_answered(stage: Stage, pair: Pair, upstream: str) -> None:
