@@ -1,13 +1,13 @@
 """A connection to one of our uvicorn servers, with the bounds that uvicorn leaves to whoever is before it.
 
 Contract. A head has 64 KiB, 200 fields and 10 s from its first byte (a new connection has those 10 s to begin
-with one); what is still to come of a body when it was answered has 5 s; an answer of which nothing is taken
+with one); trailers, and the framing between two pieces of a body, have 64 KiB; what is still to come of a body when it was answered has 5 s; an answer of which nothing is taken
 for 30 s is given up; a server has 512 connections. What goes beyond is answered in one line where that can
 be, and the connection ends. Idle connections are closed by uvicorn itself; bodies are bounded by who reads
 them.
 
-The one complication: the parser tells of a field when all of it has come, so heads are also counted as they
-come, in whole reads: one that is too long may be told apart a read later, never earlier.
+The one complication: the parser tells of a field when all of it has come, so heads and trailers are also
+counted as they come, in whole reads: one that is too long may be told apart a read later, never earlier.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ TAKING_DEADLINE_S: Final = 30.0
 CONNECTIONS_LIMIT: Final = 512
 
 _TOO_LARGE: Final = "Request head is too large"
+_TRAILERS_TOO_LARGE: Final = "Request trailers are too large"
 _TOO_SLOW: Final = f"Request head did not arrive within {HEAD_DEADLINE_S:.0f} seconds"
 _TOO_MANY: Final = "Too many connections"
 
@@ -50,9 +51,11 @@ class BoundedProtocol(HttpToolsProtocol):
     """Looks whether anything is taken of what waits to be sent."""
     _is_in_head = True
     _head_bytes = 0
+    """Came since the last head, piece of a body, or end: of a head, or of what is between pieces and after them."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in the base
         super().connection_made(transport)
+        self._watch_taking()
         if len(self.connections) > self.connections_limit:
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, _TOO_MANY)
         else:
@@ -66,14 +69,13 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        if self._is_in_head:
-            self._head_bytes += len(data)
+        self._head_bytes += len(data)
         super().data_received(data)
-        if self.transport.is_closing() or not self._is_in_head or self._head_bytes == 0:
+        if self.transport.is_closing() or self._head_bytes == 0:
             return
         if self._head_bytes > HEAD_LIMIT_BYTES:
-            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, _TOO_LARGE)
-        elif self._timer is None:
+            self._refuse_size()
+        elif self._is_in_head and self._timer is None:
             self._wait_for_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -88,8 +90,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_timer()
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._head_bytes = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
-        self._is_in_head = True
+        self._is_in_head, self._head_bytes = True, 0
         self._stop_timer()
         super().on_message_complete()
         if (
@@ -102,19 +108,20 @@ class BoundedProtocol(HttpToolsProtocol):
         if not self._is_in_head and not self.transport.is_closing():
             self._stop_timer()
             self._timer = self.loop.call_later(self.leftover_deadline_s, self.transport.close)
+        self._watch_taking()
 
     def pause_writing(self) -> None:
         super().pause_writing()
         self._watch_taking()
 
     def resume_writing(self) -> None:
-        self._stop_watching()
         super().resume_writing()
+        self._watch_taking()
 
     def send_400_response(self, msg: str) -> None:
         """uvicorn's answer to what is no HTTP, in our form; or what we raised through the parser."""
         if len(self.headers or ()) > FIELDS_LIMIT or self._head_bytes > HEAD_LIMIT_BYTES:
-            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, _TOO_LARGE)
+            self._refuse_size()
         else:
             self._refuse(HTTPStatus.BAD_REQUEST, msg)
 
@@ -129,13 +136,21 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _watch_taking(self) -> None:
-        waiting = self.transport.get_write_buffer_size()
+        """Look from now on, as long as the connection lasts; anew when something was taken, or added.
+
+        What is left of an answer may be too little to pause writing, and `close` waits for it without end. TLS
+        shows a part of what waits only, so its closing is given one deadline whatever it shows.
+        """
+        self._stop_watching()
+        if self not in self.connections:  # lost, while an answer to it was made
+            return
+        waiting, was_closing = self.transport.get_write_buffer_size(), self.transport.is_closing()
 
         def look() -> None:
-            if self.transport.get_write_buffer_size() < waiting:
-                self._watch_taking()
-            else:
+            if (waiting or was_closing) and self.transport.get_write_buffer_size() >= waiting:
                 self.transport.abort()
+            else:
+                self._watch_taking()
 
         self._taking = self.loop.call_later(self.taking_deadline_s, look)
 
@@ -149,10 +164,19 @@ class BoundedProtocol(HttpToolsProtocol):
             self._timer.cancel()
             self._timer = None
 
+    def _refuse_size(self) -> None:
+        text = _TOO_LARGE if self._is_in_head else _TRAILERS_TOO_LARGE
+        self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, text)
+
     def _refuse(self, status: HTTPStatus, text: str) -> None:
         """Answer in place of the application and end the connection; behind an answer in progress: end it."""
         self._stop_timer()
-        if self.cycle is None or self.cycle.response_complete:
+        if self._is_in_head:
+            is_free = self.cycle is None or self.cycle.response_complete
+        else:
+            is_free = not self.pipeline and not self.cycle.response_started
+            self.cycle.disconnected = True  # what the application sends from now on goes nowhere
+        if is_free:
             body = json.dumps({"message": text}).encode()
             head = (
                 f"HTTP/1.1 {status.value} {status.phrase}\r\n"
