@@ -4,7 +4,8 @@ Contract. A head has 64 KiB, 200 fields and 10 s from its first byte (a new conn
 with one); trailers, and the framing between two pieces of a body, have 64 KiB; what is still to come of a body when it was answered has 5 s; an answer of which nothing is taken
 for 30 s is given up; a server has 512 connections. What goes beyond is answered in one line where that can
 be, and the connection ends. Idle connections are closed by uvicorn itself; bodies are bounded by who reads
-them.
+them, and TLS handshakes by asyncio alone, which gives them 60 s: uvicorn passes no other time on, and what has
+not shaken hands is no connection here yet.
 
 The one complication: the parser tells of a field when all of it has come, so heads and trailers are also
 counted as they come, in whole reads: one that is too long may be told apart a read later, never earlier.
@@ -105,7 +106,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if not self._is_in_head and not self.transport.is_closing():
+        is_of_last = self.cycle.response_complete  # and not of one before it, in a pipeline
+        if is_of_last and not self._is_in_head and not self.transport.is_closing():
             self._stop_timer()
             self._timer = self.loop.call_later(self.leftover_deadline_s, self.transport.close)
         self._watch_taking()
