@@ -1,11 +1,12 @@
 """A connection to one of our uvicorn servers, with the bounds that uvicorn leaves to whoever is before it.
 
 Contract. A head has 64 KiB, 200 fields and 10 s from its first byte (a new connection has those 10 s to begin
-with one); trailers, and the framing between two pieces of a body, have 64 KiB; what is still to come of a body when it was answered has 5 s; an answer of which nothing is taken
-for 30 s is given up; a server has 512 connections. What goes beyond is answered in one line where that can
-be, and the connection ends. Idle connections are closed by uvicorn itself; bodies are bounded by who reads
-them, and TLS handshakes by asyncio alone, which gives them 60 s: uvicorn passes no other time on, and what has
-not shaken hands is no connection here yet.
+with one); trailers, and the framing between two pieces of a body, have 64 KiB; what is still to come of a
+body when it was answered has 5 s; an answer of which nothing is taken for 30 s is given up; a server has 512
+connections. What goes beyond is answered in one line where that can be, and the connection ends. Idle
+connections are closed by uvicorn itself; bodies are bounded by who reads them. Not bounded here are TLS
+handshakes: the event loop gives them 60 s, uvicorn passes no other time on to it, and tells of a connection
+only after its handshake.
 
 The one complication: the parser tells of a field when all of it has come, so heads and trailers are also
 counted as they come, in whole reads: one that is too long may be told apart a read later, never earlier.
@@ -52,7 +53,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """Looks whether anything is taken of what waits to be sent."""
     _is_in_head = True
     _head_bytes = 0
-    """Came since the last head, piece of a body, or end: of a head, or of what is between pieces and after them."""
+    """Of a head so far; of a body what came since its last piece: framing and trailers."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in the base
         super().connection_made(transport)
@@ -140,8 +141,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def _watch_taking(self) -> None:
         """Look from now on, as long as the connection lasts; anew when something was taken, or added.
 
-        What is left of an answer may be too little to pause writing, and `close` waits for it without end. TLS
-        shows a part of what waits only, so its closing is given one deadline whatever it shows.
+        What is left of an answer may be too little to pause writing, and `close` waits for it without end.
+        TLS shows a part of what waits only, so its closing is given one deadline whatever it shows.
         """
         self._stop_watching()
         if self not in self.connections:  # lost, while an answer to it was made

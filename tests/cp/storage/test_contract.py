@@ -436,13 +436,24 @@ async def test_data_planes_are_outside_the_versions(storage: SqlStorage) -> None
 
 
 async def test_a_data_plane_row_never_goes_back_in_time(storage: SqlStorage) -> None:
-    newer = make_data_plane(1, last_seen=NOW_S + 1, config_hash="1" * 32)
+    newer = make_data_plane(1, last_seen=NOW_S + 1, config_hash="1" * 32, control_plane_id="a")
     await storage.put_data_planes([newer])
-    await storage.put_data_planes([make_data_plane(1, config_hash="0" * 32)])
+    await storage.put_data_planes([make_data_plane(1, config_hash="0" * 32, control_plane_id="b")])
     assert await storage.list_data_planes(9) == ([newer], None)
-    same_second = make_data_plane(1, last_seen=NOW_S + 1, connected=True)
+    same_second = make_data_plane(1, last_seen=NOW_S + 1, connected=True, control_plane_id="b")
     await storage.put_data_planes([same_second])
     assert await storage.list_data_planes(9) == ([same_second], None)
+
+
+@pytest.mark.parametrize("connected", [True, False])
+async def test_a_control_plane_whose_clock_is_put_right_goes_on_writing_its_rows(
+    storage: SqlStorage, connected: bool
+) -> None:
+    ahead = make_data_plane(1, last_seen=NOW_S + 3600, connected=True, control_plane_id="a")
+    await storage.put_data_planes([ahead], claims={ahead.id})
+    right = make_data_plane(1, last_seen=NOW_S, connected=connected, control_plane_id="a")
+    await storage.put_data_planes([right])
+    assert await storage.list_data_planes(9) == ([right], None)
 
 
 async def test_a_data_plane_that_moved_stays_connected_whoever_writes_last(storage: SqlStorage) -> None:

@@ -44,9 +44,10 @@ _PUT_DATA_PLANE: Final = (
     "INSERT INTO data_planes (id, last_seen, doc, holder, is_connected) VALUES ($1, $2, $3, $4, $5) "
     "ON CONFLICT (id) DO UPDATE SET last_seen = excluded.last_seen, doc = excluded.doc, "
     "holder = excluded.holder, is_connected = excluded.is_connected "
-    # The clocks of two control planes may differ, so who has just been connected to need not be later.
-    "WHERE $6 = 1 OR (data_planes.last_seen <= excluded.last_seen AND (excluded.is_connected = 1 "
-    "OR data_planes.is_connected = 0 OR data_planes.holder = excluded.holder))"
+    # The clocks of two control planes may differ, so who has just been connected to need not be later; and
+    # the clock of one may be put right, so what it writes of its own need not be later either.
+    "WHERE $6 = 1 OR data_planes.holder = excluded.holder OR (data_planes.last_seen <= excluded.last_seen "
+    "AND (excluded.is_connected = 1 OR data_planes.is_connected = 0))"
 )
 
 _FETCH_CHANGES: Final = (

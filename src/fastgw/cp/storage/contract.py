@@ -347,8 +347,8 @@ class Storage(ABC):
     ) -> None:
         """Store these rows in one go; the caller batches.
 
-        A row stays as it is where it is of a later second, or says that the data plane is linked to another
-        control plane while the new one says that it is linked no more.
+        The row of another control plane stays as it is where it is of a later second, or says that the data
+        plane is linked there while the new one says that it is linked no more.
 
         Args:
             claims: ids of those that have just connected: their rows are stored whatever was there.
