@@ -14,7 +14,8 @@ import pytest
 from fastgw.cp.hub import DataPlane, Hub
 from fastgw.cp.identity import ControlPlaneIdentity
 from fastgw.cp.publisher import Publisher
-from fastgw.cp.storage import Row, Storage, make_storage
+from fastgw.cp.storage import Row, Storage, make_storage, postgres
+from fastgw.cp.storage.postgres import PostgresStorage
 from fastgw.errors import CompileError
 from fastgw.model.entities import ENTITIES
 from fastgw.model.snapshot import Snapshot, unpack_delta
@@ -22,6 +23,8 @@ from fastgw.model.validate import make_row
 from fastgw.routing.compile_process import CompileProcess, CompileResult
 from fastgw.wire.offering import Offering
 from tests.cp.cluster_nodes import Log, eventually, run, settings_of
+from tests.cp.storage.conftest import make_server
+from tests.postgres import PgDatabase
 from tests.tls.certificates import gen_cert_pair
 from tests.wire.ends import hello, packed_of
 
@@ -78,9 +81,11 @@ class Published:
 
 @asynccontextmanager
 async def publishing(
-    directory: Path, compile_process_type: type[CompileProcess] = CompileProcess
+    directory: Path,
+    compile_process_type: type[CompileProcess] = CompileProcess,
+    storage: Storage | None = None,
 ) -> AsyncIterator[Published]:
-    storage = make_storage(settings_of("control_plane", directory, gen_cert_pair()))
+    storage = storage or make_storage(settings_of("control_plane", directory, gen_cert_pair()))
     await storage.open()
     compile_process = compile_process_type()
     await compile_process.start()
@@ -252,5 +257,38 @@ def test_a_version_with_the_same_content_is_published_without_a_trial(tmp_path: 
                 await writer.insert("services", row)
             after = await published.reaches(2)
             assert after.digest == before.digest
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("again", [1, 2], ids=["the number", "the number and the next"])
+def test_versions_that_the_database_lost_are_told_from_those_that_took_their_numbers(
+    tmp_path: Path, log: Log, pg_database: PgDatabase, monkeypatch: pytest.MonkeyPatch, again: int
+) -> None:
+    """As after a fail-over to a copy that was behind, and writes before the listener has looked."""
+    monkeypatch.setattr(postgres, "_POLL_S", 3600.0)
+
+    async def scenario() -> None:
+        storage = PostgresStorage(make_server(pg_database))
+        await storage.migrator().bootstrap()
+        async with publishing(tmp_path, storage=storage) as published:
+            await published.insert(service("kept"))
+            await published.reaches(await published.insert(service("lost")))
+            pg_database.run(
+                "BEGIN; DELETE FROM fastgw.services WHERE doc LIKE '%\"lost\"%'; "
+                "DELETE FROM fastgw.journal WHERE version = 2; UPDATE fastgw.cluster SET version = 1, seq = 1; "
+                "COMMIT"
+            )
+            for number in range(again):
+                assert await published.insert(service(f"new{number}")) == 2 + number
+
+            def is_published() -> bool:
+                newest = published.listener.newest()
+                return newest is not None and {row["name"] for row in newest.rows("services").values()} == {
+                    "kept",
+                    *(f"new{number}" for number in range(again)),
+                }
+
+            await eventually(is_published, "what the database holds is published")
 
     run(scenario())

@@ -92,6 +92,8 @@ class Publisher:
         self._hub = hub
         self._head: Snapshot | None = None
         """What was read last, published or not."""
+        self._head_at: float | None = None
+        """When that was written, if known: a database that lost versions gives their numbers again."""
         self._since: dict[bytes, bytes | None] | None = None
         """From what is published to what was read last; None: not known, or not worth knowing."""
         self._steps = Steps()
@@ -160,40 +162,43 @@ class Publisher:
         """Wait for a version other than the one read last, and publish it."""
         if self._head is not None:
             wait_s = _WAIT_S if self._retry_s is None else self._retry_s
-            stands = await self._storage.wait_version_above(self._head.version, wait_s)
-            if stands == self._head.version and self._retry_s is None:
+            version, at = self._head.version, self._head_at
+            stands = await self._storage.wait_version_above(version, wait_s, at=at)
+            if stands == version and self._retry_s is None and not self._storage.is_replaced(version, at):
                 return
         is_first = self._head is None
-        head = await self._read(self._head)
+        head, at = await self._read(self._head, self._head_at)
         if is_first:
             # Data planes that were linked before a restart may be a few versions behind.
             self._steps = await recent_steps(self._storage, head)
         while self.may_publish is not None and not await self.may_publish(head.version):
-            head = await self._read(head)
-        self._head = head
+            head, at = await self._read(head, at)
+        self._head, self._head_at = head, at
         await self._publish(head)
 
-    async def _read(self, head: Snapshot | None) -> Snapshot:
-        """The newest snapshot, from *head* by the journal if that tells, or else whole."""
+    async def _read(self, head: Snapshot | None, at: float | None) -> tuple[Snapshot, float | None]:
+        """The newest snapshot and when it was written, from *head* by the journal if that tells, or else whole.
+
+        Args:
+            at: when *head* was written, if known.
+        """
         if head is not None:
             while True:
-                changes = await self._storage.changes_since(head.version)
+                changes = await self._storage.changes_since(head.version, at=at)
                 if changes is None:
-                    log.notice(
-                        "the journal does not reach back to version %d: reading everything", head.version
-                    )
+                    log.notice("the journal does not go on from version %d: reading everything", head.version)
                     break
                 if not changes:
-                    return head
-                version = changes[-1].version
+                    return head, at
+                version, at = changes[-1].version, changes[-1].at
                 delta = await _off_loop(len(changes), make_delta, changes)
                 head = await _off_loop(len(delta), head.patch, delta, version=version)
                 if self._since is not None:
                     self._since = self._since | delta if len(self._since) < _SINCE_LIMIT else None
         with no_collection():
-            version, rows = await self._storage.load_all()
+            version, at, rows = await self._storage.load_newest()
             self._since = None
-            return await asyncio.to_thread(Snapshot.from_rows, version, rows)
+            return await asyncio.to_thread(Snapshot.from_rows, version, rows), at
 
     async def _publish(self, snapshot: Snapshot) -> None:
         started_at_s = time.monotonic()

@@ -104,6 +104,21 @@ async def test_a_database_that_was_put_back_wakes_everyone(database: Database) -
     assert await storage.changes_since(3) is None
 
 
+async def test_a_number_that_was_given_again_wakes_who_knew_the_former(database: Database) -> None:
+    """Another control plane gave it, after a fail-over that lost the version."""
+    storage = await database.open()
+    await insert(storage, "services", make_service("lost"))
+    version, at, _ = await storage.load_newest()
+    assert await storage.changes_since(version, at=at) == []
+    waiting = asyncio.create_task(storage.wait_version_above(version, _DEADLINE_S, at=at))
+    await asyncio.sleep(0)
+    assert not storage.is_replaced(version, at)
+    place_of(database).run("UPDATE fastgw.journal SET at = at + 1")
+    assert await waiting == version
+    assert storage.is_replaced(version, at)
+    assert await storage.changes_since(version, at=at) is None
+
+
 async def test_a_cut_listener_listens_again_and_misses_nothing(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,7 @@ _FETCH_CHANGES: Final = (
     "WHERE version > $1 AND seq > $2 ORDER BY version, seq LIMIT $3"
 )
 
+_FETCH_WRITTEN_AT: Final = "SELECT at FROM journal WHERE version = $1 ORDER BY seq LIMIT 1"
 _NO_SEQ: Final = 2**62
 _FETCH_HISTORY: Final = (
     "SELECT version, seq, at, actor, entity, entity_id, op, after FROM journal "
@@ -141,9 +142,13 @@ class SqlStorage(Storage):
             return (await read_state(connection))[0]
 
     async def load_all(self) -> tuple[int, dict[str, list[Row]]]:
+        version, _, rows = await self.load_newest()
+        return version, rows
+
+    async def load_newest(self) -> tuple[int, float | None, dict[str, list[Row]]]:
         async with self._view() as connection:
             version, _, _ = await read_state(connection)
-            return version, await self._load_rows(connection)
+            return version, await _written_at(connection, version), await self._load_rows(connection)
 
     async def _load_rows(self, connection: Connection) -> dict[str, list[Row]]:
         entities: dict[str, list[Row]] = {}
@@ -160,10 +165,14 @@ class SqlStorage(Storage):
             entities[name] = rows
         return entities
 
-    async def changes_since(self, version: int, limit: int = CHANGES_LIMIT) -> list[Change] | None:
+    async def changes_since(
+        self, version: int, limit: int = CHANGES_LIMIT, *, at: float | None = None
+    ) -> list[Change] | None:
         async with self._view() as connection:
             current, _, trimmed = await read_state(connection)
             if not trimmed <= version <= current:
+                return None
+            if at is not None and await _written_at(connection, version) not in (None, at):
                 return None
             changes: list[Change] = []
             last_seq = 0
@@ -200,8 +209,11 @@ class SqlStorage(Storage):
             rows[name] = [present[id_] for id_ in sorted(present)]
         return rows
 
-    async def wait_version_above(self, version: int, timeout_s: float) -> int:
-        return await self._signal.wait_above(version, timeout_s)
+    async def wait_version_above(self, version: int, timeout_s: float, *, at: float | None = None) -> int:
+        return await self._signal.wait_above(version, timeout_s, at)
+
+    def is_replaced(self, version: int, at: float | None) -> bool:
+        return self._signal.is_replaced(version, at)
 
     async def put_data_planes(
         self, rows: Sequence[DataPlaneRow], *, claims: AbstractSet[str] = frozenset()
@@ -261,6 +273,11 @@ async def in_turn(turn: asyncio.Lock, database: str) -> AsyncIterator[None]:
         yield
     finally:
         turn.release()
+
+
+async def _written_at(connection: Connection, version: int) -> float | None:
+    found = await connection.fetch(_FETCH_WRITTEN_AT, version)
+    return float(found[0][0]) if found else None
 
 
 def _change(record: Sequence[Any]) -> Change:

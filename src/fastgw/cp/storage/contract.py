@@ -308,9 +308,18 @@ class Storage(ABC):
         """Load the version and every row, by entity, in ascending order of id, in one consistent view."""
 
     @abstractmethod
-    async def changes_since(self, version: int, limit: int = CHANGES_LIMIT) -> list[Change] | None:
+    async def load_newest(self) -> tuple[int, float | None, dict[str, list[Row]]]:
+        """Load as `load_all` does, and in between when the version was written, if the journal tells."""
+
+    @abstractmethod
+    async def changes_since(
+        self, version: int, limit: int = CHANGES_LIMIT, *, at: float | None = None
+    ) -> list[Change] | None:
         """Load what happened after *version*, oldest first: whole versions, at most *limit* changes.
 
+        Args:
+            at: when *version* was written, as far as is known; a version of that number that was written at
+                another time is not the one meant, and the journal cannot tell.
         Returns:
             None when the journal cannot tell: it is trimmed beyond *version*, the next version alone holds
             more than *limit* changes, or *version* lies in the future (the database was put back to an
@@ -334,11 +343,20 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    async def wait_version_above(self, version: int, timeout_s: float) -> int:
+    async def wait_version_above(self, version: int, timeout_s: float, *, at: float | None = None) -> int:
         """Wait until a version above *version* stands; return what stands then, or after *timeout_s*.
 
         Wakes at once for commits of this process and of others. While the database is away it waits. Should
-        the database be put back to an earlier state, every waiter wakes and is told the lower version.
+        the database be put back to an earlier state, every waiter wakes and is told the lower version; and
+        who names *at*, when *version* was written, wakes when it `is_replaced`.
+        """
+
+    @abstractmethod
+    def is_replaced(self, version: int, at: float | None) -> bool:
+        """Whether a version of this number that was written at another time is known to stand.
+
+        That is so when a database lost its last versions, as by a fail-over to a copy that was behind, and
+        their numbers have been given again.
         """
 
     @abstractmethod

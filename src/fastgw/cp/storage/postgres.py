@@ -45,7 +45,10 @@ _RETRY_MOST_S: Final = 5.0
 # Two migrations at once: the second waits for the first. Any number does that no other program uses.
 _MIGRATION_LOCK: Final = 0x66617374_67770001
 _MIGRATION_STATEMENT_S: Final = 600.0
-_VERSION: Final = "SELECT version FROM cluster"
+_VERSION: Final = (
+    "SELECT version, (SELECT at FROM journal WHERE journal.version = cluster.version ORDER BY seq LIMIT 1) "
+    "FROM cluster"
+)
 _LOCK_VERSION: Final = (
     "SELECT version, seq, trimmed, extract(epoch FROM clock_timestamp())::float8 FROM cluster FOR UPDATE"
 )
@@ -185,7 +188,7 @@ class PostgresStorage(SqlStorage):
             await writer.finish()
             if writer.changed:
                 await connection.execute("SELECT pg_notify($1, $2)", _CHANNEL, str(writer.version))
-        self._signal.advance(writer.version)
+        self._signal.advance(writer.version, writer.at if writer.changed else None)
 
     @asynccontextmanager
     async def _lent(self, begin: str) -> AsyncIterator[PostgresConnection]:
@@ -259,10 +262,10 @@ class PostgresStorage(SqlStorage):
         """Read the version now, whenever *heard* is set, and once a second; ends with an error only."""
         while True:
             heard.clear()
-            known = self._signal.version
-            ((version,),) = await connection.fetch(_VERSION)
-            if self._signal.observe(version, known_before=known):
-                _log.warning("%s: went back from version %d to %d", self.where, known, version)
+            known = self._signal.known
+            ((version, at),) = await connection.fetch(_VERSION)
+            if self._signal.observe(version, at, known_before=known):
+                _log.warning("%s: went back from version %d to %d", self.where, known[0], version)
             try:
                 async with asyncio.timeout(_POLL_S):
                     await heard.wait()
