@@ -177,7 +177,7 @@ class Publisher:
         await self._publish(head)
 
     async def _read(self, head: Snapshot | None, at: float | None) -> tuple[Snapshot, float | None]:
-        """The newest snapshot and when it was written, from *head* by the journal if that tells, or else whole.
+        """The newest snapshot and when it was written, from *head* by the journal if it tells, or else whole.
 
         Args:
             at: when *head* was written, if known.
