@@ -261,6 +261,7 @@ async def test_two_control_planes_decide_once(database: Database) -> None:
         canary, other = LinkedNode(first.hub, 1, "canary"), LinkedNode(second.hub, 2, "main")
         canary.apply()
         other.apply()
+        other.answer(5, 0)
         await second.hub.write_rows()
         rollout = await first.start(LONG, "two")
         await second.published(rollout.version)
@@ -269,12 +270,13 @@ async def test_two_control_planes_decide_once(database: Database) -> None:
         canary.answer(100, 0)
         await first.hub.write_rows()
         await second.conductor.look()  # the other control plane sees it by the rows
-        assert (await first.running()).state is RolloutState.HOLDING
+        holding = await first.running()
+        assert (holding.state, holding.others) == (RolloutState.HOLDING, {node_id(2): Answered(5, 0)})
         canary.answer(200, 60)
         await first.hub.write_rows()
         await asyncio.gather(*(side.conductor.look() for side in (first, second, first, second)))
         ended = await second.running()
-        assert ended.state is RolloutState.REVERTED
+        assert (ended.state, ended.others) == (RolloutState.REVERTED, {})
         assert ended.reason is not None
         assert ended.reason.startswith("60.00% of 100 answers of the chosen are 5xx")
         assert await first.storage.version() == rollout.version + 1

@@ -36,7 +36,13 @@ class Case:
         """Have what is seen kept, as the conductor does."""
         verdict = self.look(*rows)
         assert verdict is not None
-        self.rollout = msgspec.structs.replace(self.rollout, marks=verdict.marks, state=state)
+        self.rollout = msgspec.structs.replace(
+            self.rollout, marks=verdict.marks, others=verdict.others, state=state
+        )
+
+    def restart(self) -> None:
+        """Have another control plane go on, which knows the record."""
+        self.judge = Judge(self.clock)
 
     def later(self, seconds: float) -> None:
         self.clock.now_s += seconds
@@ -205,6 +211,38 @@ def test_no_rise_of_5xx_where_the_rule_says_so() -> None:
     assert rise((100, 40), (500, 190)) is None  # the others have it as well
     assert rise((100, 40), (500, 0), (100, 40)) is None  # it was so before
     assert rise((100, 100), counts=False) is None  # one that does not count
+
+
+def test_what_failed_everywhere_before_a_restart_speaks_against_no_version() -> None:
+    case = Case()
+    case.marked(a_canary(1, TRIED), a_data_plane(3, BASE))
+    case.restart()
+    failed = a_canary(1, TRIED, answered=(100, 60)), a_data_plane(3, BASE, answered=(100, 60))
+    assert case.look(*failed) is None
+    # One that held back may dial again after the chosen, and after that tells its counts.
+    case.later(100)
+    case.restart()
+    assert case.look(failed[0]) is None
+    assert case.look(failed[0], a_data_plane(3, BASE, answered=None)) is None
+    assert signal_of(case.look(*failed)) is RolloutInput.HELD
+    case.later(15)
+    assert signal_of(case.look(failed[0])) is RolloutInput.RISEN
+
+
+def test_where_others_stood_is_told_once_and_begins_anew_with_each_version() -> None:
+    case = Case()
+    assert case.look(a_canary(1, BASE), a_data_plane(3, BASE, answered=(5, 0))) is None
+    case.marked(a_canary(1, TRIED), a_data_plane(3, BASE, answered=(9, 0)))
+    assert case.rollout.others == {node_id(3): Answered(9, 0)}
+    case.marked(a_canary(1, TRIED), *(a_data_plane(number, BASE, answered=(1, 0)) for number in (3, 4)))
+    assert case.rollout.others == {node_id(3): Answered(9, 0), node_id(4): Answered(1, 0)}
+    many = [a_data_plane(number, BASE) for number in range(5, 2005)]
+    case.marked(a_canary(1, TRIED), *many)
+    assert len(case.rollout.others) == 1000
+    case.published = Published(TRIED + 1, "n" * 64)
+    written = case.look(a_canary(1, TRIED), *many)
+    assert written is not None
+    assert (written.signal, written.others) == (RolloutInput.WRITTEN, {})
 
 
 def test_what_is_too_small_is_not_compared_to() -> None:

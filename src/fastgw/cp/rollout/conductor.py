@@ -22,7 +22,7 @@ import msgspec
 
 from fastgw.cp.garbage import no_collection
 from fastgw.cp.rollout import records
-from fastgw.cp.rollout.judging import Judge, Published, Verdict
+from fastgw.cp.rollout.judging import Judge, Published, Verdict, count_answers
 from fastgw.cp.rollout.pinning import Pin, Pinning
 from fastgw.cp.rollout.record import Limits, Rollout, show_data_planes
 from fastgw.cp.rollout.selection import make_selection
@@ -257,7 +257,7 @@ class Conductor:
         if rollout.is_over:
             return shown
         rows = await self._rows()
-        return {**shown, **show_data_planes(rollout, rows), **self._judge.figures(rollout, rows).shown()}
+        return {**shown, **show_data_planes(rollout, rows), **count_answers(rollout, rows).shown()}
 
     async def _rows(self) -> list[DataPlaneRow]:
         return [*self._hub.linked_rows(), *await self._hub.rows_elsewhere()]
@@ -307,7 +307,9 @@ class Conductor:
     async def _moved(self, writer: Writer, stored: Rollout, verdict: Verdict) -> Rollout:
         """What follows on *stored*; of a way back, the rows are restored."""
         if verdict.signal is None:
-            return msgspec.structs.replace(stored, revision=stored.revision + 1, marks=verdict.marks)
+            return msgspec.structs.replace(
+                stored, revision=stored.revision + 1, marks=verdict.marks, others=verdict.others
+            )
         state = next_state(stored.state, verdict.signal)
         final: int | None = None
         if state is RolloutState.PROMOTED:
@@ -322,6 +324,7 @@ class Conductor:
             version=verdict.version,
             since=writer.at,
             marks=verdict.marks,
+            others={} if state.is_over else verdict.others,
             ended_at=writer.at if state.is_over else None,
             reason=verdict.reason or None,
             final_version=final,
