@@ -395,3 +395,31 @@ async def test_nothing_is_promoted_by_time_while_a_version_has_not_been_looked_a
         await side.conductor.look()
         ended = await side.running()
         assert (ended.state, ended.version) == (RolloutState.PROMOTED, rollout.version + 1)
+
+
+async def test_while_the_database_is_away_nobody_becomes_late(database: Database, log: Log) -> None:
+    async with control_planes(database) as (side,):
+        await side.write("one")
+        LinkedNode(side.hub, 1, "canary")
+        second = LinkedNode(side.hub, 2, "canary")
+        await side.start(LONG, "two")
+        await side.conductor.look()
+        async with side.storage.write_records() as connection:
+            await connection.execute("ALTER TABLE rollouts RENAME TO away")
+        looking = asyncio.create_task(side.conductor.run())
+        try:
+            await log.shows("nothing is decided about rollouts")
+            side.clock.now_s += 100
+            second.apply()
+            async with side.storage.write_records() as connection:
+                await connection.execute("ALTER TABLE away RENAME TO rollouts")
+
+            async def marked() -> Rollout | None:
+                rollout = await side.running()
+                return rollout if rollout.revision > 1 else None
+
+            looked = await eventually(marked, "it is looked at again", 20)
+        finally:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
+        assert (looked.state, set(looked.marks)) == (RolloutState.APPLYING, {node_id(2)})

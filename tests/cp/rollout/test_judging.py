@@ -165,6 +165,19 @@ def test_after_its_start_a_control_plane_gives_data_planes_time_to_dial_again() 
     assert signal_of(case.look()) is RolloutInput.LOST
 
 
+def test_time_in_which_nobody_looked_does_not_count() -> None:
+    case = Case()
+    case.marked(a_canary(1, TRIED), state=RolloutState.APPLYING)
+    case.look(a_canary(2, BASE))  # one is behind, the other missing
+    case.later(100)
+    case.judge.rest()
+    assert case.look(a_canary(2, BASE)) is None
+    case.later(29)
+    assert case.look(a_canary(2, BASE)) is None
+    case.later(1)
+    assert signal_of(case.look(a_canary(2, BASE))) is RolloutInput.LATE
+
+
 def test_without_any_chosen_one_it_goes_back() -> None:
     case = Case()
     assert case.look(a_data_plane(3, BASE)) is None

@@ -121,6 +121,7 @@ class Conductor:
                 pause_s = LOOK_S if runs else _IDLE_S
                 is_away = False
             except FastgwError as error:
+                self._judge.rest()
                 if not is_away:
                     log.error("nothing is decided about rollouts: %s", error)
                 is_away, pause_s = True, _AWAY_S

@@ -2,8 +2,8 @@
 
 Contract. `Judge.judge` looks and says; it writes nothing, and every control plane of a cluster may ask its
 own. Where the counts stood is part of the record; who is missing since when, and who does not apply since
-when, is kept here, by a monotonic clock. A control plane that starts anew begins these anew, which delays a
-move by one time-out at most.
+when, is kept here, by a monotonic clock. A control plane that starts anew, or that had no database for a
+while, begins these anew, which delays a move by one time-out at most.
 
 The rule for 5xx. Counted are the answers of the chosen since each had applied the version under test. Once
 they are `min_requests`, the share of 5xx among them may be `max_5xx_rise` above the larger of two others:
@@ -115,6 +115,12 @@ class Judge:
         if found is None:
             return None if marked == rollout else Verdict(None, "", rollout.version, marks, stood)
         return Verdict(*found, rollout.version, marks, stood)
+
+    def rest(self) -> None:
+        """Begin anew with what is remembered: nobody could be looked at, so that time counts for nothing."""
+        self._behind.clear()
+        self._missing.clear()
+        self._began_s = self._clock()
 
     def _turn_to(self, rollout: Rollout) -> None:
         if self._subject != (rollout.id, rollout.version):
