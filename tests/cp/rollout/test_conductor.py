@@ -8,11 +8,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from fastgw.cp.hub import DataPlane, Hub
 from fastgw.cp.identity import ControlPlaneIdentity
 from fastgw.cp.publisher import Publisher
+from fastgw.cp.rollout import records
 from fastgw.cp.rollout.conductor import Conductor, Contents, Order
 from fastgw.cp.rollout.record import Limits, Rollout
 from fastgw.cp.rollout.states import RolloutInput, RolloutState
@@ -423,3 +425,20 @@ async def test_while_the_database_is_away_nobody_becomes_late(database: Database
             looking.cancel()
             await asyncio.gather(looking, return_exceptions=True)
         assert (looked.state, set(looked.marks)) == (RolloutState.APPLYING, {node_id(2)})
+
+
+async def test_one_that_expires_undoes_nothing_that_has_not_been_looked_at(database: Database) -> None:
+    async with control_planes(database) as (side,):
+        base = await side.write("one")
+        LinkedNode(side.hub, 1, "canary")
+        started = await side.conductor.start(LONG, "somebody")
+        async with side.storage.write_records() as connection:
+            await records.replace(connection, msgspec.structs.replace(started, since=0.0, revision=2))
+        async with side.storage.write("test") as writer:
+            await writer.insert("services", make_service("two"))
+        await side.conductor.look()  # published or not: version two stays
+        assert not (await side.running()).is_over
+        await side.published(base + 1)
+        await side.conductor.look()
+        applying = await side.running()
+        assert (applying.state, applying.version) == (RolloutState.APPLYING, base + 1)

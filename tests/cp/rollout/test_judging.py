@@ -101,7 +101,10 @@ def test_an_open_one_ends_when_nobody_writes() -> None:
     case.later(3599)
     assert case.look(a_canary(1, BASE)) is None
     case.later(1)
-    assert signal_of(case.look(a_canary(1, BASE))) is RolloutInput.EXPIRED
+    case.published = Published(BASE + 2, "b" * 64)  # written and undone between two looks
+    expired = case.look(a_canary(1, BASE))
+    assert expired is not None
+    assert (expired.signal, expired.version) == (RolloutInput.EXPIRED, BASE + 2)
 
 
 def test_a_refusal_counts_if_it_is_of_this_version_and_of_a_chosen_one() -> None:
@@ -122,7 +125,19 @@ def test_what_does_not_compile_counts_as_refused() -> None:
     assert signal_of(case.look(a_canary(1, BASE))) is RolloutInput.REFUSED
     case.published = Published(0, "", (TRIED, "after a restart"))
     assert signal_of(case.look()) is RolloutInput.REFUSED
-    case.rollout = a_rollout(state=RolloutState.OPEN, version=BASE)
+
+
+def test_what_does_not_compile_is_seen_by_an_open_one_too() -> None:
+    case = Case(a_rollout(state=RolloutState.OPEN, version=BASE))
+    case.published = Published(BASE, "b" * 64, (TRIED, "version 8 does not compile"))
+    case.later(3600)
+    written = case.look(a_canary(1, BASE))
+    assert written is not None
+    assert (written.signal, written.version) == (RolloutInput.WRITTEN, TRIED)
+    case.rollout = a_rollout(version=TRIED)
+    assert signal_of(case.look(a_canary(1, BASE))) is RolloutInput.REFUSED
+    # What was refused is undone:
+    case.rollout = a_rollout(state=RolloutState.OPEN, version=TRIED + 1, since=case.now_s)
     assert case.look(a_canary(1, BASE)) is None
 
 

@@ -6,7 +6,7 @@ the base are made what they were, and the rollout is over, both or neither. Whil
 nothing is decided, and what is held back stays so.
 
 The one complication is a version that was written a moment ago, which nobody has looked at yet. By time
-nothing is promoted while there is one; a person's word counts for all that is written.
+nothing is promoted, and nothing expires, while there is one; a person's word counts for all that is written.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ _SETTLE_S: Final = 10.0
 """How long a start waits until what is written is published."""
 _TRIES: Final = 5
 _HERE: Final = "rollout"
+_BY_TIME: Final = frozenset({RolloutInput.HELD, RolloutInput.EXPIRED})
 
 
 class _Hub(Protocol):
@@ -290,7 +291,8 @@ class Conductor:
             stored = await records.fetch_running(writer.records)
             if stored is None or (stored.id, stored.revision) != (rollout.id, rollout.revision):
                 return None
-            if verdict.signal is RolloutInput.HELD and writer.version - 1 > stored.version:
+            looked_at = max(stored.version, verdict.version)
+            if verdict.signal in _BY_TIME and writer.version - 1 > looked_at:
                 return None
             moved = await self._moved(writer, stored, verdict)
             await records.replace(writer.records, moved)

@@ -103,7 +103,9 @@ class Judge:
             if now_s - rollout.since < OPEN_LIMIT_S:
                 return None
             reason = f"nothing was written within {OPEN_LIMIT_S / 60:g} minutes"
-            return Verdict(RolloutInput.EXPIRED, reason, rollout.version, rollout.marks)
+            # What is published holds what the base holds, or it would have been seen as written.
+            looked_at = max(rollout.version, published.version)
+            return Verdict(RolloutInput.EXPIRED, reason, looked_at, rollout.marks)
         chosen: list[DataPlaneRow] = []
         others: list[DataPlaneRow] = []
         for row in rows:
@@ -136,8 +138,13 @@ class Judge:
             signal = RolloutInput.UNDONE if is_base else RolloutInput.WRITTEN
             return Verdict(signal, "", published.version, rollout.marks)
         refused = published.refused
-        if refused is not None and rollout.state is not RolloutState.OPEN and refused[0] >= rollout.version:
+        if refused is None:
+            return None
+        if rollout.state is not RolloutState.OPEN and refused[0] >= rollout.version:
             return Verdict(RolloutInput.REFUSED, refused[1], rollout.version, rollout.marks)
+        if rollout.state is RolloutState.OPEN and refused[0] > rollout.version:
+            # Written it is, so the rollout has a version to refuse; the next look does.
+            return Verdict(RolloutInput.WRITTEN, "", refused[0], rollout.marks)
         return None
 
     def _find_against(
