@@ -257,6 +257,19 @@ def test_what_failed_everywhere_before_a_restart_speaks_against_no_version() -> 
     assert signal_of(case.look(failed[0])) is RolloutInput.RISEN
 
 
+def test_after_a_restart_nothing_is_promoted_before_the_chosen_have_told_their_counts() -> None:
+    case = Case()
+    case.marked(a_canary(1, TRIED), a_canary(2, TRIED, answered=None, before=None))
+    case.later(100)
+    case.restart()
+    silent = a_canary(2, TRIED, answered=None, before=None)  # it never counts
+    assert case.look(a_canary(1, TRIED, answered=None), silent) is None
+    assert signal_of(case.look(a_canary(1, TRIED, answered=(100, 60)), silent)) is RolloutInput.RISEN
+    assert signal_of(case.look(a_canary(1, TRIED, answered=(100, 0)), silent)) is RolloutInput.HELD
+    case.later(15)
+    assert signal_of(case.look(a_canary(1, TRIED, answered=None), silent)) is RolloutInput.HELD
+
+
 def test_where_others_stood_is_told_once_and_begins_anew_with_each_version() -> None:
     case = Case()
     assert case.look(a_canary(1, BASE), a_data_plane(3, BASE, answered=(5, 0))) is None

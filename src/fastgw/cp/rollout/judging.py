@@ -198,7 +198,9 @@ class Judge:
         """Whether counts are still to come again after a start, without which nothing can be judged."""
         if self._clock() - self._began_s >= RECONNECT_S:
             return False
-        return not rollout.others.keys() <= {row.id for row in rows if row.answered is not None}
+        told = {row.id for row in rows if row.answered is not None}
+        chosen = {id_ for id_, mark in rollout.marks.items() if mark.since is not None}
+        return not rollout.others.keys() | chosen <= told
 
     def _since(self, since: dict[str, float], now: Mapping[str, Any], timeout_s: float) -> list[Any]:
         """Keep since when each is so; return those for which it is so for too long."""
