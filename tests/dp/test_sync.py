@@ -7,15 +7,18 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
-from fastgw.dp import connecting, connection
+from fastgw.dp import connecting, connection, enrolment
 from fastgw.dp.sync import AppliedState
+from fastgw.errors import RemoteLinkError
 from fastgw.tls.cluster import FixedCredentials, LinkTls
 from fastgw.wire.pacing import HEALTHY_AFTER_S
 from tests.cp.cluster_nodes import Clock, Log, Node, cluster_port, eventually, offering_of, run
@@ -219,6 +222,52 @@ def test_being_refused_is_told_by_an_alert(tmp_path: Path, log: Log) -> None:
             async with node.running():
                 line = await log.shows("next try in")
                 assert "the peer refuses our certificate: its cluster_cert is another one" in line
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("host", ["cp-1..example.com", ".cp", f"{'a' * 64}.example.com"])
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_what_can_be_no_name_is_a_reason_like_any_other(host: str, loop_factory: Callable[[], Any]) -> None:
+    async def scenario() -> None:
+        tls = LinkTls.shared(loaded(gen_cert_pair()))
+        with pytest.raises(RemoteLinkError, match=f"{host} cannot be asked for: "):
+            await connecting.connect(f"{host}:8005", tls, asyncio.Protocol)
+        with pytest.raises(RemoteLinkError, match=f"{host} cannot be asked for: "):
+            await enrolment.renew(f"{host}:8005", tls)
+
+    run(scenario(), loop_factory)
+
+
+def test_credentials_that_cannot_be_used_are_a_reason_like_any_other() -> None:
+    async def scenario() -> None:
+        mixed = LinkTls.shared(replace(loaded(gen_cert_pair()), key_pem=loaded(issued_pair()).key_pem))
+        with pytest.raises(RemoteLinkError, match="OpenSSL refuses it"):
+            await connecting.connect("127.0.0.1:1", mixed, asyncio.Protocol)
+
+    run(scenario())
+
+
+def test_a_fault_of_our_own_is_a_try_that_failed(tmp_path: Path, log: Log) -> None:
+    class Broken:
+        def __init__(self) -> None:
+            self.is_broken = True
+
+        def current(self) -> LinkTls:
+            if self.is_broken:
+                self.is_broken = False
+                raise AssertionError("nobody has thought of this")
+            return LinkTls.shared(loaded(gen_cert_pair()))
+
+    async def scenario() -> None:
+        async with cluster_port(tmp_path) as port:
+            node = Node(tmp_path, port.address, credentials=Broken(), draw=lambda: 0.01)
+            async with node.running():
+                await eventually(lambda: node.sync.status.is_connected, "the link")
+            await log.shows(
+                "a fault of the data plane's own: AssertionError('nobody has thought of this'); next"
+            )
+            await log.shows("Traceback")
 
     run(scenario())
 

@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Callable
 from typing import TypeVar
 
-from fastgw.errors import RemoteLinkError
+from fastgw.errors import CertificateError, RemoteLinkError
 from fastgw.tls.cluster import LinkTls
 from fastgw.tls.handshake import alert_of, explain_handshake_failure
 from fastgw.wire.pacing import CONNECT_TIMEOUT_S
@@ -28,6 +28,11 @@ def split_address(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def explain_name(host: str, fault: ValueError) -> str:
+    """Say what resolvers and TLS raise for what can be no name: a ValueError, mostly a UnicodeError."""
+    return f"the name {host} cannot be asked for: {fault}"
+
+
 async def connect(address: str, tls: LinkTls, make_protocol: Callable[[], _P]) -> _P:
     """Connect to the first address of that name that takes us, and finish the TLS handshake.
 
@@ -35,6 +40,10 @@ async def connect(address: str, tls: LinkTls, make_protocol: Callable[[], _P]) -
         RemoteLinkError: no connection; says why.
     """
     host, port = split_address(address)
+    try:
+        _ = tls.client_context  # made at its first use
+    except CertificateError as exc:
+        raise RemoteLinkError(str(exc)) from exc
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             return await _connect_to_any(host, port, tls, make_protocol)
@@ -44,6 +53,8 @@ async def connect(address: str, tls: LinkTls, make_protocol: Callable[[], _P]) -
         raise RemoteLinkError(f"no connection within {CONNECT_TIMEOUT_S:g} s") from None
     except socket.gaierror as exc:
         raise RemoteLinkError(f"the name {host} does not resolve: {exc.strerror}") from exc
+    except ValueError as exc:
+        raise RemoteLinkError(explain_name(host, exc)) from exc
     except OSError as exc:
         raise RemoteLinkError(f"cannot connect: {os.strerror(exc.errno) if exc.errno else exc}") from exc
 

@@ -4,11 +4,11 @@
                         │ not at the first of our order: minutes later
                         └──> dial that beside the link ──greeted──> linked there; the former link says goodbye
 
-Contract. `Sync.run` never gives up and never stops the data plane from serving: whatever breaks is logged
-with its reason and the seconds until the next try. Snapshots are applied one at a time by the *apply* that
-was given, and each is answered with what came of it. What is being applied when a link ends goes on being
-applied; the next link is told the result by its Hello or a Ping. A control plane of another cluster than the
-one that this data plane belongs to is left at its Welcome (`pledge`).
+Contract. `Sync.run` never gives up and never stops the data plane from serving: whatever breaks, a fault of
+our own included, is logged with its reason and the seconds until the next try. Snapshots are applied one at a
+time by the *apply* that was given, and each is answered with what came of it. What is being applied when a
+link ends goes on being applied; the next link is told the result by its Hello or a Ping. A control plane of
+another cluster than the one that this data plane belongs to is left at its Welcome (`pledge`).
 
 Two complications. The newest snapshot that waits is the only one that waits: the control plane sends the next
 only after the verdict on the last, but a new link may bring one while the old link's is still being applied.
@@ -264,6 +264,15 @@ class Sync:
         Raises:
             RemoteLinkError: it is not linked; says why.
         """
+        try:
+            return await self._dial(address)
+        except RemoteLinkError:
+            raise
+        except Exception as exc:
+            self.log.exception("the try at %s broke off", address)
+            raise RemoteLinkError(f"a fault of the data plane's own: {exc!r}") from exc
+
+    async def _dial(self, address: str) -> LinkConnection:
         # Each try begins with our own protocol: a control plane may have been replaced.
         speaks_kong = self._settings.cluster_wire == "kong"
         while True:
