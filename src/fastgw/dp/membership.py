@@ -32,6 +32,7 @@ from cryptography import x509
 
 from fastgw.dp.dialling import preferred_order
 from fastgw.dp.enrolment import Identity, at_any, join, renew
+from fastgw.dp.own_files import replace_own_file
 from fastgw.errors import CertificateError, FastgwError, SettingsError
 from fastgw.obs.logs import Logger
 from fastgw.settings import Settings
@@ -274,16 +275,7 @@ def store_identity_file(path: Path, identity: Identity) -> None:
     Raises:
         SettingsError: it cannot be written.
     """
-    fresh = path.with_name(f"{path.name}.new")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            fresh.unlink()
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(fd, "wb") as file:
-            file.write(msgspec.json.encode(identity))
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(fresh, path)
+        replace_own_file(path, msgspec.json.encode(identity))
     except OSError as exc:
         raise SettingsError(f"{path}: cannot be written: {os.strerror(exc.errno or 0).lower()}") from None
