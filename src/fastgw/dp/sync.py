@@ -278,7 +278,8 @@ class Sync:
         while True:
             (self._kong_addresses.add if speaks_kong else self._kong_addresses.discard)(address)
             tls = self._credentials.current()
-            connection = await connect(address, tls, self._maker(address, tls, speaks_kong=speaks_kong))
+            make = self._maker(address, tls, speaks_kong=speaks_kong)
+            connection = await connect(address, tls, make, self._draw)
             try:
                 await asyncio.wait((connection.greeted, connection.over), return_when=asyncio.FIRST_COMPLETED)
             except asyncio.CancelledError:
