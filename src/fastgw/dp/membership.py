@@ -172,6 +172,9 @@ class Membership:
         )
         await asyncio.to_thread(store_identity_file, self._path, identity)
         self._take(identity)
+        if identity.trust != self._told_trust:
+            # Who issued it may have been a moment late: the next Pong tells.
+            self._told_trust = ""
         self._log.notice(
             "renewed the certificate of the link, valid until %s UTC",
             f"{self.current().pair.not_after:%Y-%m-%d %H:%M:%S}",

@@ -309,6 +309,20 @@ def test_a_rotation_reaches_all_and_then_ends(tmp_path: Path, log: Log) -> None:
     run(scenario())
 
 
+def test_one_that_renewed_at_a_control_plane_that_was_late_asks_again(tmp_path: Path, log: Log) -> None:
+    async def scenario() -> None:
+        async with cluster(tmp_path) as one:
+            member = one.member("dp-1", await one.token())
+            async with member.running():
+                for _ in range(2):
+                    before = serial_in_use(member)
+                    # As a control plane does that has looked already.
+                    member.membership.told("the state to come")
+                    await eventually(lambda: serial_in_use(member) != before, "a renewal")  # noqa: B023
+
+    run(scenario())
+
+
 def test_a_rotation_does_not_end_over_nodes_that_have_not_moved(tmp_path: Path, log: Log) -> None:
     async def scenario() -> None:
         async with cluster(tmp_path) as one:
