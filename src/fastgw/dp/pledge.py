@@ -14,6 +14,7 @@ nothing.
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +34,8 @@ class Pledge:
 
     def __init__(self, directory: Path) -> None:
         self.path: Final = directory / CLUSTER_FILE
+        self._changing = threading.Lock()
+        """Held while the file changes: threads of an apply and of a link may come to keep it at once."""
 
     def read(self) -> str:
         """The cluster's id; empty while this data plane belongs to none.
@@ -71,8 +74,9 @@ class Pledge:
         Raises:
             OSError: it could not be written.
         """
-        if cluster_id and not self.read():
-            replace_own_file(self.path, f"{cluster_id}\n".encode())
+        with self._changing:
+            if cluster_id and not self.read():
+                replace_own_file(self.path, f"{cluster_id}\n".encode())
 
     def replace(self, cluster_id: str) -> str:
         """Belong to *cluster_id*, or with an empty one to whichever comes first; return what was before.
@@ -80,14 +84,15 @@ class Pledge:
         Raises:
             SettingsError: it cannot be read or written.
         """
-        before = self.read()
-        try:
-            if cluster_id:
-                replace_own_file(self.path, f"{cluster_id}\n".encode())
-            else:
-                self.path.unlink(missing_ok=True)
-        except OSError as exc:
-            raise SettingsError(
-                f"{self.path}: cannot be written: {os.strerror(exc.errno or 0).lower()}"
-            ) from None
-        return before
+        with self._changing:
+            before = self.read()
+            try:
+                if cluster_id:
+                    replace_own_file(self.path, f"{cluster_id}\n".encode())
+                else:
+                    self.path.unlink(missing_ok=True)
+            except OSError as exc:
+                raise SettingsError(
+                    f"{self.path}: cannot be written: {os.strerror(exc.errno or 0).lower()}"
+                ) from None
+            return before
