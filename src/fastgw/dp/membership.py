@@ -186,11 +186,12 @@ class Membership:
         self._is_told.set()
         try:
             identity = load_identity_file(self._path)
+            if identity is None or identity == self._identity:
+                return
+            self._take(identity)
         except SettingsError as exc:
             self._log.error("the identity stays as it was: %s", exc)
-            return
-        if identity is not None and identity != self._identity:
-            self._take(identity)
+        else:
             self._log.notice("took the changed identity %s for new connections", self._path)
 
     def told(self, trust: str) -> None:

@@ -265,6 +265,21 @@ def test_a_renewal_drops_no_link_and_uses_a_new_key(tmp_path: Path, log: Log) ->
     run(scenario())
 
 
+def test_a_damaged_identity_that_is_read_again_changes_nothing(tmp_path: Path, log: Log) -> None:
+    async def scenario() -> None:
+        async with cluster(tmp_path) as one:
+            member = one.member("dp-1", await one.token())
+            await member.membership.ready()
+            path = member.settings.prefix / IDENTITY_FILE
+            path.write_text(json.dumps({**json.loads(path.read_text()), "certificate": "damaged"}))
+            before = serial_in_use(member)
+            member.membership.read_again()
+            await log.shows("the identity stays as it was")
+            assert serial_in_use(member) == before
+
+    run(scenario())
+
+
 def test_certificates_are_renewed_by_themselves_before_they_end(tmp_path: Path, log: Log) -> None:
     async def scenario() -> None:
         async with cluster(tmp_path, pki_certificate_lifetime="3s") as one:
