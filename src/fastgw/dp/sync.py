@@ -194,6 +194,7 @@ class Sync:
     def linked(self, connection: LinkConnection) -> None:
         """From now on this connection is the link; one that was is said goodbye to."""
         former, self._connection = self._connection, connection
+        self._credit(self.status.control_plane)
         self._linked_at_s = self.clock()
         status, welcome = self.status, connection.welcome
         status.is_connected = True
@@ -305,6 +306,7 @@ class Sync:
                 reason = await asyncio.shield(connection.over)
                 if self._connection is connection:
                     self._connection = None
+                    self._unlinked()
                     await self._wait_for_look()
                 if self._connection is None:
                     return connection.address, reason
@@ -349,24 +351,30 @@ class Sync:
 
     def _delay_after(self, address: str) -> float:
         """Seconds until the next try, after the link to *address* broke or was not made."""
-        linked_at_s, self._linked_at_s = self._linked_at_s, None
-        if linked_at_s is not None and self.clock() - linked_at_s >= HEALTHY_AFTER_S:
-            self._rounds.lasted()
-            if address == self._rounds.order[0]:
-                self._returns = 0
+        self._credit(address)
         if not self._rounds.failed(address):
             return switch_delay(self._draw)
         if address in self._kong_addresses:
             return next_kong_delay(self._draw)
         return next_delay(self._rounds.failures - 1, self._spread_s, self._draw)
 
-    def _broken(self, address: str, reason: str, delay_s: float) -> None:
-        now_s = time.time()
+    def _credit(self, address: str) -> None:
+        """The link to *address*, if there was one, is over or left: if it has lasted, that counts."""
+        linked_at_s, self._linked_at_s = self._linked_at_s, None
+        if linked_at_s is not None and self.clock() - linked_at_s >= HEALTHY_AFTER_S:
+            self._rounds.lasted()
+            if address == self._rounds.order[0]:
+                self._returns = 0
+
+    def _unlinked(self) -> None:
         if self.status.is_connected:
             self.status.is_connected = False
-            self.status.since_s = now_s
+            self.status.since_s = time.time()
+
+    def _broken(self, address: str, reason: str, delay_s: float) -> None:
+        self._unlinked()
         self.status.last_error = reason if len(self._rounds.order) == 1 else f"{address}: {reason}"
-        self.status.retry_at_s = now_s + delay_s
+        self.status.retry_at_s = time.time() + delay_s
         following = self._rounds.next
         self.status.control_plane = following
         where = "" if len(self._rounds.order) == 1 else f" at {following}"
