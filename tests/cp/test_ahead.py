@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from fastgw.cp.rollout.pinning import Pin
 from fastgw.dp.pledge import Pledge
 from fastgw.dp.sync import AppliedState
 from fastgw.errors import StorageUnavailable
+from fastgw.model.snapshot import Snapshot
 from tests.cp.cluster_nodes import Log, Node, Port, cluster_port, eventually, offering_of, run, written
+from tests.cp.rollout.parts import a_rollout
 
 CLUSTER = "one"
 
@@ -123,5 +126,22 @@ def test_what_was_never_written_to_replaces_nothing(tmp_path: Path, log: Log, cl
                 await eventually(lambda: node.state.version == 1, "version 1")
                 assert node.pledge is not None
                 assert node.pledge.read() == CLUSTER
+
+    run(scenario())
+
+
+def test_the_empty_base_of_a_rollout_replaces_nothing(tmp_path: Path, log: Log) -> None:
+    async def scenario() -> None:
+        async with cluster_port(tmp_path, cluster_id=CLUSTER) as port:
+            await written(port, 1)
+            base = offering_of(0, [])
+            port.hub.publish(base)
+            rollout = a_rollout(base_version=0, base_digest=base.digest, version=1)
+            port.hub.set_pin(Pin(rollout, base, Snapshot.unpack(0, base.make_whole().compressed)))
+            port.hub.publish(offering_of(1, ["a"]))
+            node = node_of(tmp_path, port, 9)
+            async with node.running():
+                await log.shows("nothing has ever been configured here")
+                assert (node.state.version, node.seen) == (9, [])
 
     run(scenario())

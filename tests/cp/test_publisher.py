@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from fastgw.model.snapshot import Snapshot, unpack_delta
 from fastgw.model.validate import make_row
 from fastgw.routing.compile_process import CompileProcess, CompileResult
 from fastgw.wire.offering import Offering
+from fastgw.wire.signature import Signature
 from tests.cp.cluster_nodes import Log, eventually, run, settings_of
 from tests.tls.certificates import gen_cert_pair
 from tests.wire.ends import hello, packed_of
@@ -78,7 +79,10 @@ class Published:
 
 @asynccontextmanager
 async def publishing(
-    directory: Path, compile_process_type: type[CompileProcess] = CompileProcess
+    directory: Path,
+    compile_process_type: type[CompileProcess] = CompileProcess,
+    *,
+    sign: Callable[[int, str], Sequence[Signature]] = lambda _version, _digest: (),
 ) -> AsyncIterator[Published]:
     storage = make_storage(settings_of("control_plane", directory, gen_cert_pair()))
     await storage.open()
@@ -87,7 +91,7 @@ async def publishing(
     hub = Hub(storage, identity=ControlPlaneIdentity.make("cluster"), purge_delay_s=1000)
     listener = Listener()
     hub.join(DataPlane(hello(), listener, "127.0.0.1", None))
-    publisher = Publisher(storage, compile_process, hub)
+    publisher = Publisher(storage, compile_process, hub, sign=sign)
     task = asyncio.create_task(publisher.run())
     try:
         yield Published(storage, publisher, listener)
@@ -252,5 +256,28 @@ def test_a_version_with_the_same_content_is_published_without_a_trial(tmp_path: 
                 await writer.insert("services", row)
             after = await published.reaches(2)
             assert after.digest == before.digest
+
+    run(scenario())
+
+
+def test_what_is_published_bears_the_keys_that_sign_by_then(tmp_path: Path) -> None:
+    trials = 0
+
+    class Changing(CompileProcess):
+        """Other keys sign when a trial is over than when it began."""
+
+        async def compile(self, *args: Any, **kwargs: Any) -> CompileResult:
+            nonlocal trials
+            trials += 1
+            return await super().compile(*args, **kwargs)
+
+    def sign(_version: int, _digest: str) -> Sequence[Signature]:
+        return (Signature(f"key {trials}", b"x" * 64),)
+
+    async def scenario() -> None:
+        async with publishing(tmp_path, Changing, sign=sign) as published:
+            await published.reaches(0)
+            await published.reaches(await published.insert(service("a")))
+            assert [one.key_id for one in published.listener.offered[-1].signatures] == [f"key {trials}"]
 
     run(scenario())

@@ -276,10 +276,13 @@ def test_pings_come_at_the_pace_that_is_asked_for_and_tell_what_was_answered() -
     data.on_tick(6.0)  # the one that was due already
     assert len(exchange(control, data, 6.0)[0]) == 1
     assert data.next_deadline() == 36.0
-    # Silence goes by heartbeats, whatever the pace.
+    # A slower pace than the heartbeat's is none: silence goes by heartbeats.
     control.pace(300.0)
     exchange(control, data, 7.0)
-    assert control.next_deadline() == 51.0
+    data.on_tick(7.0)  # at once, and then by heartbeats
+    exchange(control, data, 7.0)
+    assert data.next_deadline() == 37.0
+    assert control.next_deadline() == 52.0
 
 
 def test_one_of_the_minor_version_before_takes_a_pace_for_a_pong() -> None:

@@ -34,6 +34,13 @@ def _duration(context: click.Context, parameter: click.Parameter, value: str) ->
     return float(match[1]) * _UNITS[match[2]]
 
 
+def _id(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """A rollout's id. An empty one, as of a shell variable that is not set, is none."""
+    if value is not None and re.fullmatch(r"[0-9a-f]{8}", value) is None:
+        raise click.BadParameter(f"{value!r} is no id, such as 4f31c09a", context, parameter)
+    return value
+
+
 def _part(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
     """`10%` or `0.1`: a number from 0 to 1."""
     if value is None:
@@ -163,7 +170,13 @@ def start(
 
 @rollout.command()
 @click.option("-w", "--watch", is_flag=True, help="Show it anew every second, until it is over or Ctrl-C.")
-@click.option("--id", "id_", help="Of a past one.  [default: the one that runs, or the last]")
+@click.option(
+    "--id",
+    "id_",
+    callback=_id,
+    metavar="ID",
+    help="Of a past one.  [default: the one that runs, or the last]",
+)
 @_json_option
 @settings_options
 def status(watch: bool, id_: str | None, as_json: bool, conf: Path | None, sets: Mapping[str, str]) -> None:
@@ -198,7 +211,9 @@ def status(watch: bool, id_: str | None, as_json: bool, conf: Path | None, sets:
     show_default=True,
     help="How long.",
 )
-@click.option("--id", "id_", help="Which one.  [default: the one that runs, or the last]")
+@click.option(
+    "--id", "id_", callback=_id, metavar="ID", help="Which one.  [default: the one that runs, or the last]"
+)
 @_json_option
 @settings_options
 def wait(
@@ -233,7 +248,7 @@ def wait(
 
 
 @rollout.command()
-@click.option("--id", "id_", help="Only if it is this one.")
+@click.option("--id", "id_", callback=_id, metavar="ID", help="Only if it is this one.")
 @_json_option
 @settings_options
 def promote(id_: str | None, as_json: bool, conf: Path | None, sets: Mapping[str, str]) -> None:
@@ -242,7 +257,7 @@ def promote(id_: str | None, as_json: bool, conf: Path | None, sets: Mapping[str
 
 
 @rollout.command()
-@click.option("--id", "id_", help="Only if it is this one.")
+@click.option("--id", "id_", callback=_id, metavar="ID", help="Only if it is this one.")
 @_json_option
 @settings_options
 def abort(id_: str | None, as_json: bool, conf: Path | None, sets: Mapping[str, str]) -> None:

@@ -79,7 +79,7 @@ class AheadWatch(Generic[D]):
         is_same = data_plane.applied_digest in ("", offering.digest)
         if is_same or data_plane.may_go_back:
             return False
-        if newest_version == 0:
+        if newest_version == 0 or offering.version == 0:
             self._withhold(data_plane, 0, "nothing has ever been configured here, and it runs something")
             return True
         if data_plane.belongs_to != self._cluster_id or data_plane.applied_version <= newest_version:

@@ -183,6 +183,8 @@ class Hub:
         if pin is not None and self.newest is not None and pin.is_released_by(self.newest.version):
             pin = None
         self.pin = pin
+        if self.newest is not None:
+            self.newest.is_for_all = pin is None or self.newest.version == pin.rollout.base_version
         ping_s = 0.0 if pin is None else pin.ping_s
         if ping_s != self._ping_s:
             self._ping_s = ping_s
@@ -316,7 +318,7 @@ class Hub:
 
     async def _pack(self, offering: Offering) -> None:
         whole = await asyncio.to_thread(offering.make_whole)
-        if self.newest is not None and self.newest is not offering:
+        if self.newest is not None and self.newest is not offering and offering.is_for_all:
             self.newest.begin_with(whole)
         for data_plane in self._packing.pop(offering):
             if data_plane.is_connected:

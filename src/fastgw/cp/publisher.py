@@ -215,6 +215,8 @@ class Publisher:
         self._refused = self._retry_s = None
         self._failures = 0
         self._published_at_s = int(time.time())
+        # The keys may have changed while it was tried.
+        offering.sign_again()
         self._hub.publish(offering)
         delta = offering.delta_from(before.digest) if before is not None else None
         log.notice(

@@ -187,7 +187,8 @@ class ControlLink:
         return self._settle()
 
     def pace(self, ping_s: float) -> None:
-        """Want a Ping at once and every *ping_s* seconds; 0: by the heartbeat again."""
+        """Want a Ping at once and every *ping_s* seconds, or each heartbeat if that is sooner; 0: as ever."""
+        ping_s = min(ping_s, self._welcome.heartbeat_s)
         if not self.is_closed and ping_s != self._ping_s:
             self._ping_s = ping_s
             self._pong_due = True

@@ -63,6 +63,8 @@ class Offering:
         self.digest: Final = digest
         self.whole: Whole | None = None
         """This version, once `make_whole` was called."""
+        self.is_for_all = True
+        """False while it is tried on some data planes only: then nobody else begins with it."""
         self._pack = pack
         self._steps = steps
         self._earlier = earlier
@@ -77,8 +79,8 @@ class Offering:
 
     @property
     def newest_whole(self) -> Whole | None:
-        """This version or the nearest earlier one that is there whole."""
-        return self.whole or self._earlier
+        """This version or the nearest earlier one that is there whole, and that anybody may run."""
+        return (self.whole if self.is_for_all else None) or self._earlier
 
     def make_whole(self) -> Whole:
         """Pack it, unless that is done. Takes long: for a thread."""
@@ -88,7 +90,10 @@ class Offering:
 
     def sign_again(self) -> None:
         """Have what is sent from now on bear the signatures of the keys that there are now."""
-        self._signatures = tuple(self._sign(self.version, self.digest))
+        signatures = tuple(self._sign(self.version, self.digest))
+        if signatures == self._signatures:
+            return
+        self._signatures = signatures
         self._deltas.clear()
         self._earlier = None
         if self.whole is not None:

@@ -325,10 +325,12 @@ async def test_who_read_what_is_given_up_by_then_reads_again(database: Database)
 
 async def test_what_cannot_be(database: Database) -> None:
     async with control_planes(database) as (side,):
-        await side.write("one")
         with pytest.raises(RolloutError, match="no data plane is connected"):
             await side.conductor.start(LONG, "somebody")
         LinkedNode(side.hub, 1, "canary")
+        with pytest.raises(RolloutError, match="nothing has ever been written"):
+            await side.conductor.start(LONG, "somebody")
+        await side.write("one")
         with pytest.raises(RolloutError, match="nothing would change"):
             await side.conductor.start(LONG, "somebody", contents=Contents({}, replace=False))
         with pytest.raises(RolloutError, match="no rollout runs"):

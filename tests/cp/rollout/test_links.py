@@ -41,7 +41,8 @@ def test_the_chosen_run_the_newest_and_report_soon_while_the_others_stay(tmp_pat
                 await runs(canary, 7)
                 await runs(other, 7)
                 port.hub.set_pin(Pin(rollout, base, snapshot))
-                port.hub.publish(offering_of(8, ["a", "b"]))
+                tried = offering_of(8, ["a", "b"])
+                port.hub.publish(tried)
                 await runs(canary, 8)
                 assert (await port.shown(canary.id))["rollout"] == "chosen"
                 held = await port.shown(other.id)
@@ -66,6 +67,10 @@ def test_the_chosen_run_the_newest_and_report_soon_while_the_others_stay(tmp_pat
                 assert (await port.shown(other.id))["wanted_version"] == 7  # 8 is what was given up
                 again = offering_of(9, ["a"])
                 port.hub.publish(again)
+                # Nobody who comes later begins with what was given up.
+                assert tried.whole is not None
+                assert tried.newest_whole is not None
+                assert tried.newest_whole.version == 7
                 await runs(canary, 9)
                 await eventually(lambda: other.sync.status.confirmed_version == 9, "told the same", 10)
                 assert other.seen == [7]

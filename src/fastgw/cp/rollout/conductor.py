@@ -164,12 +164,16 @@ class Conductor:
         Args:
             check: is called with the version that stands; what it raises ends the start.
         Raises:
-            RolloutError: another one runs, nobody is chosen, nothing would change, or the configuration does
-                not stand still.
+            RolloutError: another one runs, nobody is chosen, nothing would change or was ever written, or the
+                configuration does not stand still.
         """
         await self.check(order)
         for _ in range(_TRIES):
             base = await self._settled()
+            if base.version == 0:
+                raise RolloutError(
+                    "nothing has ever been written here, so there is no version to go back to: write it first"
+                )
             packed = await asyncio.to_thread(base.pack)
             connected = await self._rows()
             id_ = secrets.token_hex(4)

@@ -134,6 +134,7 @@ class Pinning:
             newest is not None
             and current is not None
             and newest.version == current.version == rollout.base_version
+            and newest.digest == rollout.base_digest
         ):
             return Pin(rollout, newest, current)
         async with self._storage.read_records() as connection:
