@@ -111,6 +111,16 @@ def test_what_was_never_written_to_replaces_nothing(tmp_path: Path, log: Log, cl
                     "version 0 is not sent: nothing has ever been configured here, and it runs something"
                 )
                 assert node.seen == []
+                assert node.sync._connection is not None
+                for version in (10, 11, 12):
+                    # Each time that it says something it is held back anew, for the same reason.
+                    node.sync._connection.report(AppliedState(version, "cd" * 32))
+
+                    async def told() -> bool:
+                        return bool((await port.shown(node.id))["applied_version"] == version)  # noqa: B023
+
+                    await eventually(told, "the report")
+                assert log.text().count("version 0 is not sent") == 1
                 await written(port, 1)
                 port.hub.publish(offering_of(1, ["a"]))
                 await eventually(lambda: node.state.version == 1, "version 1")

@@ -218,6 +218,26 @@ def test_states_reach_the_storage_in_one_go_per_second(tmp_path: Path, log: Log)
     run(scenario())
 
 
+def test_who_is_refused_after_its_hello_is_told_why(tmp_path: Path, log: Log) -> None:
+    async def scenario() -> None:
+        async with cluster_port(tmp_path, cluster_id="one") as port:
+            stranger = await Stranger.connect(port.address)
+            await stranger.upgrade()
+            stranger.send(hello(cluster_id="two"))
+            assert isinstance(m.decode_to_data_plane(await stranger.next_message()), m.Welcome)
+            bye = m.decode_to_data_plane(await stranger.next_message())
+            assert isinstance(bye, m.Bye)
+            assert "belongs to the cluster two, and this control plane is of one" in bye.reason
+            rude = await Stranger.connect(port.address)
+            await rude.upgrade()
+            rude.send(m.Ping(version=0, digest=""))
+            bye = m.decode_to_data_plane(await rude.next_message())
+            assert isinstance(bye, m.Bye)
+            assert bye.is_refusal
+
+    run(scenario())
+
+
 def test_a_second_link_of_the_same_data_plane_replaces_the_first(tmp_path: Path, log: Log) -> None:
     async def scenario() -> None:
         async with cluster_port(tmp_path) as port:

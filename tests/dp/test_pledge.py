@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,14 @@ def test_another_one_is_refused_with_what_to_do(tmp_path: Path) -> None:
         ForeignClusterError, match=r"of the cluster two, .* belongs to one.*'fastgw cluster adopt two' here"
     ):
         pledge.check("two")
+
+
+def test_who_keeps_it_twice_at_once_keeps_it_once(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(20):
+            pledge = Pledge(tmp_path / str(number))
+            list(pool.map(pledge.keep, [f"cluster-{one}" for one in range(8)]))
+            assert re.fullmatch(r"cluster-\d", pledge.read())
 
 
 def test_a_person_changes_it(tmp_path: Path) -> None:

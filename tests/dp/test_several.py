@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -254,6 +257,53 @@ def test_a_link_that_does_not_last_is_a_try_that_failed(tmp_path: Path, log: Log
                 (there, "0.1"),
                 (here, "0.1"),
             ]
+
+    run(scenario())
+
+
+def test_a_link_that_lasted_counts_when_it_is_left_for_a_better_one(tmp_path: Path, log: Log) -> None:
+    async def scenario() -> None:
+        clock = Clock()
+        addresses = [f"127.0.0.1:{free_port()}" for _ in range(2)]
+        options: dict[str, Any] = {"cluster_return_delay": "1s", "draw": lambda: 0.05, "clock": clock}
+        node = node_at(tmp_path, *addresses, **options)
+        async with node.running():
+            await eventually(lambda: log.text().count("next try") >= 4, "two rounds")
+            async with cluster_port(tmp_path / "second", listen=addresses[1], cluster_id="one"):
+                await eventually(lambda: node.sync.status.is_connected, "the link")
+                clock.now_s += HEALTHY_AFTER_S
+                async with cluster_port(tmp_path / "first", listen=addresses[0], cluster_id="one"):
+                    await eventually(lambda: node.sync.status.control_plane == addresses[0], "the return", 15)
+                    count = log.text().count("next try")
+            await eventually(lambda: log.text().count("next try") >= count + 2, "a round")
+        waits = re.findall(r"next try at \S+ in (\S+) s", log.text())
+        # Twice as long after a whole round, but not as after one more than those before the link.
+        assert waits[count : count + 2] == ["0.0", "0.1"]
+
+    run(scenario())
+
+
+def test_a_link_that_is_over_is_not_shown_while_another_one_is_made(tmp_path: Path, log: Log) -> None:
+    async def scenario() -> None:
+        is_dialled = asyncio.Event()
+
+        async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            is_dialled.set()
+            with contextlib.suppress(OSError):
+                await reader.read()
+                await reader.read()
+            writer.close()
+
+        async with ports(tmp_path, 1) as (second,):
+            number = free_port()
+            first = f"127.0.0.1:{number}"
+            node = node_at(tmp_path, first, second.address, cluster_return_delay="1s", draw=lambda: 0.01)
+            async with node.running():
+                await eventually(lambda: node.sync.status.is_connected, "the link")
+                async with await asyncio.start_server(hang, "127.0.0.1", number):
+                    await is_dialled.wait()
+                    await second.server.close()
+                    await eventually(lambda: not node.sync.status.is_connected, "the end", 3)
 
     run(scenario())
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
-from fastgw.dp import connecting, connection
+from fastgw.dp import connecting, connection, enrolment
 from fastgw.dp.sync import AppliedState
+from fastgw.errors import RemoteLinkError
 from fastgw.tls.cluster import FixedCredentials, LinkTls
 from fastgw.wire.pacing import HEALTHY_AFTER_S
 from tests.cp.cluster_nodes import Clock, Log, Node, cluster_port, eventually, offering_of, run
@@ -52,6 +56,12 @@ async def something_else(answer: bytes | None, *, over_tls: bool = True) -> Asyn
         yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
+
+
+def addressed(*addresses: str) -> list[Any]:
+    """What a resolver answers for a name that has these."""
+    split = [address.rpartition(":") for address in addresses]
+    return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, int(port))) for host, _, port in split]
 
 
 def test_the_link_comes_back_soon_after_the_port_accepts(tmp_path: Path, log: Log) -> None:
@@ -113,15 +123,11 @@ def test_the_name_is_resolved_afresh_at_each_try(
 
     async def scenario() -> None:
         async with cluster_port(tmp_path) as port:
-            host, _, number = port.address.rpartition(":")
             answers: list[list[Any]] = [
                 [],
-                [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", free_port()))],
+                addressed(f"127.0.0.1:{free_port()}"),
                 # The first address refuses; the second takes us.
-                [
-                    (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", free_port())),
-                    (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, int(number))),
-                ],
+                addressed(f"127.0.0.1:{free_port()}", port.address),
             ]
             asked = []
 
@@ -219,6 +225,86 @@ def test_being_refused_is_told_by_an_alert(tmp_path: Path, log: Log) -> None:
             async with node.running():
                 line = await log.shows("next try in")
                 assert "the peer refuses our certificate: its cluster_cert is another one" in line
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("host", ["cp-1..example.com", ".cp", f"{'a' * 64}.example.com"])
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_what_can_be_no_name_is_a_reason_like_any_other(host: str, loop_factory: Callable[[], Any]) -> None:
+    async def scenario() -> None:
+        tls = LinkTls.shared(loaded(gen_cert_pair()))
+        with pytest.raises(RemoteLinkError, match=f"{host} cannot be asked for: "):
+            await connecting.connect(f"{host}:8005", tls, asyncio.Protocol)
+        with pytest.raises(RemoteLinkError, match=f"{host} cannot be asked for: "):
+            await enrolment.renew(f"{host}:8005", tls)
+
+    run(scenario(), loop_factory)
+
+
+@pytest.mark.parametrize("answer", [None, b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_an_address_without_tls_does_not_hide_the_next_one(
+    tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch, answer: bytes | None
+) -> None:
+    monkeypatch.setattr(connecting, "CONNECT_TIMEOUT_S", 4.0 if answer is None else 20.0)
+
+    async def scenario() -> None:
+        async with something_else(answer, over_tls=False) as first, cluster_port(tmp_path) as port:
+            node = Node(tmp_path, "cp.example:8005", draw=lambda: 0.01)
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addressed(first, port.address))
+            async with node.running():
+                await eventually(lambda: node.sync.status.is_connected, "the link", 15)
+                assert node.sync.status.last_error is None
+            monkeypatch.undo()
+
+    run(scenario(), asyncio.new_event_loop)
+
+
+def test_an_address_that_does_not_link_has_others_begin(
+    tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with something_else(b"junk\r\n\r\n") as first, cluster_port(tmp_path) as port:
+            draws = itertools.cycle((0.01, 0.02, 0.6))  # the first address, a delay, the second address
+            node = Node(tmp_path, "cp.example:8005", draw=lambda: next(draws))
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addressed(first, port.address))
+            async with node.running():
+                await eventually(lambda: node.sync.status.is_connected, "the link")
+                assert "no websocket was opened" in (node.sync.status.last_error or "")
+            monkeypatch.undo()
+
+    run(scenario(), asyncio.new_event_loop)
+
+
+def test_credentials_that_cannot_be_used_are_a_reason_like_any_other() -> None:
+    async def scenario() -> None:
+        mixed = LinkTls.shared(replace(loaded(gen_cert_pair()), key_pem=loaded(issued_pair()).key_pem))
+        with pytest.raises(RemoteLinkError, match="OpenSSL refuses it"):
+            await connecting.connect("127.0.0.1:1", mixed, asyncio.Protocol)
+
+    run(scenario())
+
+
+def test_a_fault_of_our_own_is_a_try_that_failed(tmp_path: Path, log: Log) -> None:
+    class Broken:
+        def __init__(self) -> None:
+            self.is_broken = True
+
+        def current(self) -> LinkTls:
+            if self.is_broken:
+                self.is_broken = False
+                raise AssertionError("nobody has thought of this")
+            return LinkTls.shared(loaded(gen_cert_pair()))
+
+    async def scenario() -> None:
+        async with cluster_port(tmp_path) as port:
+            node = Node(tmp_path, port.address, credentials=Broken(), draw=lambda: 0.01)
+            async with node.running():
+                await eventually(lambda: node.sync.status.is_connected, "the link")
+            await log.shows(
+                "a fault of the data plane's own: AssertionError('nobody has thought of this'); next"
+            )
+            await log.shows("Traceback")
 
     run(scenario())
 

@@ -155,10 +155,11 @@ def adopt(cluster_id: uuid.UUID | None, conf: Path | None, sets: Mapping[str, st
     """Let the data plane of this prefix change over to another cluster, once.
 
     A data plane serves the configurations of one cluster, and refuses the control planes of others: /status
-    and its log then name both ids. Run this where it runs, with its settings. From its next try on it takes
-    the configuration of CLUSTER_ID; without one, of the cluster whose control plane answers first. What it
-    serves until then stays. It needs no restart, but one that is linked stays linked: name the control planes
-    of the other cluster in cluster_control_plane and restart it.
+    and its log then name both ids. Run this where it runs, with its settings, as root or as the user that it
+    runs as. From its next try on it takes the configuration of CLUSTER_ID; without one, of the cluster whose
+    control plane answers first, which may be the former one again: better give the id. What it serves until
+    then stays. One that is linked stays linked: name the control planes of the other cluster in
+    cluster_control_plane and restart it at once.
     """
     from fastgw.dp.pledge import Pledge
 

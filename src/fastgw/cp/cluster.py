@@ -329,6 +329,8 @@ class _Session(asyncio.Protocol):
         """End what never became a link."""
         if not self._is_closing:
             log.warning("refused %s: %s", self._peer, reason)
+            if self._link is not None:
+                self._pump.finish()
             self._close_transport()
 
     def _end(self, reason: str) -> None:

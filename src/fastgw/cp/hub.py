@@ -326,11 +326,11 @@ class Hub:
 
     def withheld(self, data_plane: DataPlane, version: int, reason: str) -> None:
         """Keep that what is wanted of a data plane cannot be sent to it."""
-        data_plane.refused_version = version
-        data_plane.last_error = f"version {version} is not sent: {reason}"
-        log.error(
-            "%s stays with version %d: %s", data_plane, data_plane.applied_version, data_plane.last_error
-        )
+        error = f"version {version} is not sent: {reason}"
+        if (data_plane.refused_version, data_plane.last_error) != (version, error):
+            # Every Ping may come to the same.
+            log.error("%s stays with version %d: %s", data_plane, data_plane.applied_version, error)
+        data_plane.refused_version, data_plane.last_error = version, error
         self._note(data_plane)
 
     async def run(self) -> None:

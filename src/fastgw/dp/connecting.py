@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import socket
 import ssl
 from collections.abc import Callable
 from typing import TypeVar
 
-from fastgw.errors import RemoteLinkError
+from fastgw.errors import CertificateError, RemoteLinkError
 from fastgw.tls.cluster import LinkTls
 from fastgw.tls.handshake import alert_of, explain_handshake_failure
 from fastgw.wire.pacing import CONNECT_TIMEOUT_S
@@ -28,49 +29,77 @@ def split_address(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-async def connect(address: str, tls: LinkTls, make_protocol: Callable[[], _P]) -> _P:
+def explain_name(host: str, fault: ValueError) -> str:
+    """Say what resolvers and TLS raise for what can be no name: a ValueError, mostly a UnicodeError."""
+    return f"the name {host} cannot be asked for: {fault}"
+
+
+async def connect(
+    address: str,
+    tls: LinkTls,
+    make_protocol: Callable[[], _P],
+    draw: Callable[[], float] = random.random,
+) -> _P:
     """Connect to the first address of that name that takes us, and finish the TLS handshake.
+
+    Args:
+        draw: a number from 0 up to 1, which says with which of the addresses to begin: what comes after TLS
+            may fail as well, and then another one has its turn.
 
     Raises:
         RemoteLinkError: no connection; says why.
     """
     host, port = split_address(address)
     try:
+        _ = tls.client_context  # made at its first use
+    except CertificateError as exc:
+        raise RemoteLinkError(str(exc)) from exc
+    try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            return await _connect_to_any(host, port, tls, make_protocol)
+            return await _connect_to_any(host, port, tls, make_protocol, draw)
     except ssl.SSLError as exc:
         raise RemoteLinkError(explain_handshake_failure(exc, is_shared=tls.is_shared)) from exc
     except TimeoutError:
         raise RemoteLinkError(f"no connection within {CONNECT_TIMEOUT_S:g} s") from None
     except socket.gaierror as exc:
         raise RemoteLinkError(f"the name {host} does not resolve: {exc.strerror}") from exc
+    except ValueError as exc:
+        raise RemoteLinkError(explain_name(host, exc)) from exc
     except OSError as exc:
         raise RemoteLinkError(f"cannot connect: {os.strerror(exc.errno) if exc.errno else exc}") from exc
 
 
-async def _connect_to_any(host: str, port: int, tls: LinkTls, make_protocol: Callable[[], _P]) -> _P:
-    loop = asyncio.get_running_loop()
-    addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+async def _connect_to_any(
+    host: str, port: int, tls: LinkTls, make_protocol: Callable[[], _P], draw: Callable[[], float]
+) -> _P:
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    if not found:
+        raise RemoteLinkError(f"the name {host} has no address")
+    first = int(draw() * len(found))
     for left, (family, kind, protocol, _, address) in zip(
-        reversed(range(len(addresses))), addresses, strict=True
+        reversed(range(len(found))), found[first:] + found[:first], strict=True
     ):
-        connection = socket.socket(family, kind, protocol)
         try:
-            connection.setblocking(False)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            # One address that swallows packets must leave time for the others.
-            async with asyncio.timeout(CONNECT_TIMEOUT_S / len(addresses)):
-                await loop.sock_connect(connection, address)
+            # One address that swallows packets, or never answers, must leave time for the others.
+            async with asyncio.timeout(CONNECT_TIMEOUT_S / len(found)):
+                connection = await _open(family, kind, protocol, address)
+                return await _shake_hands(connection, tls, tls.name_at(host), make_protocol)
         except OSError:
-            connection.close()
             if left == 0:
                 raise
-            continue
-        except BaseException:
-            connection.close()
-            raise
-        return await _shake_hands(connection, tls, tls.name_at(host), make_protocol)
-    raise RemoteLinkError(f"the name {host} has no address")
+    raise AssertionError("the last of them has raised")
+
+
+async def _open(family: int, kind: int, protocol: int, address: tuple[object, ...]) -> socket.socket:
+    connection = socket.socket(family, kind, protocol)
+    try:
+        connection.setblocking(False)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.get_running_loop().sock_connect(connection, address)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 async def _shake_hands(

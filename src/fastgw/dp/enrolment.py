@@ -29,7 +29,7 @@ from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 
-from fastgw.dp.connecting import split_address
+from fastgw.dp.connecting import explain_name, split_address
 from fastgw.errors import CertificateError, RemoteLinkError
 from fastgw.tls.authority import CONTROL_PLANE_NAME, NodeKey, public_key_der
 from fastgw.tls.cluster import LinkTls, check_chain, make_stranger_context
@@ -170,6 +170,8 @@ async def _exchange(
         # Also what asyncio makes of several addresses.
         reason = os.strerror(exc.errno) if exc.errno else str(exc)
         raise RemoteLinkError(f"cannot connect to {control_plane}: {reason}") from None
+    except ValueError as exc:
+        raise RemoteLinkError(f"cannot connect to {control_plane}: {explain_name(host, exc)}") from None
     try:
         check(writer.get_extra_info("ssl_object"))
         return await _ask(make_client_connection(control_plane, e.ENROL_PATH), reader, writer, question)

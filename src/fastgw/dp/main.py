@@ -160,8 +160,10 @@ class DataPlane:
         return self._store.lock_fd
 
     def resume(self) -> None:
-        self._store.look_again()
-        self._source.resume()
+        try:
+            self._store.look_again()
+        finally:
+            self._source.resume()
 
     def leave(self, successor: int, grace_s: float) -> None:
         _log.notice("process %d serves; what is in progress here may go on for %g s", successor, grace_s)
@@ -170,17 +172,20 @@ class DataPlane:
 
     async def _read_again(self) -> None:
         self._manager.reloading()
-        if self._load_settings is not None:
-            try:
-                settings = await asyncio.to_thread(self._load_settings)
-            except SettingsError as error:
-                _log.error("the settings stay as they are: %s", error)
-            else:
-                await self.supervisor.adjust(settings)
-        await self.supervisor.read_certificates()
-        await self._source.read_again()
-        if not self._stopping.is_set():
-            self._manager.ready(self._describe())
+        try:
+            if self._load_settings is not None:
+                try:
+                    settings = await asyncio.to_thread(self._load_settings)
+                except SettingsError as error:
+                    _log.error("the settings stay as they are: %s", error)
+                else:
+                    await self.supervisor.adjust(settings)
+            await self.supervisor.read_certificates()
+            await self._source.read_again()
+        finally:
+            # Who waits for it would take a data plane that serves for one that hangs.
+            if not self._stopping.is_set():
+                self._manager.ready(self._describe())
 
     async def _tell_ready(self) -> None:
         """Tell once all workers accept; with a file, once they serve it.

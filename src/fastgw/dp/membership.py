@@ -32,6 +32,7 @@ from cryptography import x509
 
 from fastgw.dp.dialling import preferred_order
 from fastgw.dp.enrolment import Identity, at_any, join, renew
+from fastgw.dp.own_files import replace_own_file
 from fastgw.errors import CertificateError, FastgwError, SettingsError
 from fastgw.obs.logs import Logger
 from fastgw.settings import Settings
@@ -171,6 +172,9 @@ class Membership:
         )
         await asyncio.to_thread(store_identity_file, self._path, identity)
         self._take(identity)
+        if identity.trust != self._told_trust:
+            # Who issued it may have been a moment late: the next Pong tells.
+            self._told_trust = ""
         self._log.notice(
             "renewed the certificate of the link, valid until %s UTC",
             f"{self.current().pair.not_after:%Y-%m-%d %H:%M:%S}",
@@ -182,11 +186,12 @@ class Membership:
         self._is_told.set()
         try:
             identity = load_identity_file(self._path)
+            if identity is None or identity == self._identity:
+                return
+            self._take(identity)
         except SettingsError as exc:
             self._log.error("the identity stays as it was: %s", exc)
-            return
-        if identity is not None and identity != self._identity:
-            self._take(identity)
+        else:
             self._log.notice("took the changed identity %s for new connections", self._path)
 
     def told(self, trust: str) -> None:
@@ -274,16 +279,7 @@ def store_identity_file(path: Path, identity: Identity) -> None:
     Raises:
         SettingsError: it cannot be written.
     """
-    fresh = path.with_name(f"{path.name}.new")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            fresh.unlink()
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(fd, "wb") as file:
-            file.write(msgspec.json.encode(identity))
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(fresh, path)
+        replace_own_file(path, msgspec.json.encode(identity))
     except OSError as exc:
         raise SettingsError(f"{path}: cannot be written: {os.strerror(exc.errno or 0).lower()}") from None

@@ -13,11 +13,12 @@ nothing.
 
 from __future__ import annotations
 
-import contextlib
 import os
+import threading
 from pathlib import Path
 from typing import Final
 
+from fastgw.dp.own_files import replace_own_file
 from fastgw.errors import ForeignClusterError, SettingsError
 
 CLUSTER_FILE: Final = "cluster.id"
@@ -33,6 +34,8 @@ class Pledge:
 
     def __init__(self, directory: Path) -> None:
         self.path: Final = directory / CLUSTER_FILE
+        self._changing = threading.Lock()
+        """Held while the file changes: threads of an apply and of a link may come to keep it at once."""
 
     def read(self) -> str:
         """The cluster's id; empty while this data plane belongs to none.
@@ -71,8 +74,9 @@ class Pledge:
         Raises:
             OSError: it could not be written.
         """
-        if cluster_id and not self.read():
-            self._write(cluster_id)
+        with self._changing:
+            if cluster_id and not self.read():
+                replace_own_file(self.path, f"{cluster_id}\n".encode())
 
     def replace(self, cluster_id: str) -> str:
         """Belong to *cluster_id*, or with an empty one to whichever comes first; return what was before.
@@ -80,31 +84,15 @@ class Pledge:
         Raises:
             SettingsError: it cannot be read or written.
         """
-        before = self.read()
-        try:
-            if cluster_id:
-                self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._write(cluster_id)
-            else:
-                self.path.unlink(missing_ok=True)
-        except OSError as exc:
-            raise SettingsError(
-                f"{self.path}: cannot be written: {os.strerror(exc.errno or 0).lower()}"
-            ) from None
-        return before
-
-    def _write(self, cluster_id: str) -> None:
-        fresh = self.path.with_name(f"{self.path.name}.new")
-        with contextlib.suppress(FileNotFoundError):
-            fresh.unlink()
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(fd, "w", encoding="utf-8") as file:
-            file.write(f"{cluster_id}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(fresh, self.path)
-        directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        with self._changing:
+            before = self.read()
+            try:
+                if cluster_id:
+                    replace_own_file(self.path, f"{cluster_id}\n".encode())
+                else:
+                    self.path.unlink(missing_ok=True)
+            except OSError as exc:
+                raise SettingsError(
+                    f"{self.path}: cannot be written: {os.strerror(exc.errno or 0).lower()}"
+                ) from None
+            return before

@@ -131,7 +131,7 @@ class Store:
             os.pwrite(self.lock_fd, holder, 0)
             os.ftruncate(self.lock_fd, len(holder))
         for path in self.directory.glob("*.new"):
-            path.unlink()  # left behind by a process that was killed
+            path.unlink(missing_ok=True)  # left behind by a process that was killed
         with self._in_order:
             self._bases = [path.name for path in sorted(self.directory.glob(_BASES), key=_written_at)]
             self._whole.clear()

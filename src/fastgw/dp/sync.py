@@ -4,11 +4,11 @@
                         │ not at the first of our order: minutes later
                         └──> dial that beside the link ──greeted──> linked there; the former link says goodbye
 
-Contract. `Sync.run` never gives up and never stops the data plane from serving: whatever breaks is logged
-with its reason and the seconds until the next try. Snapshots are applied one at a time by the *apply* that
-was given, and each is answered with what came of it. What is being applied when a link ends goes on being
-applied; the next link is told the result by its Hello or a Ping. A control plane of another cluster than the
-one that this data plane belongs to is left at its Welcome (`pledge`).
+Contract. `Sync.run` never gives up and never stops the data plane from serving: whatever breaks, a fault of
+our own included, is logged with its reason and the seconds until the next try. Snapshots are applied one at a
+time by the *apply* that was given, and each is answered with what came of it. What is being applied when a
+link ends goes on being applied; the next link is told the result by its Hello or a Ping. A control plane of
+another cluster than the one that this data plane belongs to is left at its Welcome (`pledge`).
 
 Two complications. The newest snapshot that waits is the only one that waits: the control plane sends the next
 only after the verdict on the last, but a new link may bring one while the old link's is still being applied.
@@ -194,6 +194,7 @@ class Sync:
     def linked(self, connection: LinkConnection) -> None:
         """From now on this connection is the link; one that was is said goodbye to."""
         former, self._connection = self._connection, connection
+        self._credit(self.status.control_plane)
         self._linked_at_s = self.clock()
         status, welcome = self.status, connection.welcome
         status.is_connected = True
@@ -264,12 +265,22 @@ class Sync:
         Raises:
             RemoteLinkError: it is not linked; says why.
         """
+        try:
+            return await self._dial(address)
+        except RemoteLinkError:
+            raise
+        except Exception as exc:
+            self.log.exception("the try at %s broke off", address)
+            raise RemoteLinkError(f"a fault of the data plane's own: {exc!r}") from exc
+
+    async def _dial(self, address: str) -> LinkConnection:
         # Each try begins with our own protocol: a control plane may have been replaced.
         speaks_kong = self._settings.cluster_wire == "kong"
         while True:
             (self._kong_addresses.add if speaks_kong else self._kong_addresses.discard)(address)
             tls = self._credentials.current()
-            connection = await connect(address, tls, self._maker(address, tls, speaks_kong=speaks_kong))
+            make = self._maker(address, tls, speaks_kong=speaks_kong)
+            connection = await connect(address, tls, make, self._draw)
             try:
                 await asyncio.wait((connection.greeted, connection.over), return_when=asyncio.FIRST_COMPLETED)
             except asyncio.CancelledError:
@@ -295,6 +306,7 @@ class Sync:
                 reason = await asyncio.shield(connection.over)
                 if self._connection is connection:
                     self._connection = None
+                    self._unlinked()
                     await self._wait_for_look()
                 if self._connection is None:
                     return connection.address, reason
@@ -339,24 +351,30 @@ class Sync:
 
     def _delay_after(self, address: str) -> float:
         """Seconds until the next try, after the link to *address* broke or was not made."""
-        linked_at_s, self._linked_at_s = self._linked_at_s, None
-        if linked_at_s is not None and self.clock() - linked_at_s >= HEALTHY_AFTER_S:
-            self._rounds.lasted()
-            if address == self._rounds.order[0]:
-                self._returns = 0
+        self._credit(address)
         if not self._rounds.failed(address):
             return switch_delay(self._draw)
         if address in self._kong_addresses:
             return next_kong_delay(self._draw)
         return next_delay(self._rounds.failures - 1, self._spread_s, self._draw)
 
-    def _broken(self, address: str, reason: str, delay_s: float) -> None:
-        now_s = time.time()
+    def _credit(self, address: str) -> None:
+        """The link to *address*, if there was one, is over or left: if it has lasted, that counts."""
+        linked_at_s, self._linked_at_s = self._linked_at_s, None
+        if linked_at_s is not None and self.clock() - linked_at_s >= HEALTHY_AFTER_S:
+            self._rounds.lasted()
+            if address == self._rounds.order[0]:
+                self._returns = 0
+
+    def _unlinked(self) -> None:
         if self.status.is_connected:
             self.status.is_connected = False
-            self.status.since_s = now_s
+            self.status.since_s = time.time()
+
+    def _broken(self, address: str, reason: str, delay_s: float) -> None:
+        self._unlinked()
         self.status.last_error = reason if len(self._rounds.order) == 1 else f"{address}: {reason}"
-        self.status.retry_at_s = now_s + delay_s
+        self.status.retry_at_s = time.time() + delay_s
         following = self._rounds.next
         self.status.control_plane = following
         where = "" if len(self._rounds.order) == 1 else f" at {following}"

@@ -161,6 +161,13 @@ def host_port(value: str) -> str:
             raise ValueError(f"{host} in {value!r} is not an IPv6 address") from None
     elif ":" in host or "/" in host or any(character.isspace() for character in host):
         raise ValueError(f"{value!r} is not 'host:port' (an IPv6 address stands in brackets, no scheme)")
+    else:
+        try:
+            host.encode("idna")
+        except UnicodeError:
+            raise ValueError(
+                f"{host!r} in {value!r} can be no name: between two dots stand 1 to 63 characters"
+            ) from None
     return value
 
 

@@ -265,6 +265,21 @@ def test_a_renewal_drops_no_link_and_uses_a_new_key(tmp_path: Path, log: Log) ->
     run(scenario())
 
 
+def test_a_damaged_identity_that_is_read_again_changes_nothing(tmp_path: Path, log: Log) -> None:
+    async def scenario() -> None:
+        async with cluster(tmp_path) as one:
+            member = one.member("dp-1", await one.token())
+            await member.membership.ready()
+            path = member.settings.prefix / IDENTITY_FILE
+            path.write_text(json.dumps({**json.loads(path.read_text()), "certificate": "damaged"}))
+            before = serial_in_use(member)
+            member.membership.read_again()
+            await log.shows("the identity stays as it was")
+            assert serial_in_use(member) == before
+
+    run(scenario())
+
+
 def test_certificates_are_renewed_by_themselves_before_they_end(tmp_path: Path, log: Log) -> None:
     async def scenario() -> None:
         async with cluster(tmp_path, pki_certificate_lifetime="3s") as one:
@@ -305,6 +320,20 @@ def test_a_rotation_reaches_all_and_then_ends(tmp_path: Path, log: Log) -> None:
                 await eventually(lambda: serial_in_use(member) != second, "told of the end")
                 assert len(member.membership.current().authorities) == 1
                 assert member.node.sync.status.last_error is None
+
+    run(scenario())
+
+
+def test_one_that_renewed_at_a_control_plane_that_was_late_asks_again(tmp_path: Path, log: Log) -> None:
+    async def scenario() -> None:
+        async with cluster(tmp_path) as one:
+            member = one.member("dp-1", await one.token())
+            async with member.running():
+                for _ in range(2):
+                    before = serial_in_use(member)
+                    # As a control plane does that has looked already.
+                    member.membership.told("the state to come")
+                    await eventually(lambda: serial_in_use(member) != before, "a renewal")  # noqa: B023
 
     run(scenario())
 
