@@ -208,13 +208,15 @@ def _rows(
             faults.add(entity, name, "", exc)
             yield name, None
             continue
-        is_served = row.id.encode() == id_
+        id_of_row = row.id
+        is_served = id_of_row.encode() == id_
         if not is_served:
-            faults.add(entity, id_.decode(errors="replace"), "id", f"its row says {row.id}")
-        for field, reason in refusals(row, uses) if uses else ():
-            faults.add(entity, row.id, field, reason)
-            is_served = False
-        yield row.id, row if is_served else None
+            faults.add(entity, id_.decode(errors="replace"), "id", f"its row says {id_of_row}")
+        if uses:
+            for field, reason in refusals(row, uses):
+                faults.add(entity, id_of_row, field, reason)
+                is_served = False
+        yield id_of_row, row if is_served else None
 
 
 def _compile_services(
@@ -290,7 +292,7 @@ def _compile_routes(
                 continue
             service = found
         try:
-            add_route(table, number, row, flavor)
+            protocols = add_route(table, number, row, flavor)
         except RouteRefused as refused:
             for field, reason in refused.faults:
                 faults.add("routes", id_, field, reason)
@@ -298,6 +300,6 @@ def _compile_routes(
         if around.has_plugins:
             missing = around.missing_plugin(id_, service_id)
             steps = around.plugins.steps(id_, service_id)
-        records.add(record_of(row, service, flavor, missing, steps))
+        records.add(record_of(row, service, protocols, flavor, missing, steps))
         number += 1
     return table, records

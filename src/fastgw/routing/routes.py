@@ -71,23 +71,24 @@ class RouteRefused(Exception):
 _OVER_HTTP: Final = Test(Operator.OPERATOR_EQUAL, RequestField.FIELD_PROTOCOL, text=b"http")
 
 
-def add_route(table: TableBuilder, number: int, row: RouteRow, flavor: str) -> None:
-    """Add a route to *table*, which is of this `router_flavor`, as *number*.
+def add_route(table: TableBuilder, number: int, row: RouteRow, flavor: str) -> int:
+    """Add a route to *table*, which is of this `router_flavor`, as *number*; return its `Protocols`.
 
     Raises:
         RouteRefused: with all reasons.
     """
-    if row.sources or row.destinations or _protocol_mask(row.protocols) is None:
+    mask = _protocol_mask(row.protocols)
+    if mask is None or row.sources or row.destinations:
         raise RouteRefused(list(refusals(row, unserved_of("routes", flavor))))
     if row.expression is not None:
         _add_expression(table, number, row, flavor)
-        return
+        return mask
     if flavor == "traditional" and any("*" in sni for sni in row.snis or ()):
         raise RouteRefused(list(refusals(row, unserved_of("routes", flavor))))
     if row.headers is None and row.snis is None:
         try:
             if table.add_plain(number, row.hosts, row.paths, row.methods, row.created_at, row.id):
-                return
+                return mask
         except ValueError as error:
             raise RouteRefused(
                 list(refusals(row, unserved_of("routes", flavor))) or [("", str(error))]
@@ -115,6 +116,7 @@ def add_route(table: TableBuilder, number: int, row: RouteRow, flavor: str) -> N
         )
     except ValueError as error:
         raise RouteRefused(list(refusals(row, unserved_of("routes", flavor))) or [("", str(error))]) from None
+    return mask
 
 
 def _add_expression(table: TableBuilder, number: int, row: RouteRow, flavor: str) -> None:
@@ -158,11 +160,17 @@ def refusals(row: Any, uses: Iterable[Unserved]) -> Iterator[tuple[str, str]]:
 def record_of(
     row: RouteRow,
     service: int,
+    protocols: int,
     flavor: str,
     missing_plugin: str | None,
     plugins: tuple[StepRecord, ...] = (),
 ) -> RouteRecord:
-    """What the data plane needs to know once the route has matched; *service* is a number, or -1."""
+    """What the data plane needs to know once the route has matched.
+
+    Args:
+        service: its number, or -1.
+        protocols: as `add_route` gave them.
+    """
     # By place: there are many.
     return RouteRecord(
         row.id,
@@ -170,7 +178,7 @@ def record_of(
         service,
         row.strip_path,
         row.preserve_host,
-        _protocol_mask(row.protocols) or 0,
+        protocols,
         row.https_redirect_status_code,
         flavor == "traditional" and row.path_handling == "v1",
         missing_plugin,

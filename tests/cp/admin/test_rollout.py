@@ -12,8 +12,9 @@ import httpx
 import msgspec
 import pytest
 
+from fastgw.cp.admin.app import tidy
 from fastgw.cp.admin.clustering import Capability
-from fastgw.cp.storage.contract import DataPlaneRow
+from fastgw.cp.storage.contract import DataPlaneRow, Storage
 from fastgw.model.snapshot import Snapshot
 from tests.cp.admin.server import AdminServer
 from tests.cp.rollout.parts import a_canary, a_data_plane
@@ -153,6 +154,30 @@ def test_what_is_not_published_is_waited_for_or_named(admin: Server) -> None:
     answer = admin.start(share=1)
     assert answer.status_code == 409
     assert answer.json()["message"].endswith("is not published: so; put that right first, or roll back")
+
+
+def test_a_credential_whose_time_is_over_is_no_write_while_a_rollout_runs(admin: Server) -> None:
+    consumer = admin.client.post("/consumers", json={"username": "one"}).json()
+    key = admin.client.post("/consumers/one/key-auth", json={"ttl": 100}).json()
+    base = admin.publish()
+    admin.link(seen_now(a_canary(1, base)))
+    assert admin.start(share=1).status_code == 201
+    admin.server.run(_end_time_of(admin.server.storage, key["id"]))
+    written = admin.publish()
+    admin.server.run(tidy(admin.server.storage))
+    assert admin.publish() == written
+    assert admin.client.get(f"/key-auths/{key['id']}").status_code == 404
+    admin.client.post("/fastgw/rollout/promote", json={})
+    admin.server.run(tidy(admin.server.storage))
+    assert admin.publish() == written + 1
+    assert admin.client.get(f"/consumers/{consumer['id']}").status_code == 200
+
+
+async def _end_time_of(storage: Storage, key_id: str) -> None:
+    async with storage.write("test") as writer:
+        row = await writer.get("keyauth_credentials", key_id)
+        assert row is not None
+        await writer.update("keyauth_credentials", {**row, "ttl": 1})
 
 
 def test_who_may_only_read_may_only_look(tmp_path: Path) -> None:

@@ -8,11 +8,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from fastgw.cp.hub import DataPlane, Hub
 from fastgw.cp.identity import ControlPlaneIdentity
 from fastgw.cp.publisher import Publisher
+from fastgw.cp.rollout import records
 from fastgw.cp.rollout.conductor import Conductor, Contents, Order
 from fastgw.cp.rollout.record import Limits, Rollout
 from fastgw.cp.rollout.states import RolloutInput, RolloutState
@@ -261,6 +263,7 @@ async def test_two_control_planes_decide_once(database: Database) -> None:
         canary, other = LinkedNode(first.hub, 1, "canary"), LinkedNode(second.hub, 2, "main")
         canary.apply()
         other.apply()
+        other.answer(5, 0)
         await second.hub.write_rows()
         rollout = await first.start(LONG, "two")
         await second.published(rollout.version)
@@ -269,12 +272,13 @@ async def test_two_control_planes_decide_once(database: Database) -> None:
         canary.answer(100, 0)
         await first.hub.write_rows()
         await second.conductor.look()  # the other control plane sees it by the rows
-        assert (await first.running()).state is RolloutState.HOLDING
+        holding = await first.running()
+        assert (holding.state, holding.others) == (RolloutState.HOLDING, {node_id(2): Answered(5, 0)})
         canary.answer(200, 60)
         await first.hub.write_rows()
         await asyncio.gather(*(side.conductor.look() for side in (first, second, first, second)))
         ended = await second.running()
-        assert ended.state is RolloutState.REVERTED
+        assert (ended.state, ended.others) == (RolloutState.REVERTED, {})
         assert ended.reason is not None
         assert ended.reason.startswith("60.00% of 100 answers of the chosen are 5xx")
         assert await first.storage.version() == rollout.version + 1
@@ -395,3 +399,48 @@ async def test_nothing_is_promoted_by_time_while_a_version_has_not_been_looked_a
         await side.conductor.look()
         ended = await side.running()
         assert (ended.state, ended.version) == (RolloutState.PROMOTED, rollout.version + 1)
+
+
+async def test_while_the_database_is_away_nobody_becomes_late(database: Database, log: Log) -> None:
+    async with control_planes(database) as (side,):
+        await side.write("one")
+        LinkedNode(side.hub, 1, "canary")
+        second = LinkedNode(side.hub, 2, "canary")
+        await side.start(LONG, "two")
+        await side.conductor.look()
+        async with side.storage.write_records() as connection:
+            await connection.execute("ALTER TABLE rollouts RENAME TO away")
+        looking = asyncio.create_task(side.conductor.run())
+        try:
+            await log.shows("nothing is decided about rollouts")
+            side.clock.now_s += 100
+            second.apply()
+            async with side.storage.write_records() as connection:
+                await connection.execute("ALTER TABLE away RENAME TO rollouts")
+
+            async def marked() -> Rollout | None:
+                rollout = await side.running()
+                return rollout if rollout.revision > 1 else None
+
+            looked = await eventually(marked, "it is looked at again", 20)
+        finally:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
+        assert (looked.state, set(looked.marks)) == (RolloutState.APPLYING, {node_id(2)})
+
+
+async def test_one_that_expires_undoes_nothing_that_has_not_been_looked_at(database: Database) -> None:
+    async with control_planes(database) as (side,):
+        base = await side.write("one")
+        LinkedNode(side.hub, 1, "canary")
+        started = await side.conductor.start(LONG, "somebody")
+        async with side.storage.write_records() as connection:
+            await records.replace(connection, msgspec.structs.replace(started, since=0.0, revision=2))
+        async with side.storage.write("test") as writer:
+            await writer.insert("services", make_service("two"))
+        await side.conductor.look()  # published or not: version two stays
+        assert not (await side.running()).is_over
+        await side.published(base + 1)
+        await side.conductor.look()
+        applying = await side.running()
+        assert (applying.state, applying.version) == (RolloutState.APPLYING, base + 1)

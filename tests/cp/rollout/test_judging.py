@@ -36,7 +36,13 @@ class Case:
         """Have what is seen kept, as the conductor does."""
         verdict = self.look(*rows)
         assert verdict is not None
-        self.rollout = msgspec.structs.replace(self.rollout, marks=verdict.marks, state=state)
+        self.rollout = msgspec.structs.replace(
+            self.rollout, marks=verdict.marks, others=verdict.others, state=state
+        )
+
+    def restart(self) -> None:
+        """Have another control plane go on, which knows the record."""
+        self.judge = Judge(self.clock)
 
     def later(self, seconds: float) -> None:
         self.clock.now_s += seconds
@@ -95,7 +101,10 @@ def test_an_open_one_ends_when_nobody_writes() -> None:
     case.later(3599)
     assert case.look(a_canary(1, BASE)) is None
     case.later(1)
-    assert signal_of(case.look(a_canary(1, BASE))) is RolloutInput.EXPIRED
+    case.published = Published(BASE + 2, "b" * 64)  # written and undone between two looks
+    expired = case.look(a_canary(1, BASE))
+    assert expired is not None
+    assert (expired.signal, expired.version) == (RolloutInput.EXPIRED, BASE + 2)
 
 
 def test_a_refusal_counts_if_it_is_of_this_version_and_of_a_chosen_one() -> None:
@@ -116,7 +125,19 @@ def test_what_does_not_compile_counts_as_refused() -> None:
     assert signal_of(case.look(a_canary(1, BASE))) is RolloutInput.REFUSED
     case.published = Published(0, "", (TRIED, "after a restart"))
     assert signal_of(case.look()) is RolloutInput.REFUSED
-    case.rollout = a_rollout(state=RolloutState.OPEN, version=BASE)
+
+
+def test_what_does_not_compile_is_seen_by_an_open_one_too() -> None:
+    case = Case(a_rollout(state=RolloutState.OPEN, version=BASE))
+    case.published = Published(BASE, "b" * 64, (TRIED, "version 8 does not compile"))
+    case.later(3600)
+    written = case.look(a_canary(1, BASE))
+    assert written is not None
+    assert (written.signal, written.version) == (RolloutInput.WRITTEN, TRIED)
+    case.rollout = a_rollout(version=TRIED)
+    assert signal_of(case.look(a_canary(1, BASE))) is RolloutInput.REFUSED
+    # What was refused is undone:
+    case.rollout = a_rollout(state=RolloutState.OPEN, version=TRIED + 1, since=case.now_s)
     assert case.look(a_canary(1, BASE)) is None
 
 
@@ -157,6 +178,19 @@ def test_after_its_start_a_control_plane_gives_data_planes_time_to_dial_again() 
     assert case.look() is None
     case.later(1)
     assert signal_of(case.look()) is RolloutInput.LOST
+
+
+def test_time_in_which_nobody_looked_does_not_count() -> None:
+    case = Case()
+    case.marked(a_canary(1, TRIED), state=RolloutState.APPLYING)
+    case.look(a_canary(2, BASE))  # one is behind, the other missing
+    case.later(100)
+    case.judge.rest()
+    assert case.look(a_canary(2, BASE)) is None
+    case.later(29)
+    assert case.look(a_canary(2, BASE)) is None
+    case.later(1)
+    assert signal_of(case.look(a_canary(2, BASE))) is RolloutInput.LATE
 
 
 def test_without_any_chosen_one_it_goes_back() -> None:
@@ -205,6 +239,51 @@ def test_no_rise_of_5xx_where_the_rule_says_so() -> None:
     assert rise((100, 40), (500, 190)) is None  # the others have it as well
     assert rise((100, 40), (500, 0), (100, 40)) is None  # it was so before
     assert rise((100, 100), counts=False) is None  # one that does not count
+
+
+def test_what_failed_everywhere_before_a_restart_speaks_against_no_version() -> None:
+    case = Case()
+    case.marked(a_canary(1, TRIED), a_data_plane(3, BASE))
+    case.restart()
+    failed = a_canary(1, TRIED, answered=(100, 60)), a_data_plane(3, BASE, answered=(100, 60))
+    assert case.look(*failed) is None
+    # One that held back may dial again after the chosen, and after that tells its counts.
+    case.later(100)
+    case.restart()
+    assert case.look(failed[0]) is None
+    assert case.look(failed[0], a_data_plane(3, BASE, answered=None)) is None
+    assert signal_of(case.look(*failed)) is RolloutInput.HELD
+    case.later(15)
+    assert signal_of(case.look(failed[0])) is RolloutInput.RISEN
+
+
+def test_after_a_restart_nothing_is_promoted_before_the_chosen_have_told_their_counts() -> None:
+    case = Case()
+    case.marked(a_canary(1, TRIED), a_canary(2, TRIED, answered=None, before=None))
+    case.later(100)
+    case.restart()
+    silent = a_canary(2, TRIED, answered=None, before=None)  # it never counts
+    assert case.look(a_canary(1, TRIED, answered=None), silent) is None
+    assert signal_of(case.look(a_canary(1, TRIED, answered=(100, 60)), silent)) is RolloutInput.RISEN
+    assert signal_of(case.look(a_canary(1, TRIED, answered=(100, 0)), silent)) is RolloutInput.HELD
+    case.later(15)
+    assert signal_of(case.look(a_canary(1, TRIED, answered=None), silent)) is RolloutInput.HELD
+
+
+def test_where_others_stood_is_told_once_and_begins_anew_with_each_version() -> None:
+    case = Case()
+    assert case.look(a_canary(1, BASE), a_data_plane(3, BASE, answered=(5, 0))) is None
+    case.marked(a_canary(1, TRIED), a_data_plane(3, BASE, answered=(9, 0)))
+    assert case.rollout.others == {node_id(3): Answered(9, 0)}
+    case.marked(a_canary(1, TRIED), *(a_data_plane(number, BASE, answered=(1, 0)) for number in (3, 4)))
+    assert case.rollout.others == {node_id(3): Answered(9, 0), node_id(4): Answered(1, 0)}
+    many = [a_data_plane(number, BASE) for number in range(5, 2005)]
+    case.marked(a_canary(1, TRIED), *many)
+    assert len(case.rollout.others) == 1000
+    case.published = Published(TRIED + 1, "n" * 64)
+    written = case.look(a_canary(1, TRIED), *many)
+    assert written is not None
+    assert (written.signal, written.others) == (RolloutInput.WRITTEN, {})
 
 
 def test_what_is_too_small_is_not_compared_to() -> None:

@@ -39,6 +39,7 @@ from fastgw.cp.admin.schemas import schema_resources
 from fastgw.cp.admin.special import special_resources
 from fastgw.cp.admin.tags import tag_resources
 from fastgw.cp.admin.transaction import transaction_resources
+from fastgw.cp.rollout import records
 from fastgw.cp.rollout.conductor import Conductor
 from fastgw.cp.storage.contract import Storage
 from fastgw.errors import StorageError
@@ -105,7 +106,7 @@ def make_admin_app(
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        purge = asyncio.create_task(_tidy(storage), name="expired rows")
+        purge = asyncio.create_task(_tidy_always(storage), name="expired rows")
         try:
             yield
         finally:
@@ -127,15 +128,26 @@ async def _unexpected(_request: Request, _error: Exception) -> Response:
     return answers.error_response(answers.unexpected())
 
 
-async def _tidy(storage: Storage) -> None:
-    """Delete rows whose time is over every few seconds, data planes hear of it as of any change; and trim the
-    history every few minutes."""
+async def tidy(storage: Storage, *, trims: bool = False) -> None:
+    """Delete the rows whose time is over, data planes hear of it as of any change; *trims*: the history, too.
+
+    While a rollout runs they stay, and the Admin API hides them: each deletion would be a version to try.
+
+    Raises:
+        StorageError: the database is away.
+    """
+    async with storage.write("expiry") as writer:
+        if await records.fetch_running(writer.records) is None:
+            await writer.delete_expired()
+        if trims:
+            await writer.trim_history()
+
+
+async def _tidy_always(storage: Storage) -> None:
+    """Tidy every few seconds, and trim the history every few minutes."""
     for period in itertools.count(1):
         await asyncio.sleep(_EXPIRY_PERIOD_S)
         try:
-            async with storage.write("expiry") as writer:
-                await writer.delete_expired()
-                if period % _TRIM_PERIODS == 1:
-                    await writer.trim_history()
+            await tidy(storage, trims=period % _TRIM_PERIODS == 1)
         except StorageError as error:
             log.warning("expired rows were not deleted: %s", error)

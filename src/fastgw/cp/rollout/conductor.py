@@ -6,7 +6,7 @@ the base are made what they were, and the rollout is over, both or neither. Whil
 nothing is decided, and what is held back stays so.
 
 The one complication is a version that was written a moment ago, which nobody has looked at yet. By time
-nothing is promoted while there is one; a person's word counts for all that is written.
+nothing is promoted, and nothing expires, while there is one; a person's word counts for all that is written.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import msgspec
 
 from fastgw.cp.garbage import no_collection
 from fastgw.cp.rollout import records
-from fastgw.cp.rollout.judging import Judge, Published, Verdict
+from fastgw.cp.rollout.judging import Judge, Published, Verdict, count_answers
 from fastgw.cp.rollout.pinning import Pin, Pinning
 from fastgw.cp.rollout.record import Limits, Rollout, show_data_planes
 from fastgw.cp.rollout.selection import make_selection
@@ -46,6 +46,7 @@ _SETTLE_S: Final = 10.0
 """How long a start waits until what is written is published."""
 _TRIES: Final = 5
 _HERE: Final = "rollout"
+_BY_TIME: Final = frozenset({RolloutInput.HELD, RolloutInput.EXPIRED})
 
 
 class _Hub(Protocol):
@@ -121,6 +122,7 @@ class Conductor:
                 pause_s = LOOK_S if runs else _IDLE_S
                 is_away = False
             except FastgwError as error:
+                self._judge.rest()
                 if not is_away:
                     log.error("nothing is decided about rollouts: %s", error)
                 is_away, pause_s = True, _AWAY_S
@@ -261,7 +263,7 @@ class Conductor:
         if rollout.is_over:
             return shown
         rows = await self._rows()
-        return {**shown, **show_data_planes(rollout, rows), **self._judge.figures(rollout, rows).shown()}
+        return {**shown, **show_data_planes(rollout, rows), **count_answers(rollout, rows).shown()}
 
     async def _rows(self) -> list[DataPlaneRow]:
         return [*self._hub.linked_rows(), *await self._hub.rows_elsewhere()]
@@ -293,7 +295,8 @@ class Conductor:
             stored = await records.fetch_running(writer.records)
             if stored is None or (stored.id, stored.revision) != (rollout.id, rollout.revision):
                 return None
-            if verdict.signal is RolloutInput.HELD and writer.version - 1 > stored.version:
+            looked_at = max(stored.version, verdict.version)
+            if verdict.signal in _BY_TIME and writer.version - 1 > looked_at:
                 return None
             moved = await self._moved(writer, stored, verdict)
             await records.replace(writer.records, moved)
@@ -311,7 +314,9 @@ class Conductor:
     async def _moved(self, writer: Writer, stored: Rollout, verdict: Verdict) -> Rollout:
         """What follows on *stored*; of a way back, the rows are restored."""
         if verdict.signal is None:
-            return msgspec.structs.replace(stored, revision=stored.revision + 1, marks=verdict.marks)
+            return msgspec.structs.replace(
+                stored, revision=stored.revision + 1, marks=verdict.marks, others=verdict.others
+            )
         state = next_state(stored.state, verdict.signal)
         final: int | None = None
         if state is RolloutState.PROMOTED:
@@ -326,6 +331,7 @@ class Conductor:
             version=verdict.version,
             since=writer.at,
             marks=verdict.marks,
+            others={} if state.is_over else verdict.others,
             ended_at=writer.at if state.is_over else None,
             reason=verdict.reason or None,
             final_version=final,

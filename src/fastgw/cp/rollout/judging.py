@@ -1,9 +1,9 @@
 """What data planes do while a rollout runs, and which move it makes due.
 
 Contract. `Judge.judge` looks and says; it writes nothing, and every control plane of a cluster may ask its
-own. What has to be remembered for a while is kept here, by a monotonic clock: who is missing since when, who
-does not apply since when, and where the others stood when the first chosen one had applied. A control plane
-that starts anew begins these anew, which delays a move by one time-out at most.
+own. Where the counts stood is part of the record; who is missing since when, and who does not apply since
+when, is kept here, by a monotonic clock. A control plane that starts anew, or that had no database for a
+while, begins these anew, which delays a move by one time-out at most.
 
 The rule for 5xx. Counted are the answers of the chosen since each had applied the version under test. Once
 they are `min_requests`, the share of 5xx among them may be `max_5xx_rise` above the larger of two others:
@@ -28,6 +28,8 @@ from fastgw.wire.messages import Answered
 
 RECONNECT_S: Final = 15.0
 """So long after the start of a control plane nobody counts as lost: data planes dial again meanwhile."""
+_MOST_OTHERS: Final = 1000
+"""Of so many the counts are compared to: more would only make the record large."""
 _NONE: Final = Answered(0, 0)
 
 
@@ -49,6 +51,8 @@ class Verdict(NamedTuple):
     """The version under test from now on."""
     marks: dict[str, Mark]
     """All marks, as they are now."""
+    others: dict[str, Answered] = {}
+    """And where the others stood; each version begins with none."""
 
 
 class Figures(NamedTuple):
@@ -79,7 +83,6 @@ class Judge:
         """The rollout and version that the rest is about."""
         self._behind: dict[str, float] = {}
         self._missing: dict[str, float] = {}
-        self._others: dict[str, Answered] = {}
 
     def judge(
         self, rollout: Rollout, rows: Sequence[DataPlaneRow], published: Published, now_s: float
@@ -100,40 +103,32 @@ class Judge:
             if now_s - rollout.since < OPEN_LIMIT_S:
                 return None
             reason = f"nothing was written within {OPEN_LIMIT_S / 60:g} minutes"
-            return Verdict(RolloutInput.EXPIRED, reason, rollout.version, rollout.marks)
+            # What is published holds what the base holds, or it would have been seen as written.
+            looked_at = max(rollout.version, published.version)
+            return Verdict(RolloutInput.EXPIRED, reason, looked_at, rollout.marks)
         chosen: list[DataPlaneRow] = []
         others: list[DataPlaneRow] = []
         for row in rows:
             (chosen if rollout.is_chosen(row.id, row.labels) else others).append(row)
         marks = _mark(rollout, chosen)
-        marked = msgspec.structs.replace(rollout, marks=marks)
-        self._look_at_others(marked, others)
+        stood = _others_stood(rollout, marks, others)
+        marked = msgspec.structs.replace(rollout, marks=marks, others=stood)
         found = self._find_against(marked, chosen, rows) or self._find_for(marked, rows, now_s)
         if found is None:
-            return None if marks == rollout.marks else Verdict(None, "", rollout.version, marks)
-        return Verdict(*found, rollout.version, marks)
+            return None if marked == rollout else Verdict(None, "", rollout.version, marks, stood)
+        return Verdict(*found, rollout.version, marks, stood)
 
-    def figures(self, rollout: Rollout, rows: Iterable[DataPlaneRow]) -> Figures:
-        """What was answered so far, as the rule for 5xx sees it."""
-        chosen, others, before = _NONE, _NONE, _NONE
-        for row in rows:
-            mark = rollout.marks.get(row.id)
-            if row.answered is None:
-                continue
-            if mark is not None and mark.version == rollout.version and mark.since is not None:
-                chosen = _add(chosen, difference(row.answered, mark.since))
-            elif mark is None and row.id in self._others:
-                others = _add(others, difference(row.answered, self._others[row.id]))
-        for mark in rollout.marks.values():
-            before = _add(before, mark.before or _NONE)
-        return Figures(chosen, others, before)
+    def rest(self) -> None:
+        """Begin anew with what is remembered: nobody could be looked at, so that time counts for nothing."""
+        self._behind.clear()
+        self._missing.clear()
+        self._began_s = self._clock()
 
     def _turn_to(self, rollout: Rollout) -> None:
         if self._subject != (rollout.id, rollout.version):
             self._subject = (rollout.id, rollout.version)
             self._behind.clear()
             self._missing.clear()
-            self._others.clear()
 
     def _look_at_published(self, rollout: Rollout, published: Published) -> Verdict | None:
         if published.version > rollout.version:
@@ -143,16 +138,14 @@ class Judge:
             signal = RolloutInput.UNDONE if is_base else RolloutInput.WRITTEN
             return Verdict(signal, "", published.version, rollout.marks)
         refused = published.refused
-        if refused is not None and rollout.state is not RolloutState.OPEN and refused[0] >= rollout.version:
+        if refused is None:
+            return None
+        if rollout.state is not RolloutState.OPEN and refused[0] >= rollout.version:
             return Verdict(RolloutInput.REFUSED, refused[1], rollout.version, rollout.marks)
+        if rollout.state is RolloutState.OPEN and refused[0] > rollout.version:
+            # Written it is, so the rollout has a version to refuse; the next look does.
+            return Verdict(RolloutInput.WRITTEN, "", refused[0], rollout.marks)
         return None
-
-    def _look_at_others(self, rollout: Rollout, others: Sequence[DataPlaneRow]) -> None:
-        if not any(mark.version == rollout.version for mark in rollout.marks.values()):
-            return
-        for row in others:
-            if row.answered is not None:
-                self._others.setdefault(row.id, row.answered)
 
     def _find_against(
         self, rollout: Rollout, chosen: Sequence[DataPlaneRow], rows: Sequence[DataPlaneRow]
@@ -161,8 +154,8 @@ class Judge:
         for row in chosen:
             if row.refused_version is not None and row.refused_version >= rollout.version:
                 return RolloutInput.REFUSED, f"{_name(row)} has refused it: {row.last_error}"
-        risen = _find_rise(rollout, self.figures(rollout, rows))
-        if risen is not None:
+        risen = _find_rise(rollout, count_answers(rollout, rows))
+        if risen is not None and not self._is_gathering(rollout, rows):
             return RolloutInput.RISEN, risen
         timeout_s = rollout.limits.timeout_s
         late = self._since(
@@ -193,13 +186,21 @@ class Judge:
             return None
         if rollout.state is RolloutState.APPLYING:
             return RolloutInput.APPLIED, ""
-        if now_s - rollout.since < rollout.limits.hold_s:
+        if now_s - rollout.since < rollout.limits.hold_s or self._is_gathering(rollout, rows):
             return None
-        chosen = self.figures(rollout, rows).chosen
+        chosen = count_answers(rollout, rows).chosen
         told = f"{chosen.requests} requests were answered, {chosen.server_errors} of them with 5xx"
         if chosen.requests < rollout.limits.min_requests:
             told += ", which is too few to judge by"
         return RolloutInput.HELD, f"held for {rollout.limits.hold_s:g} s; {told}"
+
+    def _is_gathering(self, rollout: Rollout, rows: Iterable[DataPlaneRow]) -> bool:
+        """Whether counts are still to come again after a start, without which nothing can be judged."""
+        if self._clock() - self._began_s >= RECONNECT_S:
+            return False
+        told = {row.id for row in rows if row.answered is not None}
+        chosen = {id_ for id_, mark in rollout.marks.items() if mark.since is not None}
+        return not rollout.others.keys() | chosen <= told
 
     def _since(self, since: dict[str, float], now: Mapping[str, Any], timeout_s: float) -> list[Any]:
         """Keep since when each is so; return those for which it is so for too long."""
@@ -209,6 +210,22 @@ class Judge:
         for id_ in now:
             since.setdefault(id_, now_s)
         return [now[id_] for id_, began_s in since.items() if now_s - began_s >= timeout_s]
+
+
+def count_answers(rollout: Rollout, rows: Iterable[DataPlaneRow]) -> Figures:
+    """What was answered so far, as the rule for 5xx sees it."""
+    chosen, others, before = _NONE, _NONE, _NONE
+    for row in rows:
+        mark = rollout.marks.get(row.id)
+        if row.answered is None:
+            continue
+        if mark is not None and mark.version == rollout.version and mark.since is not None:
+            chosen = _add(chosen, difference(row.answered, mark.since))
+        elif mark is None and row.id in rollout.others:
+            others = _add(others, difference(row.answered, rollout.others[row.id]))
+    for mark in rollout.marks.values():
+        before = _add(before, mark.before or _NONE)
+    return Figures(chosen, others, before)
 
 
 def _find_rise(rollout: Rollout, figures: Figures) -> str | None:
@@ -247,6 +264,18 @@ def _mark(rollout: Rollout, chosen: Iterable[DataPlaneRow]) -> dict[str, Mark]:
             hostname=row.hostname, version=rollout.version, since=row.answered, before=before
         )
     return marks
+
+
+def _others_stood(
+    rollout: Rollout, marks: Mapping[str, Mark], others: Iterable[DataPlaneRow]
+) -> dict[str, Answered]:
+    """Where the others stood, with those that came since a chosen one had applied the version."""
+    stood = dict(rollout.others)
+    if any(mark.version == rollout.version for mark in marks.values()):
+        for row in others:
+            if row.answered is not None and len(stood) < _MOST_OTHERS:
+                stood.setdefault(row.id, row.answered)
+    return stood
 
 
 def _runs(row: DataPlaneRow, rollout: Rollout) -> bool:

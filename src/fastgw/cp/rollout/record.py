@@ -63,6 +63,9 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     """Since when it is in its state; a newer version begins anew."""
     marks: dict[str, Mark] = {}
     """By id, of the data planes that have applied a version of this rollout."""
+    others: dict[str, Answered] = {}
+    """By id, what data planes that are held back had answered when the first chosen one had applied the
+    version under test, or when they came."""
     ended_at: float | None = None
     reason: str | None = None
     """Why it has ended so."""
