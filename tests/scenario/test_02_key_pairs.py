@@ -25,7 +25,7 @@ OPENSSL = (
 
 # Takes the place of an executable that another user may read: what is needed is imported as root.
 AS_ANOTHER_USER = """
-import encodings.ascii, os, sys
+import encodings.ascii, encodings.idna, os, sys
 import fastgw.cli.cp, fastgw.cli.dp, fastgw.cp.main, fastgw.dp.main, uvloop
 from fastgw.cli import main
 uid, gid = map(int, sys.argv[1:3])
