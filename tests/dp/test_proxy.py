@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import threading
@@ -9,7 +10,7 @@ import threading
 import pytest
 
 from tests.dp.rig import Peer, image_of, running
-from tests.waiting import wait_until
+from tests.waiting import is_listening, wait_until
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -553,6 +554,40 @@ def test_drain_finishes_what_is_in_progress() -> None:
         _, fields, body = busy.read_answer()
         assert (body, fields["connection"]) == (b"ok", "close")
         assert busy.is_closed()
+
+
+def test_drain_serves_a_request_that_was_on_its_way() -> None:
+    with running() as (proxy, upstream):
+        client = proxy.client()
+        proxy.loop.call_soon_threadsafe(lambda: proxy.loop.create_task(proxy.server.drain(10, 5)))
+        wait_until(lambda: not is_listening(proxy.port), 5, "the drain to begin")
+        client.send(GET)
+        server = upstream.accept()
+        server.read_head()
+        server.send(OK)
+        _, fields, body = client.read_answer()
+        assert (body, fields["connection"]) == (b"ok", "close")
+        assert client.is_closed()
+
+
+def test_drain_takes_those_whom_the_kernel_has_connected() -> None:
+    with running() as (proxy, upstream):
+
+        async def drain_before_the_loop_looks() -> list[Peer]:
+            clients = [proxy.client() for _ in range(3)]
+            draining.append(asyncio.create_task(proxy.server.drain(10, 5)))
+            return clients
+
+        draining: list[asyncio.Task[None]] = []
+        clients = proxy.call(drain_before_the_loop_looks())
+        for client in clients:
+            client.send(GET)
+        for client in clients:
+            server = upstream.accept()
+            server.read_head()
+            server.send(OK)
+            _, fields, body = client.read_answer()
+            assert (body, fields["connection"]) == (b"ok", "close")
 
 
 def test_many_clients_do_not_mix() -> None:

@@ -7,9 +7,10 @@ while the socket itself goes on to hold clients in the kernel's backlog until a 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import resource
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from fastgw.obs.logs import Logger
@@ -30,6 +31,16 @@ def connections_for(limit: int) -> int:
     """Lower *limit* to what the limit of open files allows: each client may need an upstream connection."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return limit if soft == resource.RLIM_INFINITY else max(1, min(limit, (soft - SPARE_DESCRIPTORS) // 2))
+
+
+def _backlog(entry: _Entry) -> Iterator[socket.socket]:
+    """Accept those who wait, as many as the backlog holds."""
+    entry.sock.setblocking(False)
+    for _ in range(entry.backlog + 1):
+        try:
+            yield entry.sock.accept()[0]
+        except OSError:
+            return  # nobody waits, or there is no descriptor left
 
 
 class Acceptor:
@@ -62,13 +73,22 @@ class Acceptor:
         if not self._is_closed and self._resuming is None:
             self._resuming = self._loop.create_task(self._resume())
 
-    def close(self) -> None:
-        """Accept no more, for good."""
+    async def close(self) -> None:
+        """Accept what has connected so far, and no more, for good.
+
+        A listening socket that is closed resets whoever waits in its backlog, though the kernel has told them
+        that they are connected. While accepting is paused they are left: there is no room for them.
+        """
         self._is_closed = True
+        serves = bool(self._servers)
         self._stop()
+        waiting = [(sock, entry) for entry in self._entries for sock in _backlog(entry) if serves]
         for entry in self._entries:
             entry.sock.close()
         self._entries.clear()
+        for sock, entry in waiting:
+            with contextlib.suppress(OSError):  # one who has left meanwhile
+                await self._loop.connect_accepted_socket(entry.make_connection, sock)
 
     def _stop(self) -> None:
         if self._resuming is not None:

@@ -247,7 +247,7 @@ class ProxyServer:
                 close: closing them first would cut a request that is on its way.
         """
         drained = asyncio.Event()
-        self._acceptor.close()
+        await self._acceptor.close()
         for _ in range(2):
             await asyncio.sleep(0)  # connections that were just accepted are made in a turn of their own
         self._core.begin_drain(drained.set)

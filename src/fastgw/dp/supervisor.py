@@ -276,10 +276,9 @@ class Supervisor:
         """Drain all workers, within the deadline; `run` returns. May be called again.
 
         Args:
-            drain: None: by the deadlines, and idle connections are closed at once.
+            drain: None: by the deadlines.
         """
         self.is_draining = True
-        drain = drain or Drain(self._deadlines.drain_s)
         async with asyncio.TaskGroup() as group:
             for worker in self.workers:
                 group.create_task(worker.stop(drain))

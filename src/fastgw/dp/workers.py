@@ -114,6 +114,9 @@ class Deadlines:
     """After it was late at prepare: a worker that still does not answer is hung."""
     commit_s: float = 5.0
     drain_s: float = 10.0
+    drain_idle_s: float = 1.0
+    """Of these: how long idle connections are kept for one more request. It may be on its way already, and is
+    told to close by its answer; a client that takes longer is closed as by any idle time-out."""
 
 
 @dataclass(slots=True)
@@ -316,9 +319,9 @@ class Worker:
         """Drain the process within the deadline, then end it; `run` returns.
 
         Args:
-            drain: None: by the deadlines, and idle connections are closed at once.
+            drain: None: by the deadlines.
         """
-        drain = drain or control.Drain(self._deadlines.drain_s)
+        drain = drain or control.Drain(self._deadlines.drain_s, self._deadlines.drain_idle_s)
         self._stop.set()
         # Connections that arrive from now on belong to whoever else listens on the address.
         for sock, _ in self._listeners:
