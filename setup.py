@@ -16,6 +16,7 @@ DEBUG = os.environ.get("FASTGW_DEBUG") == "1"
 MODULES = [
     "fastgw._router",
     "fastgw._router_check",
+    "fastgw._router_interning",
     "fastgw._router_conditions",
     "fastgw._router_hosts",
     "fastgw._router_regexes",
@@ -24,6 +25,7 @@ MODULES = [
     "fastgw._router_build",
     "fastgw._overlay",
     "fastgw._uri",
+    "fastgw.routing._plain_routes",
     "fastgw.dp._metrics",
     "fastgw.dp._wheel",
     "fastgw.dp._fields",

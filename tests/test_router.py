@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fastgw._router import Flavor, Request, Table
+from fastgw._router import Request, Table
 from fastgw._router_build import TableBuilder
 from fastgw._router_explain import explain
 from tests.reference import router as reference
@@ -356,58 +356,6 @@ def test_what_cannot_be_served_is_refused_and_leaves_nothing(route: Route, messa
     with pytest.raises(ValueError, match=message):
         add_to(builder, 0, route)
     assert builder.freeze() == empty
-
-
-ID = "00000000-0000-4000-8000-00000000000a"
-
-
-@pytest.mark.parametrize(
-    ("hosts", "paths", "methods"),
-    [
-        (["a.com"], ["/a"], None),
-        (["a.com", "b.com", "a.com"], ["/a", "/b/c", "/a"], ["GET", "PURGE"]),
-        (["a.com"], None, None),
-        (None, ["/é"], ["GET"]),
-    ],
-)
-def test_a_plain_route_is_the_same_as_any_other(
-    hosts: list[str] | None, paths: list[str] | None, methods: list[str] | None
-) -> None:
-    made, plain = TableBuilder(), TableBuilder()
-    for number in range(2):
-        made.add(
-            number,
-            hosts=[host.encode() for host in hosts or ()],
-            paths=[path.encode() for path in paths or ()],
-            methods=[method.encode() for method in methods or ()],
-            created_at=number,
-            key=bytes.fromhex(ID.replace("-", "")),
-        )
-        assert plain.add_plain(number, hosts, paths, methods, number, ID)
-    assert plain.freeze() == made.freeze()
-
-
-@pytest.mark.parametrize(
-    ("hosts", "paths", "id_"),
-    [
-        (["*.a.com"], ["/a"], ID),
-        (["a.com:80"], ["/a"], ID),
-        (["A.com"], ["/a"], ID),
-        ([""], ["/a"], ID),
-        (["a.com"], ["~/a"], ID),
-        (["a.com"], ["/" + "a" * 0x10000], ID),
-        (None, None, ID),
-        (["a.com"], None, ID.upper()),
-        (["a.com"], None, ID.replace("-", "")),
-    ],
-)
-def test_what_is_not_plain_is_left_to_the_other_way(
-    hosts: list[str] | None, paths: list[str] | None, id_: str
-) -> None:
-    builder = TableBuilder()
-    assert not builder.add_plain(0, hosts, paths, None, 0, id_)
-    assert Table(builder.freeze()).candidates == 0
-    assert not TableBuilder(Flavor.FLAVOR_TRADITIONAL).add_plain(0, ["a.com"], None, None, 0, ID)
 
 
 def test_a_key_has_16_bytes() -> None:

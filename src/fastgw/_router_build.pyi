@@ -41,23 +41,6 @@ class TableBuilder:
                 matches as it did before.
         """
 
-    def add_plain(
-        self,
-        route: int,
-        hosts: Sequence[str] | None,
-        paths: Sequence[str] | None,
-        methods: Sequence[str] | None,
-        created_at: int,
-        id: str,
-    ) -> bool:
-        """`add` for what most routes are, at a fraction of its cost: names of hosts, prefixes, methods.
-
-        False if it is something else (a wildcard, a port, a regex, another flavor): then nothing was added.
-
-        Raises:
-            ValueError: as `add` does.
-        """
-
     def add_expression(
         self,
         route: int,

@@ -8,7 +8,6 @@ The one complication is that candidates are sorted twice: by precedence, which g
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, qsort
 from libc.string cimport memcmp, memcpy
@@ -21,9 +20,10 @@ from fastgw._router cimport (
     PRIORITY_KINDS_SHIFT, PRIORITY_LENGTH_LIMIT, PRIORITY_PLAIN_HOSTS_SHIFT, PRIORITY_REGEX_PRIORITY_SHIFT,
     PRIORITY_REGEX_SHIFT, TABLE_MAGIC, TABLE_VERSION, Candidate, RegexRecord, TableHeader,
 )
-from fastgw._router_conditions cimport pack_conditions, pack_plain
+from fastgw._router_conditions cimport CONDITION_LIMIT, TEXTS_LIMIT, Text, pack_conditions, pack_plain
 from fastgw._router_hosts cimport method_bit, parse_pattern
-from fastgw._router_tries cimport Item, Output, TrieWriter, grown
+from fastgw._router_interning cimport Interner, Patterns, grown, hash_text
+from fastgw._router_tries cimport Item, Output, TrieWriter
 
 from fastgw._regex import compile_regex, literal_prefix
 from fastgw._router_program import All, assemble, conditions, has_regex, hints_of, with_regexes
@@ -40,13 +40,6 @@ cdef enum:
 cdef dict MASK_PLACES = {
     mask: place for place, mask in enumerate(sorted(range(128), key=lambda mask: (mask.bit_count(), mask)))
 }
-
-
-cdef struct Built:
-    Candidate kept
-    const uint8_t* path               # owned by TableBuilder.owned
-    uint32_t number                   # in the order of adding
-
 
 cdef int compare_built(const void* left, const void* right) noexcept nogil:
     cdef const Built* a = <const Built*>left
@@ -65,26 +58,12 @@ cdef int compare_built(const void* left, const void* right) noexcept nogil:
 
 
 cdef class TableBuilder:
-    cdef Built* built
-    cdef Py_ssize_t built_count, built_room
-    cdef Item* items
-    cdef Py_ssize_t item_count, item_room
-    cdef list owned                   # the bytes or str of all paths
-    cdef dict usual                   # the one host of a plain route -> its patterns and conditions
-    cdef dict conditions              # packed conditions -> number
-    cdef dict patterns                # (HOST_* kind, key, port or -1) -> number; ANY_HOST is nobody's
-    cdef dict programs                # program -> number
-    cdef dict regexes                 # pattern -> number
-    cdef uint32_t routes
-    cdef uint32_t snis
-    cdef int flavor
-
     def __cinit__(self):
         self.flavor = FLAVOR_COMPATIBLE
         self.owned = []
-        self.conditions = {}
-        self.patterns = {}
-        self.usual = {}
+        self.conditions = Interner()
+        self.scratch = Output()
+        self.patterns = Patterns()
         self.programs = {}
         self.regexes = {}
 
@@ -181,71 +160,66 @@ cdef class TableBuilder:
                     program, regex_flags, raw_numbers, begin,
                 )
 
-    def add_plain(self, uint32_t route, hosts, paths, methods, int64_t created_at, str id not None):
-        cdef uint8_t key[16]
+    cdef bint add_plain(
+        self, uint32_t route, const PlainRoute* plain, int64_t created_at, const uint8_t* key, object owner,
+    ) except -1:
+        cdef uint32_t numbers[TEXTS_LIMIT]
         cdef uint32_t flags = METHOD_ANY
-        cdef uint32_t place
+        cdef uint32_t place, number
         cdef uint64_t priority
-        cdef list numbers
-        cdef const char* text
-        cdef Py_ssize_t n
-        cdef str path
+        cdef Py_ssize_t patterns = 0
+        cdef Py_ssize_t i
+        cdef Text nothing = Text(<const uint8_t*>b"", 0)
+        cdef const Text* path
         if (
-            self.flavor != FLAVOR_COMPATIBLE or route == 0xFFFFFFFF or not (hosts or paths)
-            or not unhex(id, key)
+            self.flavor != FLAVOR_COMPATIBLE or route == 0xFFFFFFFF
+            or not (plain.hosts.count or plain.paths.count) or not is_plain(plain)
         ):
             return False
-        if paths:
-            for path in paths:
-                text = PyUnicode_AsUTF8AndSize(path, &n)
-                if n == 0 or n > PATH_LIMIT_BYTES or text[0] != c'/':
-                    return False
-            if len(paths) > 1:
-                paths = list(dict.fromkeys(paths))
-        is_usual = len(hosts) == 1 and not methods if hosts else False
-        known = self.usual.get(hosts[0]) if is_usual else None
-        if known is None:
-            numbers = self.numbers_of_names(hosts) if hosts else [ANY_HOST]
-            if numbers is None:
-                return False
-            if methods:
-                flags = mask_of([method.encode() for method in methods])
-            place = self.conditions.setdefault(pack_plain(hosts or (), methods or ()), len(self.conditions))
-            if is_usual:
-                self.usual[hosts[0]] = numbers, place
+        if plain.methods.count:
+            flags = 0
+            for i in range(plain.methods.count):
+                flags |= method_bit(plain.methods.at[i].at, plain.methods.at[i].n)
+        for i in range(plain.hosts.count):
+            number = self.patterns.number(HOST_EXACT, plain.hosts.at[i].at, plain.hosts.at[i].n, -1)
+            if not is_among(number, numbers, patterns):
+                numbers[patterns] = number
+                patterns += 1
+        if plain.hosts.count == 1 and not plain.methods.count:
+            # Most routes: their conditions need not be packed to be found.
+            if not self.patterns.patterns[numbers[0]].alone:
+                self.patterns.patterns[numbers[0]].alone = 1 + self.number_of_plain(plain)
+            place = self.patterns.patterns[numbers[0]].alone - 1
         else:
-            numbers, place = known
+            place = self.number_of_plain(plain)
+        if not patterns:
+            numbers[0] = ANY_HOST
+            patterns = 1
 
         self.routes = max(self.routes, route + 1)
+        self.owned.append(owner)
         priority = (
-            <uint64_t>(bool(hosts) + bool(paths) + bool(methods)) << PRIORITY_KINDS_SHIFT
-            | <uint64_t>bool(hosts) << PRIORITY_PLAIN_HOSTS_SHIFT
+            <uint64_t>((plain.hosts.count > 0) + (plain.paths.count > 0) + (plain.methods.count > 0))
+            << PRIORITY_KINDS_SHIFT
+            | <uint64_t>(plain.hosts.count > 0) << PRIORITY_PLAIN_HOSTS_SHIFT
         )
-        for path in paths or ("",):
-            text = PyUnicode_AsUTF8AndSize(path, &n)
-            self.owned.append(path)
+        for i in range(max(plain.paths.count, 1)):
+            path = &plain.paths.at[i] if plain.paths.count else <const Text*>&nothing
+            if stands_before(path, plain.paths.at, i):
+                continue
             self.put_candidate(
-                route, priority | <uint64_t>min(n, PRIORITY_LENGTH_LIMIT), created_at, key,
-                <const uint8_t*>text, n, place, NO_PROGRAM, flags,
+                route, priority | <uint64_t>min(path.n, PRIORITY_LENGTH_LIMIT), created_at, key,
+                path.at, path.n, place, NO_PROGRAM, flags,
             )
-            self.put_items(<const uint8_t*>text, n, numbers)
+            for number in numbers[:patterns]:
+                self.put_item(path.at, path.n, number, patterns == 1)
         return True
 
-    cdef list numbers_of_names(self, hosts):
-        """The pattern's number of each host; None unless all are plain names in lower case, without port."""
-        cdef list names = []
-        cdef str host
-        cdef const char* text
-        cdef Py_ssize_t n, i
-        for host in hosts:
-            text = PyUnicode_AsUTF8AndSize(host, &n)
-            for i in range(n):
-                if not (c'a' <= text[i] <= c'z' or c'0' <= text[i] <= c'9' or text[i] in b".-_"):
-                    return None
-            if n == 0:
-                return None
-            names.append((HOST_EXACT, host.encode(), -1))
-        return self.numbers_of(names)
+    cdef uint32_t number_of_plain(self, const PlainRoute* plain) except? 0xFFFFFFFF:
+        """The number of a plain route's conditions."""
+        self.scratch.size = 0
+        pack_plain(self.scratch, &plain.hosts, &plain.methods)
+        return self.number_of_packed(self.scratch.data, self.scratch.size)
 
     def add_expression(
         self, uint32_t route, *, bytes text not None, tree, uint64_t priority, int64_t created_at,
@@ -286,15 +260,23 @@ cdef class TableBuilder:
         return number
 
     cdef uint32_t number_of_conditions(self, hosts, methods, snis, headers, bytes expression) except? 0xFFFFFFFF:
-        packed = pack_conditions(hosts, methods, snis, headers, expression)
-        return self.conditions.setdefault(packed, len(self.conditions))
+        cdef bytes packed = pack_conditions(hosts, methods, snis, headers, expression)
+        return self.number_of_packed(<const uint8_t*>PyBytes_AS_STRING(packed), len(packed))
+
+    cdef uint32_t number_of_packed(self, const uint8_t* packed, Py_ssize_t n) except? 0xFFFFFFFF:
+        return self.conditions.number(0, packed, n, hash_text(packed, n))
 
     cdef uint32_t number_of_program(self, tree) except? 0xFFFFFFFF:
         return self.programs.setdefault(assemble(tree), len(self.programs))
 
     cdef list numbers_of(self, list patterns):
         """The number of each host pattern, each once; for none that of any host."""
-        cdef list numbers = [self.patterns.setdefault(pattern, len(self.patterns) + 1) for pattern in patterns]
+        cdef list numbers = []
+        cdef bytes key
+        for kind, key, port in patterns:
+            numbers.append(
+                self.patterns.number(kind, <const uint8_t*>PyBytes_AS_STRING(key), len(key), port)
+            )
         if len(numbers) > 1:
             return list(dict.fromkeys(numbers))
         return numbers or [ANY_HOST]
@@ -313,7 +295,10 @@ cdef class TableBuilder:
         for begin in begins:
             if begin is not text:
                 self.owned.append(begin)
-            self.put_items(<const uint8_t*>PyBytes_AS_STRING(begin), len(begin), numbers)
+            for number in numbers:
+                self.put_item(
+                    <const uint8_t*>PyBytes_AS_STRING(begin), len(begin), number, len(numbers) == 1
+                )
         return 0
 
     cdef int put_candidate(
@@ -338,21 +323,20 @@ cdef class TableBuilder:
         self.built_count += 1
         return 0
 
-    cdef int put_items(self, const uint8_t* begin, Py_ssize_t begin_len, list numbers) except -1:
-        """Have the last candidate stand at *begin* under each of these patterns."""
+    cdef int put_item(self, const uint8_t* begin, Py_ssize_t n, uint32_t pattern, bint is_alone) except -1:
+        """Have the last candidate stand at *begin* under a pattern; *is_alone*: under no other."""
         cdef const Built* built = &self.built[self.built_count - 1]
         cdef Item* item
-        for number in numbers:
-            self.items = <Item*>grown(self.items, self.item_count, &self.item_room, sizeof(Item))
-            item = &self.items[self.item_count]
-            item.path = begin
-            item.path_len = <uint32_t>begin_len
-            item.pattern = number
-            item.candidate = built.number
-            item.route = built.kept.route
-            item.flags = built.kept.flags
-            item.is_alone = len(numbers) == 1
-            self.item_count += 1
+        self.items = <Item*>grown(self.items, self.item_count, &self.item_room, sizeof(Item))
+        item = &self.items[self.item_count]
+        item.path = begin
+        item.path_len = <uint32_t>n
+        item.pattern = pattern
+        item.candidate = built.number
+        item.route = built.kept.route
+        item.flags = built.kept.flags
+        item.is_alone = is_alone
+        self.item_count += 1
         return 0
 
     def freeze(self):
@@ -434,12 +418,9 @@ cdef class TableBuilder:
 
     cdef Py_ssize_t write_candidates(self, Output out, list programs) except -1:
         """Write the text, then the candidates; the offset of the latter."""
-        cdef list offsets = []
-        cdef bytes packed
         cdef Candidate* candidate
         cdef Py_ssize_t i, text_offset, candidates_offset
-        for packed in self.conditions:
-            offsets.append(out.put(<const uint8_t*>PyBytes_AS_STRING(packed), len(packed)))
+        cdef Py_ssize_t conditions_offset = out.put(self.conditions.data, self.conditions.size)
         text_offset = out.size
         for i in range(self.built_count):
             out.put(self.built[i].path, self.built[i].kept.path_len)
@@ -447,7 +428,9 @@ cdef class TableBuilder:
         candidate = <Candidate*>(out.data + candidates_offset)
         for i in range(self.built_count):
             candidate[i] = self.built[i].kept
-            candidate[i].conditions_offset = offsets[self.built[i].kept.conditions_offset]
+            candidate[i].conditions_offset = <uint32_t>(
+                conditions_offset + self.conditions.texts[self.built[i].kept.conditions_offset].offset
+            )
             candidate[i].program_offset = 0
             if self.built[i].kept.program_offset != NO_PROGRAM:
                 candidate[i].program_offset = programs[self.built[i].kept.program_offset]
@@ -456,30 +439,48 @@ cdef class TableBuilder:
         return candidates_offset
 
 
-cdef bint unhex(str id, uint8_t* out) except -1:
-    """The 16 bytes of a UUID; False if *id* is no UUID in Kong's form."""
-    cdef Py_ssize_t n
-    cdef const char* text = PyUnicode_AsUTF8AndSize(id, &n)
-    cdef Py_ssize_t i
-    cdef Py_ssize_t digits = 0
-    cdef uint8_t byte
-    if n != 36:
-        return False
-    for i in range(36):
-        byte = text[i]
-        if i == 8 or i == 13 or i == 18 or i == 23:
-            if byte != c'-':
-                return False
-            continue
-        if c'0' <= byte <= c'9':
-            byte -= c'0'
-        elif c'a' <= byte <= c'f':
-            byte -= c'a' - 10
-        else:
+cdef bint is_plain(const PlainRoute* route) noexcept nogil:
+    """Whether hosts are plain names, paths prefixes, and all within the limits of `add`."""
+    cdef const Text* text
+    cdef Py_ssize_t i, k
+    for i in range(route.hosts.count):
+        text = &route.hosts.at[i]
+        if not 0 < text.n <= CONDITION_LIMIT:
             return False
-        out[digits >> 1] = byte if digits & 1 == 0 else out[digits >> 1] << 4 | byte
-        digits += 1
+        for k in range(text.n):
+            if not is_plain_name_byte(text.at[k]):
+                return False
+    for i in range(route.paths.count):
+        text = &route.paths.at[i]
+        if not 0 < text.n <= PATH_LIMIT_BYTES or text.at[0] != c'/':
+            return False
+    for i in range(route.methods.count):
+        if not 0 < route.methods.at[i].n <= CONDITION_LIMIT:
+            return False
     return True
+
+
+cdef inline bint is_plain_name_byte(uint8_t byte) noexcept nogil:
+    return (
+        c'a' <= byte <= c'z' or c'0' <= byte <= c'9' or byte == c'.' or byte == c'-' or byte == c'_'
+    )
+
+
+cdef bint is_among(uint32_t number, const uint32_t* numbers, Py_ssize_t count) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(count):
+        if numbers[i] == number:
+            return True
+    return False
+
+
+cdef bint stands_before(const Text* text, const Text* texts, Py_ssize_t count) noexcept nogil:
+    """Whether one of the first *count* texts is equal."""
+    cdef Py_ssize_t i
+    for i in range(count):
+        if texts[i].n == text.n and memcmp(texts[i].at, text.at, text.n) == 0:
+            return True
+    return False
 
 
 cdef int check_identity(uint32_t route, bytes key) except -1:

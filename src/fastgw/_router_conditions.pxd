@@ -6,6 +6,23 @@
 
 from libc.stdint cimport uint8_t, uint32_t
 
+from fastgw._router_tries cimport Output
+
+
+cdef enum:
+    CONDITION_LIMIT = 0xFFFF          # hosts or methods of one route, and bytes of each
+    TEXTS_LIMIT = 32                  # of one list in `Texts`
+
+
+cdef struct Text:
+    const uint8_t* at
+    Py_ssize_t n
+
+
+cdef struct Texts:
+    Text at[TEXTS_LIMIT]
+    Py_ssize_t count
+
 
 cdef inline uint32_t read_u16(const uint8_t* at) noexcept nogil:
     return at[0] | <uint32_t>at[1] << 8
@@ -14,8 +31,8 @@ cdef inline uint32_t read_u16(const uint8_t* at) noexcept nogil:
 # Raises ValueError where something is too long or too many.
 cdef bytes pack_conditions(hosts, methods, snis, headers, bytes expression)
 
-# The same of hosts and methods alone, as str.
-cdef bytes pack_plain(hosts, methods)
+# The same of hosts and methods alone, behind what *out* holds; the texts are not above the limit.
+cdef int pack_plain(Output out, const Texts* hosts, const Texts* methods) except -1
 
 # (hosts, methods, SNIs, headers, expressions)
 cdef tuple unpack_conditions(const uint8_t* at)

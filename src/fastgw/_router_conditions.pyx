@@ -1,15 +1,10 @@
 """What a route asks for, as text (see `_router_conditions.pxd`)."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcmp, memcpy, memset
 
 from fastgw._router cimport CONDITIONS_HEADER
-
-cdef enum:
-    CONDITION_LIMIT = 0xFFFF          # hosts or methods of one route, and bytes of each
-
 
 cdef bytes pack_conditions(hosts, methods, snis, headers, bytes expression):
     cdef list texts = list(hosts)
@@ -46,34 +41,33 @@ cdef bytes pack_conditions(hosts, methods, snis, headers, bytes expression):
     return packed
 
 
-cdef bytes pack_plain(hosts, methods):
-    cdef Py_ssize_t size = CONDITIONS_HEADER
-    cdef Py_ssize_t n
-    cdef const char* text
-    cdef bytes packed
-    cdef uint8_t* out
-    cdef str value
-    if len(hosts) > CONDITION_LIMIT or len(methods) > CONDITION_LIMIT:
-        raise ValueError(f"more than {CONDITION_LIMIT} values in one field")
-    for values in (hosts, methods):
-        for value in values:
-            PyUnicode_AsUTF8AndSize(value, &n)
-            if n > CONDITION_LIMIT:
-                raise ValueError(f"a value of more than {CONDITION_LIMIT} bytes")
-            size += 2 + n
-    packed = PyBytes_FromStringAndSize(NULL, size)
-    out = <uint8_t*>PyBytes_AS_STRING(packed)
-    memset(out, 0, CONDITIONS_HEADER)
-    put_u16(out, <uint32_t>len(hosts))
-    put_u16(out + 2, <uint32_t>len(methods))
-    out += CONDITIONS_HEADER
-    for values in (hosts, methods):
-        for value in values:
-            text = PyUnicode_AsUTF8AndSize(value, &n)
-            out = put_u16(out, <uint32_t>n)
-            memcpy(out, text, n)
-            out += n
-    return packed
+cdef int pack_plain(Output out, const Texts* hosts, const Texts* methods) except -1:
+    cdef Py_ssize_t size = CONDITIONS_HEADER + size_of(hosts) + size_of(methods)
+    cdef uint8_t* at
+    cdef Py_ssize_t begin = out.reserve(size, 1)
+    at = out.data + begin
+    memset(at, 0, CONDITIONS_HEADER)
+    put_u16(at, <uint32_t>hosts.count)
+    put_u16(at + 2, <uint32_t>methods.count)
+    put_texts(put_texts(at + CONDITIONS_HEADER, hosts), methods)
+    return 0
+
+
+cdef Py_ssize_t size_of(const Texts* texts) noexcept nogil:
+    cdef Py_ssize_t size = 0
+    cdef Py_ssize_t i
+    for i in range(texts.count):
+        size += 2 + texts.at[i].n
+    return size
+
+
+cdef uint8_t* put_texts(uint8_t* out, const Texts* texts) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(texts.count):
+        out = put_u16(out, <uint32_t>texts.at[i].n)
+        memcpy(out, texts.at[i].at, texts.at[i].n)
+        out += texts.at[i].n
+    return out
 
 
 cdef inline uint8_t* put_u16(uint8_t* at, uint32_t value) noexcept nogil:

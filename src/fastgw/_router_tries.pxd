@@ -2,6 +2,8 @@
 
 from libc.stdint cimport uint8_t, uint32_t
 
+from fastgw._router_interning cimport Patterns
+
 
 # A growing block; what is reserved reads as zeros.
 cdef class Output:
@@ -56,6 +58,7 @@ cdef struct Run:
 cdef class TrieWriter:
     cdef Output out
     cdef Item* items
+    cdef Patterns patterns
     cdef Run* runs                    # by pattern
     cdef dict known                   # the ranks under a pattern -> its root; of those that may be met again
     cdef list crowded                 # offsets of crowded nodes
@@ -63,16 +66,11 @@ cdef class TrieWriter:
     cdef Py_ssize_t stack_room
 
     # Write all of it; (root of pattern 0, [(offset, slots) of each index by kind]). Pattern 0 is that of any
-    # host, *patterns* has the others: (HOST_* kind, key, port or -1) -> number. *items* are sorted on the way
-    # and stay the caller's.
-    cdef tuple write(self, Item* items, Py_ssize_t count, dict patterns)
+    # host, *patterns* has the others. *items* are sorted on the way and stay the caller's.
+    cdef tuple write(self, Item* items, Py_ssize_t count, Patterns patterns)
     cdef uint32_t write_root(self, uint32_t pattern) except? 0xFFFFFFFF
     cdef Py_ssize_t write_node(
         self, Py_ssize_t offset, const Pending* here, const Shape* shape, Py_ssize_t waiting
     ) except -1
-    cdef uint32_t write_record(self, bytes key, list ports) except 0
-    cdef tuple write_index(self, int kind, dict records)
-
-
-# *data* with room for one element of *unit* bytes after the *used* ones.
-cdef void* grown(void* data, Py_ssize_t used, Py_ssize_t* room, Py_ssize_t unit) except NULL
+    cdef uint32_t write_record(self, uint32_t key) except 0
+    cdef tuple write_index(self, int kind)

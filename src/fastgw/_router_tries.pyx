@@ -15,7 +15,7 @@ from fastgw._router cimport (
     Entry, HostRecord, HostSlot, Node, PortRoot, node_children, node_entries, node_label, pad, record_key,
     record_ports,
 )
-from fastgw._router_hosts cimport hash_key
+from fastgw._router_interning cimport Interned, Pattern, Patterns, grown
 
 
 cdef int compare_paths(const uint8_t* a, Py_ssize_t a_len, const uint8_t* b, Py_ssize_t b_len) noexcept nogil:
@@ -67,16 +67,6 @@ cdef class Output:
         return offset
 
 
-cdef void* grown(void* data, Py_ssize_t used, Py_ssize_t* room, Py_ssize_t unit) except NULL:
-    cdef void* moved = data
-    if used == room[0]:
-        moved = realloc(data, max(2 * used, 64) * unit)
-        if moved == NULL:
-            raise MemoryError
-        room[0] = max(2 * used, 64)
-    return moved
-
-
 cdef Shape shape_of(const Item* items, const Pending* here) noexcept nogil:
     cdef const Item* first = &items[here.low]
     cdef const Item* last = &items[here.high - 1]
@@ -122,11 +112,11 @@ cdef class TrieWriter:
         free(self.stack)
         free(self.runs)
 
-    cdef tuple write(self, Item* items, Py_ssize_t count, dict patterns):
-        cdef list found = [{}, {}, {}, {}]    # by kind: key -> [(port, number)]
+    cdef tuple write(self, Item* items, Py_ssize_t count, Patterns patterns):
         cdef Py_ssize_t i
         self.items = items
-        self.runs = <Run*>calloc(len(patterns) + 1, sizeof(Run))
+        self.patterns = patterns
+        self.runs = <Run*>calloc(patterns.count, sizeof(Run))
         if self.runs == NULL:
             raise MemoryError
         qsort(items, count, sizeof(Item), compare_items)
@@ -134,9 +124,7 @@ cdef class TrieWriter:
             if i == 0 or items[i].pattern != items[i - 1].pattern:
                 self.runs[items[i].pattern].low = i
             self.runs[items[i].pattern].high = i + 1
-        for (kind, key, port), number in patterns.items():
-            (<dict>found[kind]).setdefault(key, []).append((port, number))
-        indexes = [self.write_index(kind, found[kind]) for kind in range(HOST_KINDS)]
+        indexes = [self.write_index(kind) for kind in range(HOST_KINDS)]
         return self.write_root(0), indexes
 
     cdef uint32_t write_root(self, uint32_t pattern) except? 0xFFFFFFFF:
@@ -224,22 +212,36 @@ cdef class TrieWriter:
                 end = i
         return waiting
 
-    cdef uint32_t write_record(self, bytes key, list ports) except 0:
-        """Write a record and its tries; *ports* are (port or -1, pattern)."""
+    cdef uint32_t write_record(self, uint32_t key) except 0:
+        """Write the record of a key and its tries."""
+        cdef const Interned* text = &self.patterns.keys.texts[key]
+        cdef const Pattern* patterns = self.patterns.patterns
         cdef HostRecord* record
         cdef Pending first
-        cdef Py_ssize_t size, offset, i
+        cdef Py_ssize_t size, offset, i, count
+        cdef uint32_t number = text.value
         cdef uint32_t root
-        # Any port first: that is the trie that lies beside the record.
-        ports.sort()
-        is_plain = ports[0][0] < 0
-        count = len(ports) - is_plain
-        size = pad(sizeof(HostRecord) + sizeof(PortRoot) * count + len(key), 4)
-        first = Pending(self.runs[<uint32_t>ports[0][1]].low, self.runs[<uint32_t>ports[0][1]].high, 0, 0)
+        cdef int port = patterns[number].port
+        cdef bint is_plain = port < 0
+        cdef list ports = None
+        count = 1 - is_plain
+        if patterns[number].other:
+            ports = []
+            while number:
+                ports.append((patterns[number].port, number))
+                number = patterns[number].other
+            # Any port first: that is the trie that lies beside the record.
+            ports.sort()
+            port, number = ports[0]
+            is_plain = port < 0
+            count = len(ports) - is_plain
+        size = pad(sizeof(HostRecord) + sizeof(PortRoot) * count + text.len, 4)
+        first = Pending(self.runs[number].low, self.runs[number].high, 0, 0)
         offset = self.out.reserve_in_lines(size + shape_of(self.items, &first).size)
         self.out.size = offset + size
-        for i in range(len(ports)):
-            port, number = ports[i]
+        for i in range(count + is_plain):
+            if ports is not None:
+                port, number = ports[i]
             root = self.write_root(number)
             record = <HostRecord*>(self.out.data + offset)
             if port < 0:
@@ -248,24 +250,29 @@ cdef class TrieWriter:
                 (<PortRoot*>record_ports(record))[i - is_plain] = PortRoot(port, root)
         record = <HostRecord*>(self.out.data + offset)
         record.ports = count
-        record.key_len = len(key)
-        memcpy(<uint8_t*>record_key(record), PyBytes_AS_STRING(key), len(key))
+        record.key_len = text.len
+        memcpy(<uint8_t*>record_key(record), self.patterns.keys.data + text.offset, text.len)
         return <uint32_t>offset
 
-    cdef tuple write_index(self, int kind, dict records):
+    cdef tuple write_index(self, int kind):
         cdef HostSlot* slot
+        cdef const Interned* texts = self.patterns.keys.texts
         cdef uint32_t slots = 0
         cdef uint32_t hashed, place, record
-        cdef Py_ssize_t slots_offset
-        cdef bytes key
+        cdef Py_ssize_t records = 0
+        cdef Py_ssize_t slots_offset, i
+        for i in range(self.patterns.keys.count):
+            records += <int>texts[i].tag == kind
         if records:
             slots = 4
-            while 4 * slots < 5 * len(records):   # at most four fifths of them are taken
+            while 4 * <Py_ssize_t>slots < 5 * records:   # at most four fifths of them are taken
                 slots *= 2
         slots_offset = self.out.reserve(sizeof(HostSlot) * <Py_ssize_t>slots, LINE_BYTES)
-        for key, ports in records.items():
-            record = self.write_record(key, ports)
-            hashed = hash_key(kind, <const uint8_t*>PyBytes_AS_STRING(key), len(key))
+        for i in range(self.patterns.keys.count):
+            if <int>texts[i].tag != kind:
+                continue
+            record = self.write_record(<uint32_t>i)
+            hashed = texts[i].hash
             place = hashed & (slots - 1)
             slot = <HostSlot*>(self.out.data + slots_offset)
             while slot[place].record:

@@ -11,8 +11,8 @@ the fields that matter, and nothing is kept that the image does not need.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Final, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -21,9 +21,10 @@ from fastgw.errors import CompileError
 from fastgw.model.entities import ENTITIES
 from fastgw.model.served import SERVED_PLUGINS, UNSERVED
 from fastgw.model.snapshot import Snapshot
+from fastgw.routing._plain_routes import add_plain_routes
 from fastgw.routing.certificates import KINDS as CERTIFICATE_KINDS
 from fastgw.routing.compile_certificates import compile_certificates
-from fastgw.routing.image import Records, ServiceRecord, pack_image
+from fastgw.routing.image import Records, ServiceRecord, pack_image, packed_tail
 from fastgw.routing.plugins import StepRecord
 from fastgw.routing.routes import (
     FLAVORS,
@@ -144,7 +145,7 @@ def compile_snapshot(
 
 
 def compile_layer(
-    lines: Sequence[bytes],
+    lines: list[bytes],
     *,
     around: Surroundings,
     base_service: Callable[[str], int | None] = lambda id_: None,
@@ -169,20 +170,21 @@ def compile_layer(
     for kind in by_kind.keys() - ENTITIES.keys():
         faults.add(kind, "", "", f"this version of fastgw does not know {kind}")
     services, numbers = _compile_services(by_kind.get("services", []), first_service, around, faults)
-    table, routes = _compile_routes(by_kind.get("routes", []), numbers, base_service, around, flavor, faults)
+    routes = _Routes(numbers, base_service, around, flavor, faults)
+    routes.add(by_kind.get("routes", []))
     certificates = None
     if with_certificates:
         certificates = compile_certificates(by_kind, around.has, faults.add)
     faults.check()
     try:
-        block = table.freeze()
+        block = routes.table.freeze()
     except ValueError as exc:
         faults.add("routes", "", "", exc)
         faults.check()
-    return Layer(block, routes, services, numbers, certificates)
+    return Layer(block, routes.records, services, numbers, certificates)
 
 
-def _kinds_of(lines: Sequence[bytes]) -> Iterator[tuple[str, Sequence[bytes]]]:
+def _kinds_of(lines: list[bytes]) -> Iterator[tuple[str, list[bytes]]]:
     """The lines of each kind."""
     at = 0
     while at < len(lines):
@@ -192,31 +194,33 @@ def _kinds_of(lines: Sequence[bytes]) -> Iterator[tuple[str, Sequence[bytes]]]:
         at = end
 
 
-def _rows(
-    lines: Sequence[bytes], entity: str, row_type: type[_Row], faults: _Faults
-) -> Iterator[tuple[str, _Row | None]]:
-    """Each row by its id; None for one that cannot be served, once its faults are told."""
-    decode = msgspec.json.Decoder(row_type).decode
-    # Of routes, the table and its translation refuse what they cannot hold.
-    uses = UNSERVED[entity] if entity == "services" else ()
-    for line in lines:
+class _Reader(Generic[_Row]):
+    """Makes rows of lines."""
+
+    def __init__(self, entity: str, row_type: type[_Row], faults: _Faults) -> None:
+        self._entity = entity
+        self._decoder: msgspec.json.Decoder[_Row] = msgspec.json.Decoder(row_type)
+        self._faults = faults
+        # Of routes, the table and its translation refuse what they cannot hold.
+        self._uses = UNSERVED[entity] if entity == "services" else ()
+
+    def read(self, line: bytes) -> tuple[str, _Row | None]:
+        """The row and its id; None for one that cannot be served, once its faults are told."""
         _, id_, content = line.split(b" ", 2)
         try:
-            row = decode(content)
+            row = self._decoder.decode(content)
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             name = id_.decode(errors="replace")
-            faults.add(entity, name, "", exc)
-            yield name, None
-            continue
+            self._faults.add(self._entity, name, "", exc)
+            return name, None
         id_of_row = row.id
         is_served = id_of_row.encode() == id_
         if not is_served:
-            faults.add(entity, id_.decode(errors="replace"), "id", f"its row says {id_of_row}")
-        if uses:
-            for field, reason in refusals(row, uses):
-                faults.add(entity, id_of_row, field, reason)
-                is_served = False
-        yield id_of_row, row if is_served else None
+            self._faults.add(self._entity, id_.decode(errors="replace"), "id", f"its row says {id_of_row}")
+        for field, reason in refusals(row, self._uses) if self._uses else ():
+            self._faults.add(self._entity, id_of_row, field, reason)
+            is_served = False
+        return id_of_row, row if is_served else None
 
 
 def _compile_services(
@@ -225,7 +229,7 @@ def _compile_services(
     """Their records, and the number of each by id."""
     records = Records()
     numbers: dict[str, int] = {}
-    for id_, row in _rows(lines, "services", _ServiceRow, faults):
+    for id_, row in map(_Reader("services", _ServiceRow, faults).read, lines):
         if row is None or not row.enabled:
             numbers[id_] = LEFT_OUT
             continue
@@ -263,43 +267,73 @@ def _check_certificates(row: _ServiceRow, around: Surroundings, faults: _Faults)
             faults.add("services", row.id, "ca_certificates", f"there is no CA certificate {id_}")
 
 
-def _compile_routes(
-    lines: Sequence[bytes],
-    services: Mapping[str, int],
-    base_service: Callable[[str], int | None],
-    around: Surroundings,
-    flavor: str,
-    faults: _Faults,
-) -> tuple[TableBuilder, Records]:
-    records = Records()
-    table = TableBuilder(FLAVORS[flavor])
-    number = 0
-    missing: str | None = None
-    steps: tuple[StepRecord, ...] = ()
-    for id_, row in _rows(lines, "routes", RouteRow, faults):
+class _Routes:
+    """Table and records of routes in the making."""
+
+    def __init__(
+        self,
+        services: dict[str, int],
+        base_service: Callable[[str], int | None],
+        around: Surroundings,
+        flavor: str,
+        faults: _Faults,
+    ) -> None:
+        self.table = TableBuilder(FLAVORS[flavor])
+        self.records = Records()
+        self._services = services
+        self._base_service = base_service
+        self._around = around
+        self._flavor = flavor
+        self._faults = faults
+        self._reader = _Reader("routes", RouteRow, faults)
+        self._number = 0
+
+    def add(self, lines: list[bytes]) -> None:
+        """Add all of them; those that are refused are told."""
+        tail_of = self._tail_of if self._around.has_plugins else None
+        at = 0
+        while at < len(lines):
+            at, self._number, records, ends = add_plain_routes(
+                self.table, lines, at, self._number, self._services, tail_of
+            )
+            if ends:
+                self.records.extend(records, ends)
+            if at < len(lines):
+                self._add_one(lines[at])
+                at += 1
+
+    def _tail_of(self, id_: str, service_id: str | None) -> bytes:
+        return packed_tail(
+            self._around.missing_plugin(id_, service_id), self._around.plugins.steps(id_, service_id)
+        )
+
+    def _add_one(self, line: bytes) -> None:
+        """Add what may be anything."""
+        id_, row = self._reader.read(line)
         if row is None:
-            continue
+            return
         service, service_id = -1, None
         if row.service is not None:
             service_id = row.service.id
-            found = services.get(service_id)
+            found = self._services.get(service_id)
             if found is None:
-                found = base_service(service_id)
+                found = self._base_service(service_id)
             if found is None:
-                faults.add("routes", id_, "service", f"there is no service {service_id}")
-                continue
+                self._faults.add("routes", id_, "service", f"there is no service {service_id}")
+                return
             if found == LEFT_OUT:
-                continue
+                return
             service = found
         try:
-            protocols = add_route(table, number, row, flavor)
+            protocols = add_route(self.table, self._number, row, self._flavor)
         except RouteRefused as refused:
             for field, reason in refused.faults:
-                faults.add("routes", id_, field, reason)
-            continue
-        if around.has_plugins:
-            missing = around.missing_plugin(id_, service_id)
-            steps = around.plugins.steps(id_, service_id)
-        records.add(record_of(row, service, protocols, flavor, missing, steps))
-        number += 1
-    return table, records
+                self._faults.add("routes", id_, field, reason)
+            return
+        missing: str | None = None
+        steps: tuple[StepRecord, ...] = ()
+        if self._around.has_plugins:
+            missing = self._around.missing_plugin(id_, service_id)
+            steps = self._around.plugins.steps(id_, service_id)
+        self.records.add(record_of(row, service, protocols, self._flavor, missing, steps))
+        self._number += 1

@@ -33,6 +33,7 @@ from __future__ import annotations
 import mmap
 import os
 import time
+from array import array
 from collections.abc import Mapping, Sequence
 from enum import IntEnum, IntFlag
 from hashlib import sha256
@@ -115,6 +116,14 @@ class RouteRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What its requests pass; the numbers are those of the whole image, also in an overlay."""
 
 
+def packed_tail(missing_plugin: str | None, plugins: tuple[StepRecord, ...]) -> bytes:
+    """The last two fields of a packed `RouteRecord`."""
+    return _encode(missing_plugin) + _encode(plugins)
+
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
 class ServiceRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
     id: str
     name: str | None
@@ -143,7 +152,7 @@ class Records:
     def __init__(self) -> None:
         self._encoder = msgspec.msgpack.Encoder()
         self._data = bytearray()
-        self._offsets = [0]
+        self._offsets = array("I", [0])
 
     def add(self, record: RouteRecord | ServiceRecord | PluginRecord) -> int:
         """Append *record*; returns its number."""
@@ -151,9 +160,16 @@ class Records:
         self._offsets.append(len(self._data))
         return len(self._offsets) - 2
 
+    def extend(self, records: bytes, ends: bytes) -> None:
+        """Append records that are encoded already; *ends* are 32-bit integers, counted from their begin."""
+        begin = len(self._data)
+        self._data += records
+        found = array("I", ends)
+        self._offsets += array("I", [begin + end for end in found]) if begin else found
+
     def pack(self) -> bytes:
-        count = len(self._offsets)
-        return Struct(f"<I{count}I").pack(count - 1, *self._offsets) + self._data
+        offsets = array("I", [len(self._offsets) - 1]) + self._offsets
+        return b"".join((offsets.tobytes(), self._data))
 
 
 def pack_image(

@@ -85,14 +85,6 @@ def add_route(table: TableBuilder, number: int, row: RouteRow, flavor: str) -> i
         return mask
     if flavor == "traditional" and any("*" in sni for sni in row.snis or ()):
         raise RouteRefused(list(refusals(row, unserved_of("routes", flavor))))
-    if row.headers is None and row.snis is None:
-        try:
-            if table.add_plain(number, row.hosts, row.paths, row.methods, row.created_at, row.id):
-                return mask
-        except ValueError as error:
-            raise RouteRefused(
-                list(refusals(row, unserved_of("routes", flavor))) or [("", str(error))]
-            ) from None
     paths = [path.encode() for path in row.paths or ()]
     regexes = [path[1:] for path in paths if path.startswith(b"~")]
     if regexes:
