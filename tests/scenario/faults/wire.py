@@ -95,8 +95,7 @@ class Wire:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        self._call(self._close)
-        self._await(self._gather())
+        self._await(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_DEADLINE_S)
         self._loop.close()
@@ -192,7 +191,15 @@ class Wire:
             if end.transport is not None:
                 reset(end.transport)
 
-    async def _gather(self) -> None:
+    async def _close(self) -> None:
+        assert self._server is not None
+        # asyncio loses a connection that it has accepted but not yet made when the server closes.
+        for sock in self._server.sockets:
+            self._loop.remove_reader(sock.fileno())
+        for _ in range(_LAST_TURNS):
+            await asyncio.sleep(0)
+        self._server.close()
+        self._cut()
         for task in self._waiting:
             task.cancel()
         await asyncio.gather(*self._waiting, return_exceptions=True)
@@ -201,11 +208,6 @@ class Wire:
             self._cut()
             await asyncio.sleep(0)
         await asyncio.gather(*(end.gone.wait() for end in self.ends))
-
-    def _close(self) -> None:
-        assert self._server is not None
-        self._server.close()
-        self._cut()
 
     def _call(self, work: Callable[[], object]) -> None:
         async def run() -> None:
