@@ -161,11 +161,16 @@ def settled_version(admin: Admin) -> int:
 
 
 def ask_until(
-    client: Client, path: str, is_new: Callable[[int, bytes], bool], *, deadline_s: float = 5.0
+    client: Client,
+    path: str,
+    is_new: Callable[[int, bytes], bool],
+    *,
+    deadline_s: float = 5.0,
+    pause_s: float = _BETWEEN_QUESTIONS_S,
 ) -> float:
     """GET *path* again and again until the answer *is_new*; return when that was, in monotonic seconds.
 
-    Half a millisecond lies between two requests, so that the question does not slow down the answer.
+    *pause_s* lies between two requests, so that the question does not slow down the answer.
     """
     until = time.monotonic() + deadline_s
     while True:
@@ -180,7 +185,7 @@ def ask_until(
             raise BenchError(
                 f"GET {path} was still answered by {status} {body[:80]!r} after {deadline_s:g} s"
             )
-        time.sleep(_BETWEEN_QUESTIONS_S)
+        time.sleep(pause_s)
 
 
 def make_key_pair(directory: Path) -> None:

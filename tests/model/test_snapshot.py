@@ -199,6 +199,35 @@ def test_a_delta_survives_the_journey(one: Store, other: Store) -> None:
     assert left.patch(delta, version=2) == right
 
 
+#: Of one shard, some with names that begin like others.
+TOGETHER = [
+    (kind, id_)
+    for kind in KINDS
+    for id_ in (f"{number}{end}" for number in range(10_000) for end in ("", "-a"))
+    if zlib.crc32(f"{kind} {id_}".encode()) % 256 == 7
+][:60]
+
+
+@unhurried
+@given(
+    st.dictionaries(st.sampled_from(TOGETHER), contents, max_size=40),
+    st.dictionaries(st.sampled_from(TOGETHER), st.none() | contents, max_size=40),
+)
+def test_many_changes_of_one_shard_are_as_many_single_ones(
+    before: Store, wanted: dict[tuple[str, str], dict[str, Any] | None]
+) -> None:
+    start = snapshot_of(1, before)
+    changes = changes_of(2, list(wanted.items()))
+    after = {key: content for key, content in (before | wanted).items() if content is not None}
+    expected = snapshot_of(1 + len(changes), after)
+    assert start.apply(changes) == expected
+    one_by_one = start
+    for change in changes:
+        one_by_one = one_by_one.apply([change])
+    assert one_by_one == expected
+    assert one_by_one.counts() == start.apply(changes).counts() == expected.counts()
+
+
 def test_a_damaged_delta_is_refused() -> None:
     packed = pack_delta({b"services a": None})
     with pytest.raises(SnapshotError, match="damaged"):

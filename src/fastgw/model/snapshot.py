@@ -44,6 +44,8 @@ CONFIG_HASH_HEX_LENGTH: Final = 32
 DOCUMENT_LIMIT_BYTES: Final = 256 * 1024 * 1024
 SHARDS: Final = 256
 _EMPTY_HASH: Final = bytes(32)
+_FEW: Final = 8
+"""Changes of one shard that are made one by one."""
 _PARTS: Final = ((256 * 1024, 1), (4 * 1024 * 1024, 16), (DOCUMENT_LIMIT_BYTES, SHARDS))
 """(largest document in bytes, packed parts): few for a small one, whose lines compress better together."""
 
@@ -89,19 +91,24 @@ class Snapshot:
 
     __slots__ = ("_counts", "_parts", "_shards", "digest", "version")
 
-    def __init__(self, version: int, shards: Sequence[_Shard], parts: Sequence[bytes | None] = ()) -> None:
+    def __init__(
+        self,
+        version: int,
+        shards: Sequence[_Shard],
+        parts: Sequence[bytes | None] = (),
+        counts: Mapping[str, int] | None = None,
+    ) -> None:
         """Internal: use `from_rows`, `decode`, `unpack`, `apply` or `patch`.
 
         Args:
             parts: those of the packed form that are known.
+            counts: of the entities, by kind; None: they are to be counted.
         """
         self.version = version
         self._shards = tuple(shards)
         self._parts: Sequence[bytes | None] = parts
-        counts: dict[str, int] = {}
-        for shard in self._shards:
-            for kind, count in shard.counts.items():
-                counts[kind] = counts.get(kind, 0) + count
+        if counts is None:
+            counts = _sum([shard.counts for shard in self._shards])
         self._counts = {kind: count for kind, count in sorted(counts.items()) if count}
         self.digest = (
             sha256(b"".join([shard.hash for shard in self._shards])).hexdigest()
@@ -236,23 +243,16 @@ class Snapshot:
             touched.setdefault(_shard_of(key), []).append(key)
         shards = list(self._shards)
         parts = list(self._parts)
+        total = dict(self._counts)
         for number, keys in touched.items():
-            lines, counts = _lines_of(shards[number].data), dict(shards[number].counts)
-            for key in keys:
-                kind = key[: key.index(b" ")].decode()
-                line, place = delta[key], bisect_left(lines, key + b" ")
-                if place < len(lines) and lines[place].startswith(key + b" "):
-                    del lines[place]
-                    counts[kind] -= 1
-                if line is not None:
-                    lines.insert(place, line)
-                    counts[kind] = counts.get(kind, 0) + 1
-            data = b"\n".join([*lines, b""])
-            held = {kind: count for kind, count in counts.items() if count}
+            replace = _replace_few if len(keys) <= _FEW else _replace_many
+            data, gained = replace(shards[number].data, delta, keys)
+            held = {kind: count for kind, count in _sum([shards[number].counts, gained]).items() if count}
             shards[number] = _Shard(data, sha256(data).digest(), held) if held else _EMPTY
+            total = _sum([total, gained])
             if parts:
                 parts[number * len(parts) // SHARDS] = None
-        return Snapshot(version, shards, parts)
+        return Snapshot(version, shards, parts, total)
 
     def delta(self, other: Snapshot) -> dict[bytes, bytes | None]:
         """What leads from this snapshot to *other*; looks only into shards that differ."""
@@ -444,20 +444,67 @@ def _row_of(line: bytes) -> Row:
 
 
 def _find_line(data: bytes, key: bytes) -> bytes | None:
-    """The line of *key* in a shard; halves what is left, for a shard of a large table has 400 lines."""
+    """The line of *key* in a shard."""
+    begin, end = _place_of(data, key)
+    return data[begin : end - 1] if begin < end else None
+
+
+def _place_of(data: bytes, key: bytes) -> tuple[int, int]:
+    """Where the line of *key* begins, and where the next one does; the same twice where it would stand.
+
+    Halves what is left, for a shard of a large table has 400 lines.
+    """
     key += b" "
     low, high = 0, len(data)  # where lines begin, or the end
     while low < high:
         start = data.rfind(b"\n", low, (low + high) // 2) + 1 or low
-        end = data.index(b"\n", start)
+        end = data.index(b"\n", start) + 1
         found = data[start : start + len(key)]
         if found == key:
-            return data[start:end]
+            return start, end
         if found < key:
-            low = end + 1
+            low = end
         else:
             high = start
-    return None
+    return low, low
+
+
+def _replace_few(data: bytes, delta: Delta, keys: Iterable[bytes]) -> tuple[bytes, dict[str, int]]:
+    """A shard's lines with those of *keys* as *delta* has them, and how many entities that gains, by kind.
+
+    Each key costs a copy of the whole, which is still cheaper than taking it apart.
+    """
+    gained: dict[str, int] = {}
+    for key in keys:
+        line = delta[key]
+        begin, end = _place_of(data, key)
+        put = b"" if line is None else line + b"\n"
+        whole = memoryview(data)
+        data = b"".join((whole[:begin], put, whole[end:]))
+        kind = key[: key.index(b" ")].decode()
+        gained[kind] = gained.get(kind, 0) + (line is not None) - (begin < end)
+    return data, gained
+
+
+def _replace_many(data: bytes, delta: Delta, keys: Iterable[bytes]) -> tuple[bytes, dict[str, int]]:
+    """The same for many keys: the lines are taken apart once."""
+    gained: dict[str, int] = {}
+    lines = _lines_of(data)
+    for key in keys:
+        line, place = delta[key], bisect_left(lines, key + b" ")
+        was_there = place < len(lines) and lines[place].startswith(key + b" ")
+        lines[place : place + was_there] = [] if line is None else [line]
+        kind = key[: key.index(b" ")].decode()
+        gained[kind] = gained.get(kind, 0) + (line is not None) - was_there
+    return b"\n".join([*lines, b""]), gained
+
+
+def _sum(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for some in counts:
+        for kind, count in some.items():
+            total[kind] = total.get(kind, 0) + count
+    return total
 
 
 def _make_shard(lines: list[bytes], version: int) -> _Shard:
