@@ -56,6 +56,7 @@ class CythonBuildExt(build_ext):
             self.extensions,
             include_path=["src"],
             annotate=DEBUG,
+            nthreads=os.cpu_count() or 1,
             compiler_directives={
                 "language_level": 3,
                 "freethreading_compatible": False,
@@ -74,15 +75,18 @@ class CythonBuildExt(build_ext):
         super().build_extensions()
 
 
-setup(
-    cmdclass={"build_ext": CythonBuildExt},
-    ext_modules=[
-        Extension(
-            name,
-            [f"src/{name.replace('.', '/')}.pyx"],
-            extra_compile_args=["-O0", "-g"] if DEBUG else ["-O2", "-fno-plt"],
-            define_macros=[("CYTHON_TRACE_NOGIL", "1")] if DEBUG else [],
-        )
-        for name in MODULES
-    ],
-)
+# A process that translates may import this file, to begin with.
+if __name__ == "__main__":
+    setup(
+        cmdclass={"build_ext": CythonBuildExt},
+        ext_modules=[
+            Extension(
+                name,
+                [f"src/{name.replace('.', '/')}.pyx"],
+                # Debugging information would be three quarters of a wheel, and a third of its build.
+                extra_compile_args=["-O0", "-g"] if DEBUG else ["-O2", "-g0", "-fno-plt"],
+                define_macros=[("CYTHON_TRACE_NOGIL", "1")] if DEBUG else [],
+            )
+            for name in MODULES
+        ],
+    )

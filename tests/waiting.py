@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import random
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, TypeVar
 
 POLL_S: Final = 0.01
+_LOWEST_PORT: Final = 10_240
+_SHARES: Final = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_SHARE: Final = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_given_ports: set[int] = set()
 
 T = TypeVar("T")
 
@@ -29,13 +36,28 @@ def wait_until(predicate: Callable[[], T], deadline_s: float, what: str) -> T:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Find a TCP port that nobody listens on; another process may take it before the caller does."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((host, 0))
-        port = probe.getsockname()[1]
-    assert isinstance(port, int)
-    return port
+    """A port that nobody has, nor gets by chance: the system gives out others when it chooses itself.
+
+    So that a process that was ended finds its port free when it is started again. Test processes that run
+    beside each other choose among different ones.
+    """
+    limits = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii").split()
+    ports = range(_LOWEST_PORT + _SHARE, int(limits[0]), _SHARES)
+    for _ in range(1000):
+        port = random.choice(ports)
+        if port in _given_ports:
+            continue
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+                # Bound is not enough: a listener on all addresses shows itself only here.
+                probe.listen(1)
+            except OSError:
+                continue
+        _given_ports.add(port)
+        return port
+    raise AssertionError("no free port")
 
 
 def is_listening(port: int, host: str = "127.0.0.1") -> bool:

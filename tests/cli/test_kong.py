@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from tests.cli.running import environment
-from tests.scenario.process import HOST, free_port
-from tests.waiting import wait_until
+from tests.scenario.process import HOST
+from tests.waiting import free_port, wait_until
 
 EMPTY = '_format_version: "3.0"\n'
 

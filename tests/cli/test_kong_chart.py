@@ -17,8 +17,8 @@ from fastgw.settings.kong_names import is_kong_name
 from fastgw.settings.sources import gather
 from tests.cli.running import environment
 from tests.postgres import PgDatabase
-from tests.scenario.process import HOST, free_port
-from tests.waiting import wait_until
+from tests.scenario.process import HOST
+from tests.waiting import free_port, wait_until
 
 VECTOR: Final = Path(__file__).with_name("kong_chart_3_4_1.yaml")
 RELEASES: Final[dict[str, Any]] = yaml.safe_load(VECTOR.read_text("utf-8"))

@@ -22,8 +22,8 @@ from types import TracebackType
 from typing import Final, NamedTuple, Self, TypeVar
 
 from tests.scenario.nodes import ControlPlane, DataPlane, Upstream
-from tests.scenario.process import HOST, START_S, STOP_S, Place, Process, free_port, pids_with
-from tests.waiting import wait_until
+from tests.scenario.process import HOST, START_S, STOP_S, Place, Process, pids_with
+from tests.waiting import free_port, wait_until
 
 _P = TypeVar("_P", bound=Process)
 

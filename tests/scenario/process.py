@@ -6,10 +6,8 @@ inherit a variable with the process's token, and /proc tells who has it.
 
 from __future__ import annotations
 
-import random
 import re
 import signal
-import socket
 import subprocess
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -28,9 +26,7 @@ SERVED_S: Final = 10.0
 """From a write to the answer by what was written: a bound for busy machines, not a promise."""
 
 _TOKEN: Final = "SCENARIO_PROCESS"
-_LOWEST_PORT: Final = 10_240
 _SHOWN_LINES: Final = 100
-_given_ports: set[int] = set()
 _T = TypeVar("_T")
 
 
@@ -183,29 +179,6 @@ class Process:
             return result
 
         return wait_until(ask, deadline_s, f"{self.name}: {what}")
-
-
-def free_port() -> int:
-    """A port that nobody has, nor gets by chance: the system gives out others when it chooses itself.
-
-    So that a process that was ended finds its port free when it is started again.
-    """
-    limits = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii").split()
-    for _ in range(1000):
-        port = random.randrange(_LOWEST_PORT, int(limits[0]))
-        if port in _given_ports:
-            continue
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port))
-                # Bound is not enough: a listener on all addresses shows itself only here.
-                probe.listen(1)
-            except OSError:
-                continue
-        _given_ports.add(port)
-        return port
-    raise AssertionError("no free port")
 
 
 def pids_with(token: str) -> list[int]:

@@ -13,8 +13,7 @@ import pytest
 from tests.scenario.conftest import prepared_storage
 from tests.scenario.harness import Pair, Stage, fastgw
 from tests.scenario.nodes import ControlPlane, DataPlane
-from tests.scenario.process import free_port
-from tests.waiting import wait_until
+from tests.waiting import free_port, wait_until
 
 _NO_FILE: Final = ("--conf", os.devnull)
 

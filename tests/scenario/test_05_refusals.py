@@ -12,8 +12,9 @@ from typing import Final
 import pytest
 
 from tests.scenario.harness import Pair, Stage
-from tests.scenario.process import HOST, Process, free_port
+from tests.scenario.process import HOST, Process
 from tests.tls.certificates import make_pair
+from tests.waiting import free_port
 
 _CONSOLE: Final = {"admin_error_log": "/dev/stderr", "proxy_error_log": "/dev/stderr"}
 

@@ -7,7 +7,8 @@ import socket
 from pathlib import Path
 
 from tests.scenario.harness import Stage
-from tests.scenario.process import HOST, free_port
+from tests.scenario.process import HOST
+from tests.waiting import free_port
 
 _FILE = """
 _format_version: "3.0"

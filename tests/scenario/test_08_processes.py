@@ -10,8 +10,8 @@ import httpx
 
 from tests.scenario.harness import Pair, Stage, fastgw
 from tests.scenario.nodes import DataPlane
-from tests.scenario.process import HOST, free_port
-from tests.waiting import is_listening, wait_until
+from tests.scenario.process import HOST
+from tests.waiting import free_port, is_listening, wait_until
 
 
 def serving(stage: Stage, pair: Pair, upstream: str, workers: int) -> DataPlane:

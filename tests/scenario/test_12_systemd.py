@@ -16,8 +16,8 @@ import httpx
 import pytest
 
 from tests.obs.listening_manager import ListeningManager
-from tests.scenario.process import HOST, Place, Process, free_port
-from tests.waiting import is_listening
+from tests.scenario.process import HOST, Place, Process
+from tests.waiting import free_port, is_listening
 
 UNITS: Final = Path(__file__).parent.parent.parent / "deploy" / "systemd"
 ROLES: Final = ("cp", "dp")

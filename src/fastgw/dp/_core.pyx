@@ -163,11 +163,9 @@ cdef class ProxyCore:
         self.on_room = on_room
 
     def begin_drain(self, on_drained):
-        """From now on every answer closes its connection; *on_drained* is called when none is left."""
-        self.is_draining = True
+        """From now on every answer closes its connection; *on_drained* is called when the last one ends."""
         self.on_drained = on_drained
-        if not self.downstreams:
-            on_drained()
+        self.is_draining = True
 
     def begin_closing_idle(self):
         """While draining: from now on a connection whose exchange has ended is closed, told so or not."""

@@ -247,10 +247,14 @@ class ProxyServer:
                 close: closing them first would cut a request that is on its way.
         """
         drained = asyncio.Event()
+        self._core.begin_drain(drained.set)
         await self._acceptor.close()
         for _ in range(2):
             await asyncio.sleep(0)  # connections that were just accepted are made in a turn of their own
-        self._core.begin_drain(drained.set)
+        if self._core.downstreams:
+            drained.clear()
+        else:
+            drained.set()
         idle_s = min(idle_s, deadline_s)
         if not await _came(drained, idle_s):
             self._core.begin_closing_idle()

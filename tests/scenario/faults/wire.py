@@ -17,7 +17,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
-from tests.scenario.process import HOST, free_port
+from tests.scenario.process import HOST
+from tests.waiting import free_port
 
 Direction = Literal["up", "down"]
 _DEADLINE_S: Final = 15.0
