@@ -358,6 +358,29 @@ def test_what_cannot_be_served_is_refused_and_leaves_nothing(route: Route, messa
     assert builder.freeze() == empty
 
 
+@pytest.mark.parametrize("order", [[3, 0, 2, 1, 4], [0, 1, 2, 3, 4], [4, 3, 2, 1, 0]])
+@pytest.mark.parametrize("key", ["a.com", "*.com", "a.*"])
+def test_one_host_with_many_ports(key: str, order: list[int]) -> None:
+    ports = [None, 1, 80, 443, 65535]
+    builder = TableBuilder()
+    for number in order + order:
+        host = key if ports[number] is None else f"{key}:{ports[number]}"
+        # Any port is the youngest, and loses to one that is named.
+        age = int(ports[number] is None)
+        builder.add(
+            number,
+            hosts=[host.encode()],
+            paths=[],
+            methods=[],
+            created_at=age,
+            key=number.to_bytes(16, "big"),
+        )
+    table = Table(builder.freeze())
+    for number, port in enumerate(ports):
+        asked = b"a.com:%d" % (8080 if port is None else port)
+        assert table.match(b"GET", asked, b"/") == (number, 0)
+
+
 def test_a_key_has_16_bytes() -> None:
     with pytest.raises(ValueError, match="15 bytes, not 16"):
         TableBuilder().add(0, hosts=[], paths=[b"/"], methods=[], created_at=0, key=bytes(15))

@@ -30,13 +30,14 @@ cdef class Interner:
 cdef struct Pattern:
     uint32_t key                      # its number among the keys
     int32_t port                      # -1: any
-    uint32_t other                    # the next pattern of the same key; 0: none
+    uint32_t other                    # one more pattern of the same key; 0: none
     uint32_t alone                    # number + 1 of the conditions of routes with this host and no other; 0: unknown
 
 
 # Numbers patterns from 1: 0 is that of any host.
 cdef class Patterns:
     cdef Interner keys                # tagged by HOST_*; `value` is the first pattern
+    cdef Interner others              # key and port of all that are not the first of their key; `value` is the pattern
     cdef Pattern* patterns
     cdef Py_ssize_t count, room
 

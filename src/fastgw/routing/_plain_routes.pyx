@@ -183,7 +183,7 @@ cdef bint read_protocols(const Texts* texts, uint32_t* out) noexcept nogil:
     return True
 
 
-# Each of these takes what it is named after and moves on, or takes nothing.
+# Each of these takes what it is named after and moves on. Where one fails that is no literal, the line is given up.
 
 cdef inline bint literal(Cursor* at, const char* text) noexcept nogil:
     cdef Py_ssize_t n = strlen(text)
@@ -325,7 +325,8 @@ cdef inline int put_byte(Output out, uint8_t byte) except -1:
 
 
 cdef int put_big_endian(Output out, uint8_t kind, uint32_t value, int size) except -1:
-    cdef uint8_t* at = out.data + out.reserve(1 + size, 1)
+    cdef Py_ssize_t begin = out.reserve(1 + size, 1)
+    cdef uint8_t* at = out.data + begin
     at[0] = kind
     while size:
         at[size] = value & 0xFF
