@@ -188,13 +188,15 @@ class Publisher:
                 if changes is None:
                     log.notice("the journal does not go on from version %d: reading everything", head.version)
                     break
-                if not changes:
+                if changes:
+                    version, at = changes[-1].version, changes[-1].at
+                    delta = await _off_loop(len(changes), make_delta, changes)
+                    head = await _off_loop(len(delta), head.patch, delta, version=version)
+                    if self._since is not None:
+                        self._since = self._since | delta if len(self._since) < _SINCE_LIMIT else None
+                if len(changes) <= _CHANGES_ON_LOOP:
+                    # These were all. Where there are many, more have come while they were read.
                     return head, at
-                version, at = changes[-1].version, changes[-1].at
-                delta = await _off_loop(len(changes), make_delta, changes)
-                head = await _off_loop(len(delta), head.patch, delta, version=version)
-                if self._since is not None:
-                    self._since = self._since | delta if len(self._since) < _SINCE_LIMIT else None
         with no_collection():
             version, at, rows = await self._storage.load_newest()
             self._since = None

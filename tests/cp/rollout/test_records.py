@@ -39,12 +39,16 @@ async def test_what_is_kept_comes_back_whole(database: Database) -> None:
     storage = await database.open()
     marks = {"x": Mark(hostname="h", version=8, since=Answered(1, 2), before=None)}
     rollout = a_rollout(marks=marks)
+    async with storage.read_records() as connection:
+        assert (await records.fetch_standing(connection, storage.dialect))[::2] == (None, False)
     await insert(storage, rollout, BASE)
     async with storage.read_records() as connection:
         assert await records.fetch_running(connection) == rollout
+        running, now, is_any = await records.fetch_standing(connection, storage.dialect)
+        assert (running, is_any) == (rollout, True)
+        assert abs(now - time.time()) < 60
         assert await records.fetch(connection, rollout.id) == rollout
         assert await records.load_base(connection, rollout.id) == BASE
-        assert abs(await records.read_now(connection, storage.dialect) - time.time()) < 60
         assert await records.fetch(connection, "none") is None
     assert await storage.version() == 0  # it makes no version
 

@@ -17,7 +17,7 @@ import pytest
 from fastgw.cp.storage import file_lock, sqlite
 from fastgw.cp.storage.file_lock import FileLock
 from fastgw.cp.storage.sqlite import SqliteConnection, SqliteStorage
-from fastgw.errors import StorageUnavailable
+from fastgw.errors import StorageError, StorageUnavailable
 from tests.cp.storage.rows import insert, loaded, make_service
 
 pytestmark = pytest.mark.anyio
@@ -221,3 +221,42 @@ async def test_a_shell_that_holds_the_file_has_a_deadline(
     shell.close()
     assert await insert(storage, "services", make_service("a")) == 1
     await storage.close()
+
+
+async def test_what_answers_nothing_travels_with_what_does(tmp_path: Path) -> None:
+    connection = SqliteConnection(tmp_path / "db", "test")
+    await connection.open()
+    await connection.execute("CREATE TABLE t (n INTEGER PRIMARY KEY)")
+
+    async def add(*numbers: int) -> None:
+        connection.begin("BEGIN IMMEDIATE")
+        for number in numbers:
+            await connection.execute_later("INSERT INTO t (n) VALUES ($1)", number)
+
+    async def kept() -> list[int]:
+        return [number for (number,) in await connection.fetch("SELECT n FROM t ORDER BY n")]
+
+    # With the next statement, or with the commit.
+    await add(1)
+    assert await kept() == [1]
+    await connection.commit()
+    await add(2)
+    await connection.commit()
+    # With nothing, if it is given up.
+    await add(3)
+    connection.abandon()
+    assert await kept() == [1, 2]
+    connection.begin("BEGIN")
+    await connection.commit()
+    assert await kept() == [1, 2]
+    # A fault is the next one's, and keeps all from being kept.
+    await add(4, 2, 5)
+    with pytest.raises(StorageError, match="UNIQUE"):
+        await connection.commit()
+    connection.abandon()
+    assert await kept() == [1, 2]
+    # More of them than wait.
+    await add(*range(10, 210))
+    await connection.commit()
+    assert len(await kept()) == 202
+    await connection.close()

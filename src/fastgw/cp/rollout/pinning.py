@@ -84,6 +84,8 @@ class Pinning:
         self._turn = asyncio.Lock()
         self.now_s = 0.0
         """Unix seconds by the database's clock, when it was asked last."""
+        self._is_any = True
+        """Whether there was any rollout then."""
 
     async def refresh(self) -> Rollout | None:
         """Read which rollout runs, have the hub go by it, and return it.
@@ -95,8 +97,9 @@ class Pinning:
         async with self._turn:
             pin = self._hub.pin
             async with self._storage.read_records() as connection:
-                running = await records.fetch_running(connection)
-                self.now_s = await records.read_now(connection, self._storage.dialect)
+                running, self.now_s, self._is_any = await records.fetch_standing(
+                    connection, self._storage.dialect
+                )
                 ended = None
                 if pin is not None and (running is None or running.id != pin.rollout.id):
                     ended = await records.fetch(connection, pin.rollout.id)
@@ -117,9 +120,13 @@ class Pinning:
     async def is_given_up(self, version: int) -> bool:
         """Whether a version was under test in a rollout that went back; what it went back to is there, too.
 
+        To be asked after `refresh`.
+
         Raises:
             StorageError: it cannot be told.
         """
+        if not self._is_any:
+            return False
         async with self._storage.read_records() as connection:
             newest = await records.list_newest(connection, _LOOKED_AT)
         return any(

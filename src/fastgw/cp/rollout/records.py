@@ -7,7 +7,7 @@ whole beside a rollout that runs: the journal may know of a row only that it was
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -19,18 +19,30 @@ KEEP_ROLLOUTS: Final = 100
 """So many that are over are kept."""
 _PART_BYTES: Final = 1024 * 1024
 _NOW: Final = {
-    "sqlite": "SELECT (julianday('now') - 2440587.5) * 86400.0",
-    "postgres": "SELECT extract(epoch FROM clock_timestamp())::float8",
+    "sqlite": "(julianday('now') - 2440587.5) * 86400.0",
+    "postgres": "extract(epoch FROM clock_timestamp())::float8",
 }
 
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(Rollout).decode
 
 
-async def read_now(connection: Connection, dialect: Dialect) -> float:
+class Standing(NamedTuple):
+    """What stands in the database at one moment."""
+
+    running: Rollout | None
+    now: float
     """Unix seconds by the database's clock."""
-    ((now,),) = await connection.fetch(_NOW[dialect])
-    return float(now)
+    is_any: bool
+    """Whether there is any rollout, over or not."""
+
+
+async def fetch_standing(connection: Connection, dialect: Dialect) -> Standing:
+    ((doc, now, is_any),) = await connection.fetch(
+        f"SELECT (SELECT doc FROM rollouts WHERE running = 1), {_NOW[dialect]}, "
+        "EXISTS (SELECT 1 FROM rollouts)"
+    )
+    return Standing(None if doc is None else _decode(doc), float(now), bool(is_any))
 
 
 async def fetch_running(connection: Connection) -> Rollout | None:

@@ -57,6 +57,7 @@ _FETCH_CHANGES: Final = (
 )
 
 _FETCH_WRITTEN_AT: Final = "SELECT at FROM journal WHERE version = $1 ORDER BY seq LIMIT 1"
+_FETCH_STATE: Final = f"SELECT version, trimmed, ({_FETCH_WRITTEN_AT}) FROM cluster"
 _NO_SEQ: Final = 2**62
 _FETCH_HISTORY: Final = (
     "SELECT version, seq, at, actor, entity, entity_id, op, after FROM journal "
@@ -169,10 +170,10 @@ class SqlStorage(Storage):
         self, version: int, limit: int = CHANGES_LIMIT, *, at: float | None = None
     ) -> list[Change] | None:
         async with self._view() as connection:
-            current, _, trimmed = await read_state(connection)
+            ((current, trimmed, written_at),) = await connection.fetch(_FETCH_STATE, version)
             if not trimmed <= version <= current:
                 return None
-            if at is not None and await _written_at(connection, version) not in (None, at):
+            if at is not None and written_at not in (None, at):
                 return None
             changes: list[Change] = []
             last_seq = 0

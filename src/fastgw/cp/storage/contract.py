@@ -37,6 +37,9 @@ class Connection(Protocol):
 
     async def execute(self, sql: str, *arguments: Any) -> None: ...
 
+    async def execute_later(self, sql: str, *arguments: Any) -> None:
+        """Execute it before the next statement or the commit: if it fails, so does that one."""
+
     async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None: ...
 
 

@@ -139,6 +139,9 @@ class PostgresConnection:
         with self._server.clear_errors():
             await self._connection.execute(sql, *arguments)
 
+    # A statement that waits for another is no journey less here.
+    execute_later = execute
+
     async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         with self._server.clear_errors():
             await self._connection.executemany(sql, rows)

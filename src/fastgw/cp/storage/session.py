@@ -210,7 +210,7 @@ class SqlWriter(SqlReader, Writer):
     async def insert(self, entity: str, row: Row) -> None:
         table = self._table(entity)
         await self._check(table, row, is_new=True)
-        await self._connection.execute(table.insert, *table.values(row))
+        await self._connection.execute_later(table.insert, *table.values(row))
         await self._insert_tags(entity, row)
         await self._note(entity, row["id"], "create", row)
 
@@ -219,9 +219,9 @@ class SqlWriter(SqlReader, Writer):
         obstacle = await self._check(table, row, is_new=False)
         if obstacle is not None:
             return obstacle == "same"
-        await self._connection.execute(table.update, *table.values(row))
+        await self._connection.execute_later(table.update, *table.values(row))
         if "tags" in table.entity.fields:
-            await self._connection.execute(_DELETE_TAGS, entity, row["id"])
+            await self._connection.execute_later(_DELETE_TAGS, entity, row["id"])
             await self._insert_tags(entity, row)
         await self._note(entity, row["id"], "update", row)
         return True
@@ -231,9 +231,9 @@ class SqlWriter(SqlReader, Writer):
             return False
         # All obstacles are looked for before the first row goes.
         for doomed, doomed_id in await self._find_doomed(entity, id_):
-            await self._connection.execute(doomed.delete, doomed_id)
+            await self._connection.execute_later(doomed.delete, doomed_id)
             if "tags" in doomed.entity.fields:
-                await self._connection.execute(_DELETE_TAGS, doomed.entity.name, doomed_id)
+                await self._connection.execute_later(_DELETE_TAGS, doomed.entity.name, doomed_id)
             await self._note(doomed.entity.name, doomed_id, "delete", None)
         return True
 
@@ -334,7 +334,7 @@ class SqlWriter(SqlReader, Writer):
         await self._write_journal()
         if self.version % self._limits.trim_every == 0:
             await self._trim()
-        await self._connection.execute(
+        await self._connection.execute_later(
             "UPDATE cluster SET version = $1, seq = $2, trimmed = $3", self.version, self._seq, self._trimmed
         )
 
@@ -379,9 +379,7 @@ class SqlWriter(SqlReader, Writer):
     async def _insert_tags(self, entity: str, row: Row) -> None:
         tags = row.get("tags")
         if tags:
-            await self._connection.execute_many(
-                _INSERT_TAG, [(entity, tag, row["id"]) for tag in dict.fromkeys(tags)]
-            )
+            await self._insert_rows(_INSERT_TAG, [(entity, tag, row["id"]) for tag in dict.fromkeys(tags)])
 
     async def _note(self, entity: str, id_: str, op: Operation, after: Row | None) -> None:
         self.changed = True
@@ -392,8 +390,14 @@ class SqlWriter(SqlReader, Writer):
             await self._write_journal()
 
     async def _write_journal(self) -> None:
-        await self._connection.execute_many(_INSERT_JOURNAL, self._unwritten)
+        await self._insert_rows(_INSERT_JOURNAL, self._unwritten)
         self._unwritten.clear()
+
+    async def _insert_rows(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        if len(rows) == 1:
+            await self._connection.execute_later(sql, *rows[0])
+        elif rows:
+            await self._connection.execute_many(sql, rows)
 
     async def trim_history(self) -> None:
         await self._trim()

@@ -5,7 +5,8 @@ control plane on the same file is refused, by a lock on a file beside it. An emp
 
 The one complication: sqlite3 blocks, so each connection lives in a thread of its own, and calls queue up in
 front of it: one for the writer, a few for readers. That queue also makes cancellation safe: the rollback of
-a caller who went away is put behind its last statement and before anybody else's first.
+a caller who went away is put behind its last statement and before anybody else's first. A journey there and
+back costs more than most statements, so what answers nothing travels with what does (`execute_later`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
 from fastgw.cp.storage.base import SqlStorage, in_turn
 from fastgw.cp.storage.contract import Connection
@@ -35,7 +36,17 @@ _READER_WAIT_S: Final = 10.0
 _BUSY_MS: Final = 5_000
 _MIGRATION_LOCK_WAIT_S: Final = 30.0
 
+_LATER_LIMIT: Final = 64
+
 T = TypeVar("T")
+
+
+class _Before(NamedTuple):
+    """What a journey to the thread takes along, to be done first."""
+
+    begin: str | None
+    """The statement that begins a transaction, if none is begun."""
+    later: Sequence[tuple[str, Sequence[Any]]]
 
 
 class SqliteConnection:
@@ -46,6 +57,7 @@ class SqliteConnection:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"sqlite-{name}")
         self._connection: sqlite3.Connection | None = None
         self._to_begin: str | None = None
+        self._later: list[tuple[str, Sequence[Any]]] = []
         # Of the thread, all others are of the loop.
         self._is_begun = False
         self._is_closed = False
@@ -58,22 +70,28 @@ class SqliteConnection:
         self._to_begin = sql
 
     async def fetch(self, sql: str, *arguments: Any) -> list[tuple[Any, ...]]:
-        return await self._run(self._fetch, self._take_begin(), sql, arguments)
+        return await self._run(self._fetch, self._take(), sql, arguments)
 
     async def execute(self, sql: str, *arguments: Any) -> None:
-        await self._run(self._fetch, self._take_begin(), sql, arguments)
+        await self._run(self._fetch, self._take(), sql, arguments)
+
+    async def execute_later(self, sql: str, *arguments: Any) -> None:
+        self._later.append((sql, arguments))
+        if len(self._later) == _LATER_LIMIT:
+            await self._run(self._ready, self._take())
 
     async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
-        await self._run(self._execute_many, self._take_begin(), sql, list(rows))
+        await self._run(self._execute_many, self._take(), sql, list(rows))
 
     async def commit(self, then: Callable[[], None] = lambda: None) -> None:
         """Commit; *then* runs in the thread right after, even if the caller has been cancelled."""
-        if self._take_begin() is None:
-            await self._run(self._commit, then)
+        before = self._take()
+        if before.begin is None or before.later:
+            await self._run(self._commit, before, then)
 
     def abandon(self) -> None:
         """Roll back what is open, if anything, before the next statement; does not wait."""
-        self._to_begin = None
+        self._take()
         if not self._is_closed:
             self._executor.submit(self._rollback)
 
@@ -85,9 +103,10 @@ class SqliteConnection:
             self._is_closed = True
             self._executor.shutdown(wait=False)
 
-    def _take_begin(self) -> str | None:
-        begin, self._to_begin = self._to_begin, None
-        return begin
+    def _take(self) -> _Before:
+        before = _Before(self._to_begin, self._later)
+        self._to_begin, self._later = None, []
+        return before
 
     async def _run(self, function: Callable[..., T], *arguments: Any) -> T:
         if self._is_closed:
@@ -111,14 +130,14 @@ class SqliteConnection:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
 
-    def _fetch(self, begin: str | None, sql: str, arguments: Sequence[Any]) -> list[tuple[Any, ...]]:
-        return self._ready(begin).execute(sql, _named(arguments)).fetchall()
+    def _fetch(self, before: _Before, sql: str, arguments: Sequence[Any]) -> list[tuple[Any, ...]]:
+        return self._ready(before).execute(sql, _named(arguments)).fetchall()
 
-    def _execute_many(self, begin: str | None, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        self._ready(begin).executemany(sql, map(_named, rows))
+    def _execute_many(self, before: _Before, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        self._ready(before).executemany(sql, map(_named, rows))
 
-    def _commit(self, then: Callable[[], None]) -> None:
-        self._ready(None).execute("COMMIT")
+    def _commit(self, before: _Before, then: Callable[[], None]) -> None:
+        self._ready(before).execute("COMMIT")
         self._is_begun = False
         then()
 
@@ -127,17 +146,19 @@ class SqliteConnection:
         if self._connection is not None and self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
 
-    def _ready(self, begin: str | None) -> sqlite3.Connection:
-        """Begin if need be, and make sure that a transaction once begun is still there.
+    def _ready(self, before: _Before) -> sqlite3.Connection:
+        """Begin if need be, make sure that a transaction once begun is still there, and do what has waited.
 
         SQLite ends it by itself on some errors of the disk; what came after would be committed on its own.
         """
         assert self._connection is not None
-        if begin is not None:
-            self._connection.execute(begin)
+        if before.begin is not None:
+            self._connection.execute(before.begin)
             self._is_begun = True
         elif self._is_begun and not self._connection.in_transaction:
             raise sqlite3.OperationalError("the transaction was given up")
+        for sql, arguments in before.later:
+            self._connection.execute(sql, _named(arguments))
         return self._connection
 
 
