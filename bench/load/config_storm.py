@@ -3,8 +3,9 @@
 Each change points one route at another service, whose answers carry that service's number. The route is
 asked until the new number comes; only then the next change is made, so no configuration is skipped. A
 generator loads another route all the while: wrk as fast as it is answered, or, with --rate or --share, h2load
-by the clock, and then for as long without a change. Any answer but 200, in either place, and any number that
-is neither the old nor the new one, is a failure.
+by the clock, and then stretches with changes and as long ones without take turns: which connection is whose,
+and how fast the machine is just then, is the same for both. Any answer but 200, in either place, and any
+number that is neither the old nor the new one, is a failure.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import click
 import msgspec
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress, track
 
 from bench.load.gateway import Admin, Client, Gateway, ask_until, settled_version, start_gateway
 from bench.load.generators import BackgroundH2load, BackgroundWrk, LoadResult, percentile
@@ -28,6 +30,9 @@ from bench.load.report import describe_machine, doubts, write_json
 
 _LIMIT_S: Final = 600
 _PEAK_S: Final = 4.0
+_STRETCH: Final = 25
+"""Changes in a row, before a stretch without."""
+_SETTLE_S: Final = 2.0
 _BETWEEN_QUESTIONS_S: Final = 0.002
 """It is the load that is measured here: whether a change has come is asked often enough, and no more."""
 
@@ -44,7 +49,9 @@ class StormReport(msgspec.Struct, frozen=True):
     load: LoadResult
     """What the generator counted meanwhile."""
     quiet: LoadResult | None
-    """The same load for as long without changes; None without a rate."""
+    """The same of the stretches without changes; None without a rate."""
+    failed: int
+    """Requests of all its time."""
     peak: float | None
     """Requests per second that wrk had answered before, without changes; None without --share."""
     rate: float | None
@@ -107,7 +114,7 @@ def main(
         f"{changes} configurations, each served its own answer; applied version + {report.applied_versions};"
         f" write to served: median {percentile(ordered, 50):.1f} ms, p99 {percentile(ordered, 99):.1f} ms\n"
         f"load meanwhile: {report.load.requests} requests in {report.load.duration_s:.1f} s,"
-        f" p99 {report.load.p99_us / 1000:.2f} ms, {report.load.failed} failed"
+        f" p99 {report.load.p99_us / 1000:.2f} ms, {report.failed} failed"
         + (f"; without changes p99 {report.quiet.p99_us / 1000:.2f} ms" if report.quiet is not None else "")
         + (f"; peak {report.peak:.0f} requests per second" if report.peak is not None else ""),
         highlight=False,
@@ -117,7 +124,7 @@ def main(
     console.print(f"Written to {json_path}.")
     for doubt in doubts(machine, {}):
         console.print(f"[yellow]Do not keep these figures: {doubt}.[/]", soft_wrap=True)
-    if report.load.failed or report.applied_versions < changes:
+    if report.failed or report.applied_versions < changes:
         sys.exit(1)
 
 
@@ -139,12 +146,34 @@ class _Load(msgspec.Struct, frozen=True):
             found = generator.stop()
         return found.requests / found.duration_s
 
-    def start(self, url: str) -> BackgroundWrk | BackgroundH2load:
+    def run_beside(self, url: str, change: Callable[[int], None], changes: int) -> tuple[LoadResult, ...]:
+        """Ask *url* while all changes are made.
+
+        Returns:
+            what came meanwhile; by the clock also what came without changes, and in all.
+        """
         if self.rate is None:
-            return BackgroundWrk(url, connections=self.connections, limit_s=_LIMIT_S)
-        return BackgroundH2load(
+            with BackgroundWrk(url, connections=self.connections, limit_s=_LIMIT_S) as wrk:
+                for number in range(1, changes + 1):
+                    change(number)
+                return (wrk.stop(),)
+        loud, quiet = [], []
+        with BackgroundH2load(
             url, connections=self.connections, limit_s=_LIMIT_S, rate=self.rate, log=self.log
-        )
+        ) as h2load:
+            time.sleep(_SETTLE_S)
+            began_s = time.time()
+            for first in range(1, changes + 1, _STRETCH):
+                loud_s = time.time()
+                for number in range(first, min(first + _STRETCH, changes + 1)):
+                    change(number)
+                loud.append((loud_s, time.time()))
+                # What a change leaves to be done in the background belongs to neither.
+                time.sleep(_SETTLE_S)
+                quiet_s = time.time()
+                time.sleep(loud[-1][1] - loud_s)
+                quiet.append((quiet_s, time.time()))
+            return tuple(h2load.stop_and_part(loud, quiet, [(began_s, time.time())]))
 
 
 def _storm(
@@ -163,21 +192,36 @@ def _storm(
         peak = load.peak(url)
         if peak is not None and load.share is not None:
             load = msgspec.structs.replace(load, rate=peak * load.share / 100)
-        began = time.monotonic()
-        with load.start(url) as generator:
-            served_ms = []
-            for number in track(range(1, changes + 1), "changes", console=console):
+        served_ms = []
+        with Progress(console=console) as progress:
+            task = progress.add_task("changes", total=changes)
+
+            def reconnect() -> None:
+                # After so long the control plane has closed it.
+                admin.close()
+
+            def change(number: int) -> None:
+                if number % _STRETCH == 1:
+                    reconnect()
+                began = time.monotonic()
                 served_ms.append(_change(admin, proxy, services, number))
-                time.sleep(max(0.0, began + number * every_s - time.monotonic()))
-            under_changes = generator.stop()
+                progress.advance(task)
+                time.sleep(max(0.0, began + every_s - time.monotonic()))
+
+            results = load.run_beside(url, change, changes)
+            reconnect()
         after = settled_version(admin)
-        quiet = None
-        if load.rate is not None:
-            took_s = time.monotonic() - began
-            with load.start(url) as generator:
-                time.sleep(took_s)
-                quiet = generator.stop()
-    return StormReport(machine, changes, after - before, served_ms, under_changes, quiet, peak, load.rate)
+    return StormReport(
+        machine,
+        changes,
+        after - before,
+        served_ms,
+        load=results[0],
+        quiet=results[1] if len(results) > 1 else None,
+        failed=results[-1].failed,
+        peak=peak,
+        rate=load.rate,
+    )
 
 
 def _add_service(admin: Admin, gateway: Gateway, number: int) -> str:

@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import time
+from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -97,24 +98,41 @@ class BackgroundH2load(_Background):
         log.unlink(missing_ok=True)
         options = [f"-c{connections}", "-t1", f"-D{limit_s}", f"--rps={rate / connections:.3f}"]
         self._log = log
-        self._began = time.monotonic()
+        self._began_s = time.time()
         super().__init__(["h2load", "--h1", *options, f"--log-file={log}", url])
 
     def stop(self) -> LoadResult:
-        """Interrupted it reports nothing, but each answer has had its line in the log."""
+        return self.stop_and_part([(self._began_s, time.time())])[0]
+
+    def stop_and_part(self, *parts: Sequence[tuple[float, float]]) -> list[LoadResult]:
+        """End it; a result for each of *parts*, of the requests that began in one of its stretches.
+
+        Interrupted it reports nothing, but each answer has had its line in the log.
+
+        Args:
+            parts: stretches from and to, in Unix seconds.
+        """
         self._process.send_signal(signal.SIGINT)
         self._process.communicate(timeout=20)
         lines = [line.split("\t") for line in self._log.read_text().splitlines()]
-        whole = [line for line in lines if len(line) == 3]
-        durations_us = sorted(int(line[2]) for line in whole)
-        failed = sum(not line[1].startswith("2") for line in whole)
-        return LoadResult(
-            requests=len(whole) - failed,
-            failed=failed,
-            duration_s=time.monotonic() - self._began,
-            p50_us=percentile(durations_us, 50),
-            p99_us=percentile(durations_us, 99),
-        )
+        requests = sorted((int(line[0]), line[1], int(line[2])) for line in lines if len(line) == 3)
+        begins_us = [begin_us for begin_us, _, _ in requests]
+        results = []
+        for stretches in parts:
+            places = [[bisect_left(begins_us, edge_s * 1e6) for edge_s in stretch] for stretch in stretches]
+            found = [request for low, high in places for request in requests[low:high]]
+            failed = sum(not status.startswith("2") for _, status, _ in found)
+            durations_us = sorted(duration_us for _, _, duration_us in found)
+            results.append(
+                LoadResult(
+                    requests=len(found) - failed,
+                    failed=failed,
+                    duration_s=sum(end_s - begin_s for begin_s, end_s in stretches),
+                    p50_us=percentile(durations_us, 50),
+                    p99_us=percentile(durations_us, 99),
+                )
+            )
+        return results
 
 
 def parse_wrk(output: str) -> LoadResult:
